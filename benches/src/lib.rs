@@ -1,0 +1,1 @@
+//! Benches and figures, side by side with peers.
