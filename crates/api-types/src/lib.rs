@@ -1,1 +1,19 @@
-//! In progress.
+//! The HTTP API's bodies and error codes, shared by the daemon and its clients; the OpenAPI document is derived from them.
+//!
+//! Times are RFC 3339 in UTC; sizes are Kubernetes quantities where users write them and plain bytes where only programs do.
+
+mod event;
+mod image;
+mod operation;
+mod problem;
+mod vm;
+
+pub use event::{Event, EventList, EventReason, Subject};
+pub use image::{Image, ImageList, ImagePull, ImagePulled};
+pub use operation::{Operation, OperationKind, OperationList, OperationPhase, Progress};
+pub use problem::{ErrorCode, PROBLEM_CONTENT_TYPE, ProblemBody};
+pub use spec::{
+    BootWish, ByteSize, DiskWish, HugePagesWish, MemoryBacking, NetworkWish, OperationId, Problem, Topology, VmId,
+    VmSpec,
+};
+pub use vm::{Health, StopRequest, Vm, VmList, VmPhase, VmStatus};

@@ -1,1 +1,22 @@
-//! In progress.
+//! What a machine is: as users write it, and as it was checked.
+//!
+//! Two types for one thing, on purpose. [`VmSpec`] is what somebody wrote; it promises nothing. [`VmPlan`] and
+//! [`MachineSpec`] come only from validation, which reports every problem at once; whoever holds one may rely on it.
+//! `VmPlan` still names files and images of the host, `MachineSpec` is what the machine process sees: no path, no name to
+//! look up, since all it needs is handed to it as open files.
+
+mod id;
+mod machine;
+mod name;
+mod plan;
+mod problem;
+mod quantity;
+mod vm;
+
+pub use id::{ImageDigest, ImageDigestError, MacAddress, MacAddressError, OperationId, VmId};
+pub use machine::{Cpus, DISK_SERIAL_MAX, DiskSpec, HugePages, MachineParts, MachineSpec, Memory, NetSpec};
+pub use name::{Name, NameError};
+pub use plan::{BootPlan, DiskPlan, HostLimits, NetPlan, VmPlan};
+pub use problem::{Problem, Problems};
+pub use quantity::{ByteSize, ByteSizeError};
+pub use vm::{BootWish, DiskWish, HugePagesWish, MemoryBacking, NetworkWish, Topology, VmSpec};

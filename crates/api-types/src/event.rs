@@ -1,0 +1,59 @@
+//! Events: what happened on the host, in order.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Something happened. Also the data of each message on the event stream, where `id` is the message's id.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Event {
+    /// Grows by one with each event; replay starts after `Last-Event-ID`.
+    pub id: u64,
+    /// When.
+    #[schema(value_type = String, format = DateTime)]
+    pub at: Timestamp,
+    /// What it is about.
+    pub subject: Subject,
+    /// What happened.
+    pub reason: EventReason,
+    /// For people.
+    pub message: String,
+}
+
+/// What an event is about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Subject {
+    /// `vms`, `images`, `operations` or `host`.
+    pub collection: String,
+    /// Its id: a UUID, or a digest for images.
+    pub id: String,
+    /// Its name, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+/// What happened, in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub enum EventReason {
+    /// A record was made.
+    Created,
+    /// A record was removed.
+    Deleted,
+    /// A machine entered another phase.
+    PhaseChanged,
+    /// A guest was reset.
+    GuestReset,
+    /// A running machine was found again after a restart of the daemon.
+    Adopted,
+    /// An operation moved on.
+    OperationChanged,
+    /// The daemon started.
+    DaemonStarted,
+}
+
+/// A page of events.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct EventList {
+    /// Oldest first.
+    pub items: Vec<Event>,
+}

@@ -1,0 +1,109 @@
+//! Machines.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use spec::{VmId, VmSpec};
+use utoipa::ToSchema;
+
+/// A machine: what was asked for, and how it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Vm {
+    /// Assigned at creation, never reused.
+    pub id: VmId,
+    /// What was asked for.
+    pub spec: VmSpec,
+    /// Digest of the image the root disk was cloned from, `sha256:…`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_digest: Option<String>,
+    /// How it is.
+    pub status: VmStatus,
+    /// When it was created.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+    /// Grows with each change of the record; also the entity tag.
+    pub revision: u64,
+}
+
+/// Phases of a machine.
+///
+/// ```text
+///   Stopped ──▶ Starting ──▶ Running ◀──▶ Paused
+///      ▲  ▲         │          │  │         │
+///      │  └─ Stopping ◀────────┘  │         │
+///      │                          ▼         ▼
+///      └────── start ──────── Failed ◀──────┘
+/// ```
+///
+/// `Stopping` can be entered from `Paused` by force; a guest that powers itself off goes to `Stopped` directly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub enum VmPhase {
+    /// No process; the disk is kept.
+    Stopped,
+    /// The process is being set up.
+    Starting,
+    /// vCPUs run.
+    Running,
+    /// vCPUs stand still, memory is kept.
+    Paused,
+    /// Asked to shut down, or being ended.
+    Stopping,
+    /// The process ended in a way nobody asked for; see `reason` and `message`. Can be started again.
+    Failed,
+}
+
+/// How a machine is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VmStatus {
+    /// Its phase.
+    pub phase: VmPhase,
+    /// One word for programs: why it is in this phase, such as `GuestPowerOff`, `Requested`, `TripleFault`, `Killed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// A sentence for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// Process of the machine, while there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// When it last started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub started_at: Option<Timestamp>,
+    /// Microseconds from the request to start until the first guest instruction, at the last start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_to_guest_us: Option<u64>,
+    /// How often the guest was reset since then.
+    #[serde(default)]
+    pub resets: u32,
+    /// How the root disk was cloned: `reflink` or `copy`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clone_method: Option<String>,
+}
+
+/// All machines.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VmList {
+    /// Ordered by name.
+    pub items: Vec<Vm>,
+}
+
+/// How to stop a machine.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StopRequest {
+    /// End the machine at once, as if its power was cut, rather than press the power button.
+    #[serde(default)]
+    pub force: bool,
+    /// Seconds the guest has to shut down after the button; then the operation fails and the guest goes on. Default 180.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_seconds: Option<u32>,
+}
+
+/// The daemon is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Health {
+    /// Always `ok`; anything else comes as a problem.
+    pub status: String,
+    /// Version of the daemon.
+    pub version: String,
+}

@@ -1,0 +1,182 @@
+//! Everything that can be said.
+
+use serde::{Deserialize, Serialize};
+use spec::{MachineSpec, VmId};
+
+use crate::report::EndReport;
+use crate::state::VmState;
+
+/// Grows when a message changes its meaning; a daemon adopts only processes that speak its own version or an older one.
+pub const PROTOCOL_VERSION: u32 = 1;
+/// File descriptor of the listening control socket in a new machine process (first after the standard three).
+pub const CONTROL_LISTENER_FD: i32 = 3;
+/// File descriptor of the listening console socket in a new machine process.
+pub const CONSOLE_LISTENER_FD: i32 = 4;
+
+/// Daemon to machine process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ToVm {
+    /// Chosen by the sender, unique among its unanswered requests.
+    pub number: u64,
+    /// What is asked.
+    pub request: VmRequest,
+}
+
+/// What the daemon asks. Every request is answered by exactly one [`FromVm::Done`] or [`FromVm::Refused`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum VmRequest {
+    /// Become this machine; the files travel with the frame. Answered when memory, devices and vCPUs stand.
+    Create(Box<CreateVm>),
+    /// Run.
+    Start,
+    /// Stop vCPUs and drain devices; answered when all is quiet.
+    Pause,
+    /// Go on.
+    Resume,
+    /// Press the power button; the guest decides what follows.
+    PowerButton,
+    /// Power-cycle the machine.
+    Reset,
+    /// Write the report and exit; answered just before.
+    Quit,
+    /// Tell the state.
+    Status,
+}
+
+/// A machine and the files that belong to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateVm {
+    /// What to build.
+    pub machine: MachineSpec,
+    /// What each file that came with the frame is for, in order. Exactly one of each needed role, none twice.
+    pub fds: Vec<FdRole>,
+    /// The console log is rotated at this size, bytes.
+    pub console_log_max_bytes: u64,
+    /// How many rotated console logs are kept.
+    pub console_log_keep: u32,
+}
+
+/// What a file is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "role", rename_all = "snake_case")]
+pub enum FdRole {
+    /// Kernel, open for reading.
+    Kernel,
+    /// Initial RAM file system, open for reading.
+    Initrd,
+    /// The disk at this place of [`MachineSpec::disks`], open as the disk wants.
+    Disk {
+        /// Its place.
+        index: u32,
+    },
+    /// One queue pair of the interface at this place of [`MachineSpec::nets`]: a tap in multi-queue mode with virtio headers.
+    Tap {
+        /// The interface's place.
+        index: u32,
+        /// The pair, from 0.
+        pair: u32,
+    },
+    /// Directory in which `console.log` and its predecessors are kept.
+    LogDirectory,
+    /// Directory in which the report is left.
+    RunDirectory,
+}
+
+/// Machine process to daemon.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum FromVm {
+    /// The first frame of every connection.
+    Hello(Hello),
+    /// The request with this number was carried out.
+    Done {
+        /// The request's number.
+        number: u64,
+        /// How things stand now.
+        status: VmStatus,
+    },
+    /// The request with this number was not carried out, and changed nothing, except that a failed `Create` ends the process.
+    Refused {
+        /// The request's number.
+        number: u64,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// Something happened.
+    Event(VmEvent),
+}
+
+/// Who is speaking.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`PROTOCOL_VERSION`] of the machine process.
+    pub protocol: u32,
+    /// Its process id.
+    pub pid: u32,
+    /// Version of the program.
+    pub version: String,
+    /// How things stand.
+    pub status: VmStatus,
+}
+
+/// How things stand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmStatus {
+    /// The machine, once it was created.
+    pub id: Option<VmId>,
+    /// Its state.
+    pub state: VmState,
+    /// How often the guest was reset since the start.
+    pub resets: u32,
+    /// Microseconds from `Start` to the first entry into guest code, once it happened.
+    pub first_entry_us: Option<u64>,
+}
+
+/// Why a request was not carried out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// For programs.
+    pub kind: RefusalKind,
+    /// For people.
+    pub message: String,
+}
+
+/// Kinds of refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefusalKind {
+    /// Not in this state; see [`VmState::may`].
+    WrongState,
+    /// The kernel or initrd can not be booted.
+    BadKernel,
+    /// The host lacks what the machine needs: memory, huge pages, a KVM capability.
+    HostLacks,
+    /// A file that came along is missing, doubled or of the wrong kind.
+    BadFile,
+    /// Anything else; the message says what.
+    Failed,
+}
+
+/// Something that happened without being asked for, or as a consequence.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum VmEvent {
+    /// The state is another one now.
+    StateChanged {
+        /// Which.
+        state: VmState,
+    },
+    /// The guest was reset and starts anew.
+    GuestReset {
+        /// How often by now.
+        resets: u32,
+    },
+    /// The machine ended; the same report is in the run directory.
+    Ended {
+        /// Why.
+        report: EndReport,
+    },
+}
