@@ -1,0 +1,24 @@
+//! Confinement of the processes Karat starts.
+//!
+//! [`ConfinedCommand`] runs a program that reads what strangers wrote (a disk image, say) so that a fault in it harms
+//! nothing but the one file it was told to write:
+//!
+//! | taken away | by |
+//! |---|---|
+//! | files | landlock: system directories and named paths for reading, named paths for writing, nothing else |
+//! | network | an empty network namespace, and landlock's TCP rules where the kernel has them |
+//! | privileges | every capability dropped, `no_new_privs` |
+//! | descriptors | all but the three standard ones; standard input is empty |
+//! | environment | cleared, but for `LC_ALL=C` |
+//! | resources | limits on CPU time, address space, file size, descriptors; no core dumps |
+//! | time | a deadline, and death with the thread that started it |
+//!
+//! What the running kernel cannot do (landlock missing or switched off) is not fatal: the outcome names the [`Gap`]s.
+
+mod child;
+mod command;
+mod outcome;
+mod rules;
+
+pub use command::{ConfinedCommand, Limits};
+pub use outcome::{End, Gap, Outcome, RunError};
