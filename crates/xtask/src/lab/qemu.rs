@@ -1,0 +1,90 @@
+//! The emulated host: QEMU's TCG with AMD SVM, as a command line.
+
+use std::fs::File;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::tools::tethered;
+
+/// What one lab host is made of.
+pub struct HostConfig {
+    /// RAM in MiB; taken from this machine only as far as it is touched. 10 GiB hold a guest of 6 GiB.
+    pub memory_mib: u32,
+    /// Virtual CPUs. One thread of this machine each.
+    pub cpus: u32,
+    /// Extra words of the kernel command line.
+    pub cmdline: String,
+}
+
+impl Default for HostConfig {
+    fn default() -> Self {
+        Self { memory_mib: 10240, cpus: 2, cmdline: String::new() }
+    }
+}
+
+/// File names in a host's run directory.
+pub(super) const CONSOLE: &str = "console.log";
+pub(super) const OUT: &str = "out";
+pub(super) const STATUS: &str = "status";
+pub(super) const RESULTS: &str = "results.tar";
+pub(super) const MESSAGES: &str = "qemu.log";
+pub(super) const PAYLOAD: &str = "payload.img";
+
+/// Where the person or the log is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Console {
+    /// Serial console to a file.
+    Log,
+    /// Serial console on our own terminal.
+    Terminal,
+}
+
+/// The QEMU command of host number `number` (from 1) of `hosts`, its files in `run`.
+pub(super) fn command(config: &HostConfig, images: &Path, run: &Path, (number, hosts): (usize, usize), console: Console) -> Command {
+    let at = |name: &str| run.join(name).display().to_string();
+    let mut qemu = tethered("qemu-system-x86_64");
+    qemu.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-machine", "q35,graphics=off,hpet=off"]);
+    qemu.args(["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "EPYC,+svm,-x2apic"]);
+    qemu.args(["-smp", &config.cpus.to_string(), "-m", &config.memory_mib.to_string()]);
+    qemu.arg("-kernel").arg(images.join("vmlinuz")).arg("-initrd").arg(images.join("initrd.img"));
+    let mode = if console == Console::Terminal { "shell" } else { "run" };
+    let words = format!(
+        "console=ttyS0 root=LABEL=karat-lab rw quiet mitigations=off tsc=reliable net.ifnames=0 audit=0 apparmor=0 \
+         random.trust_cpu=on karat.host={number} karat.lab={mode} {}",
+        config.cmdline
+    );
+    qemu.args(["-append", words.trim()]);
+    // The root is shared and thrown away: writes go to a temporary file.
+    drive(&mut qemu, "root", &images.join("root.img").display().to_string(), "snapshot=on");
+    drive(&mut qemu, "payload", &at(PAYLOAD), "read-only=on");
+    qemu.args(["-netdev", "user,id=outer,ipv6=off", "-device", "virtio-net-pci,netdev=outer,romfile="]);
+    if hosts == 2 {
+        let (mine, other) = (at("wire"), run.with_file_name(format!("host{}", 3 - number)).join("wire").display().to_string());
+        let wire = format!("dgram,id=wire,local.type=unix,local.path={mine},remote.type=unix,remote.path={other}");
+        let nic = format!("virtio-net-pci,netdev=wire,romfile=,mac=52:54:00:99:00:{number:02x}");
+        qemu.args(["-netdev", &wire, "-device", &nic]);
+    }
+    qemu.args(["-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng"]);
+    qemu.args(["-device", "virtio-serial-pci"]);
+    for (port, file) in [("karat.out", OUT), ("karat.status", STATUS), ("karat.results", RESULTS)] {
+        qemu.args(["-chardev", &format!("file,id={port},path={}", at(file))]);
+        qemu.args(["-device", &format!("virtserialport,chardev={port},name={port}")]);
+    }
+    match console {
+        Console::Log => {
+            qemu.args(["-chardev", &format!("file,id=console,path={}", at(CONSOLE)), "-serial", "chardev:console"]);
+            qemu.stdin(Stdio::null());
+            // What the emulator says (mostly which CPU features TCG lacks) matters only when it fails.
+            qemu.stderr(File::create(run.join(MESSAGES)).map_or_else(|_| Stdio::null(), Stdio::from));
+        }
+        Console::Terminal => {
+            qemu.args(["-serial", "mon:stdio"]);
+        }
+    }
+    qemu
+}
+
+fn drive(qemu: &mut Command, id: &str, file: &str, options: &str) {
+    qemu.args(["-drive", &format!("id={id},if=none,format=raw,cache=unsafe,file={file},{options}")]);
+    qemu.args(["-device", &format!("virtio-blk-pci,drive={id}")]);
+}
