@@ -1,0 +1,15 @@
+//! The daemon's HTTP API, as calls.
+//!
+//! One [`Client`] per socket; it may be cloned and used from several tasks. Nothing here retries: a call that changes
+//! something was carried out exactly when it returns `Ok`.
+
+mod console;
+mod error;
+mod images;
+mod operations;
+mod transport;
+mod vms;
+
+pub use console::{Console, ConsoleEnd, ConsoleInput, ConsoleOutput};
+pub use error::ClientError;
+pub use transport::{Client, DEFAULT_SOCKET};

@@ -1,0 +1,213 @@
+//! What can be typed. Parsing never touches the system.
+
+use std::path::PathBuf;
+
+use api_types::ByteSize;
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// Pulls golden images and runs machines on this host.
+#[derive(Debug, Parser)]
+#[command(name = "karat", version, arg_required_else_help = true)]
+pub(crate) struct Args {
+    /// Socket of karatd.
+    #[arg(long, global = true, env = "KARAT_SOCKET", default_value = client::DEFAULT_SOCKET)]
+    pub(crate) socket: PathBuf,
+    /// How results are written.
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// How results are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Columns for people.
+    Table,
+    /// JSON, as the API gives it.
+    Json,
+    /// YAML of the same.
+    Yaml,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a machine from a golden image and start it; pulls the image if it is not here yet.
+    Run(RunArgs),
+    /// List machines.
+    Ls,
+    /// Show one machine.
+    Show {
+        /// Name or id.
+        vm: String,
+    },
+    /// Attach to a machine's serial console; Ctrl-] detaches.
+    Console {
+        /// Name or id.
+        vm: String,
+    },
+    /// Print the end of a machine's console log.
+    Logs {
+        /// Name or id.
+        vm: String,
+    },
+    /// Start machines.
+    Start {
+        /// Names or ids.
+        #[arg(required = true)]
+        vms: Vec<String>,
+    },
+    /// Shut machines down by their power button.
+    Stop {
+        /// Names or ids.
+        #[arg(required = true)]
+        vms: Vec<String>,
+        /// End them at once, as if the power was cut.
+        #[arg(long)]
+        force: bool,
+        /// Seconds each guest has to shut down.
+        #[arg(long, value_name = "SECONDS")]
+        timeout: Option<u32>,
+    },
+    /// Shut machines down and start them again.
+    Restart {
+        /// Names or ids.
+        #[arg(required = true)]
+        vms: Vec<String>,
+        /// Seconds each guest has to shut down.
+        #[arg(long, value_name = "SECONDS")]
+        timeout: Option<u32>,
+    },
+    /// Power-cycle running machines without waiting for their guests.
+    Reset {
+        /// Names or ids.
+        #[arg(required = true)]
+        vms: Vec<String>,
+    },
+    /// Hold machines still.
+    Pause {
+        /// Names or ids.
+        #[arg(required = true)]
+        vms: Vec<String>,
+    },
+    /// Let paused machines go on.
+    Resume {
+        /// Names or ids.
+        #[arg(required = true)]
+        vms: Vec<String>,
+    },
+    /// Remove machines and their disks.
+    Rm {
+        /// Names or ids.
+        #[arg(required = true)]
+        vms: Vec<String>,
+        /// End those that run first.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Golden images.
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Print a completion script for a shell.
+    Completion {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    /// Pull a container disk from a registry.
+    Pull {
+        /// `registry/repository[:tag][@sha256:…]`.
+        reference: String,
+    },
+    /// List images.
+    Ls,
+    /// Show one image.
+    Show {
+        /// Digest, or a reference it was pulled by.
+        image: String,
+    },
+    /// Remove images nobody uses.
+    Rm {
+        /// Digests or references.
+        #[arg(required = true)]
+        images: Vec<String>,
+    },
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct RunArgs {
+    /// Golden image: a reference to pull, or the digest of one that is here.
+    pub(crate) image: String,
+    /// Name of the machine; default: the image's, with a few random letters.
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// vCPUs, 1 to 64.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) cpus: u32,
+    /// Memory, as 512Mi or 2Gi.
+    #[arg(long, default_value = "512Mi")]
+    pub(crate) memory: ByteSize,
+    /// Size the disk is grown to; default: the image's.
+    #[arg(long)]
+    pub(crate) disk_size: Option<ByteSize>,
+    /// Kernel file on the host (bzImage or ELF) instead of the image's.
+    #[arg(long)]
+    pub(crate) kernel: Option<String>,
+    /// Initial RAM file system on the host instead of the image's.
+    #[arg(long)]
+    pub(crate) initrd: Option<String>,
+    /// Kernel command line instead of the image's.
+    #[arg(long)]
+    pub(crate) cmdline: Option<String>,
+    /// Network: none, or tap:NAME for a tap device of the host. May be given several times.
+    #[arg(long, value_name = "none|tap:NAME", value_parser = parse_network)]
+    pub(crate) network: Vec<Network>,
+    /// Return once the machine runs, instead of attaching to its console.
+    #[arg(short, long)]
+    pub(crate) detach: bool,
+}
+
+/// What a network interface is connected to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Network {
+    None,
+    Tap(String),
+}
+
+fn parse_network(text: &str) -> Result<Network, String> {
+    match text.split_once(':') {
+        Some(("tap", name)) if !name.is_empty() => Ok(Network::Tap(name.to_owned())),
+        None if text == "none" => Ok(Network::None),
+        _ => Err("take none, or tap:NAME".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_grammar_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_network_is_none_or_a_tap() {
+        assert_eq!(parse_network("none"), Ok(Network::None));
+        assert_eq!(parse_network("tap:vm0"), Ok(Network::Tap("vm0".to_owned())));
+        for bad in ["", "tap", "tap:", "bridge:br0", "none:x"] {
+            assert!(parse_network(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn wrong_sizes_are_a_matter_of_usage() {
+        let error = Args::try_parse_from(["karat", "run", "img", "--memory", "2GB"]).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("is no size"), "{error}");
+    }
+}

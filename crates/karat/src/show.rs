@@ -1,0 +1,55 @@
+//! One machine for people.
+
+use api_types::Vm;
+
+use crate::output::fields;
+
+/// Every field that says something.
+pub(crate) fn describe(vm: &Vm) -> String {
+    let (spec, status) = (&vm.spec, &vm.status);
+    let boot = spec.boot.clone().unwrap_or_default();
+    let taps: Vec<_> = spec.networks.iter().map(|net| format!("tap:{}", net.tap)).collect();
+    let disks: Vec<_> = spec.disks.iter().map(|disk| disk.path.clone()).collect();
+    fields(&[
+        ("name", spec.name.clone()),
+        ("id", vm.id.to_string()),
+        ("phase", format!("{:?}", status.phase)),
+        ("reason", status.reason.clone().unwrap_or_default()),
+        ("message", status.message.clone().unwrap_or_default()),
+        ("cpus", spec.cpus.to_string()),
+        ("memory", spec.memory.to_string()),
+        ("image", spec.image.clone().unwrap_or_default()),
+        ("image digest", vm.image_digest.clone().unwrap_or_default()),
+        (
+            "disk size",
+            spec.disk_size.map(|size| size.to_string()).unwrap_or_default(),
+        ),
+        ("disk cloned by", status.clone_method.clone().unwrap_or_default()),
+        ("disks", disks.join(", ")),
+        ("networks", taps.join(", ")),
+        ("kernel", boot.kernel.unwrap_or_default()),
+        ("initrd", boot.initrd.unwrap_or_default()),
+        ("cmdline", boot.cmdline.unwrap_or_default()),
+        ("process", status.pid.map(|pid| pid.to_string()).unwrap_or_default()),
+        ("created", vm.created_at.to_string()),
+        (
+            "started",
+            status.started_at.map(|at| at.to_string()).unwrap_or_default(),
+        ),
+        (
+            "start to guest",
+            status
+                .start_to_guest_us
+                .map(|us| format!("{us} µs"))
+                .unwrap_or_default(),
+        ),
+        (
+            "resets",
+            if status.resets == 0 {
+                String::new()
+            } else {
+                status.resets.to_string()
+            },
+        ),
+    ])
+}
