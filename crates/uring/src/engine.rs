@@ -1,0 +1,300 @@
+//! The kernel ring: what to do becomes an entry, a completion becomes a landing.
+#![expect(
+    unsafe_code,
+    reason = "submission entries carry raw addresses; their owners are in `flight`"
+)]
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Duration;
+
+use guestmem::IoBuf;
+use io_uring::types::{Fd, FsyncFlags, Timespec};
+use io_uring::{IoUring, opcode, squeue};
+use rustix::event::PollFlags;
+use rustix::io::Errno;
+
+use crate::flight::{Cargo, Flights, Key, Slot};
+use crate::notice::Notice;
+
+/// Segments one operation takes (`UIO_MAXIOV`, include/uapi/linux/uio.h). Longer transfers come back short.
+const MAX_SEGMENTS: usize = 1024;
+
+/// Bytes one operation moves (`MAX_RW_COUNT` with 4 KiB pages, include/linux/fs.h). Longer transfers come back short.
+const MAX_TRANSFER_BYTES: usize = 0x7fff_f000;
+
+/// Bytes an eventfd is read by (eventfd(2)).
+const EVENT_BYTES: u32 = 8;
+
+/// Offset that means "a stream: no offset" (io_uring_enter(2)).
+const NO_OFFSET: u64 = u64::MAX;
+
+/// `user_data` of completions nobody waits for: cancellations.
+const FORGOTTEN: u64 = u64::MAX;
+
+/// `user_data` of the poll on [`Notice::event`].
+const NOTICED: u64 = u64::MAX - 1;
+
+/// Turns spent on making room in a full submission queue before an operation is refused. Each takes completions out first, so
+/// that only a kernel without memory gets here.
+const MAX_ENTERS_FOR_ROOM: usize = 64;
+
+/// What is to be done, to the file and buffers of a [`Cargo`]. Says nothing about how, so that another engine may do it.
+pub(crate) enum Action {
+    Read { offset: u64, skip: usize },
+    Write { offset: u64, skip: usize },
+    Receive,
+    Send,
+    Sync { data_only: bool },
+    Allocate { mode: i32, offset: u64, len: u64 },
+    Readable,
+    TakeEvent,
+    Sleep(Duration),
+}
+
+/// Whether entering the kernel waits for a completion.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wait {
+    No,
+    ForOne,
+}
+
+/// One ring, and what flies on it.
+pub(crate) struct Engine {
+    ring: IoUring,
+    pub(crate) flights: Flights,
+    notice: Arc<Notice>,
+    listening: bool,
+    /// To be woken and dropped once nothing of the engine is borrowed.
+    pub(crate) landed: Landed,
+}
+
+/// What completions leave behind.
+#[derive(Default)]
+pub(crate) struct Landed {
+    pub(crate) wakers: Vec<Waker>,
+    pub(crate) cargo: Vec<Cargo>,
+}
+
+impl Engine {
+    pub(crate) fn new(ring: IoUring, notice: Arc<Notice>) -> Self {
+        Self {
+            ring,
+            flights: Flights::default(),
+            notice,
+            listening: false,
+            landed: Landed::default(),
+        }
+    }
+
+    /// Hands an operation to the kernel with the next [`Engine::enter`]. What it owns comes back if that is not possible.
+    pub(crate) fn launch(&mut self, action: &Action, cargo: Cargo) -> Result<Key, (io::Error, Cargo)> {
+        let key = match self.flights.board(cargo) {
+            Ok(key) => key,
+            Err(cargo) => return Err((Errno::NOMEM.into(), cargo)),
+        };
+        let entry = self.flights.slot(key).and_then(|slot| prepare(slot, action));
+        let pushed = match entry {
+            // SAFETY: every address in the entry is of memory that `key`'s slot owns and keeps in place until the kernel has
+            // posted the completion: segments, scratch, and through the cargo's `IoBuf`s the buffers. The file is open as the
+            // cargo holds it.
+            Some(entry) => unsafe { self.push(&entry.user_data(key.user_data())) },
+            None => Err(Errno::BADF.into()),
+        };
+        match pushed {
+            Ok(()) => Ok(key),
+            Err(error) => match self.flights.unboard(key) {
+                Some(cargo) => Err((error, cargo)),
+                None => Ok(key),
+            },
+        }
+    }
+
+    /// Asks the kernel to give up on `key`. It lands all the same, cancelled or done.
+    pub(crate) fn cancel(&mut self, key: Key) -> io::Result<()> {
+        let entry = opcode::AsyncCancel::new(key.user_data()).build().user_data(FORGOTTEN);
+        // SAFETY: the entry holds no address.
+        unsafe { self.push(&entry) }
+    }
+
+    /// Submits what was launched, and waits if told to. Afterwards [`Engine::reap`].
+    pub(crate) fn enter(&mut self, wait: Wait) -> io::Result<()> {
+        if wait == Wait::ForOne && !self.listening {
+            let poll = opcode::PollAdd::new(Fd(self.notice.event().as_raw_fd()), poll_in());
+            // SAFETY: the entry holds no address, and the notice outlives the ring.
+            unsafe { self.push(&poll.build().user_data(NOTICED)) }?;
+            self.listening = true;
+        }
+        let submission = self.ring.submission();
+        if wait == Wait::No && submission.is_empty() && !submission.taskrun() && !submission.cq_overflow() {
+            return Ok(());
+        }
+        drop(submission);
+        self.enter_once(if wait == Wait::ForOne { 1 } else { 0 })
+    }
+
+    fn enter_once(&mut self, want: usize) -> io::Result<()> {
+        match self.ring.submit_and_wait(want) {
+            Ok(_) => Ok(()),
+            // A signal, too little memory for now, or completions to be taken first: the caller comes again.
+            Err(error) => match error.raw_os_error().map(Errno::from_raw_os_error) {
+                Some(Errno::INTR | Errno::AGAIN | Errno::BUSY) => Ok(()),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Takes in all completions there are.
+    pub(crate) fn reap(&mut self) {
+        for completion in self.ring.completion() {
+            match completion.user_data() {
+                FORGOTTEN => {}
+                NOTICED => {
+                    self.listening = false;
+                    self.notice.silence();
+                }
+                user_data => {
+                    let (waker, cargo) = self.flights.land(Key::from_user_data(user_data), completion.result());
+                    self.landed.wakers.extend(waker);
+                    self.landed.cargo.extend(cargo);
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// Every address in `entry` must stay good until its completion.
+    unsafe fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
+        for _ in 0..MAX_ENTERS_FOR_ROOM {
+            let mut submission = self.ring.submission();
+            // SAFETY: passed on to the caller.
+            if unsafe { submission.push(entry) }.is_ok() {
+                return Ok(());
+            }
+            drop(submission);
+            self.enter_once(0)?;
+            self.reap();
+        }
+        Err(Errno::AGAIN.into())
+    }
+}
+
+fn poll_in() -> u32 {
+    u32::from(PollFlags::IN.bits())
+}
+
+/// The entry for `action`, with addresses of memory that `slot` owns. `None` if the file is missing.
+fn prepare(slot: &mut Slot, action: &Action) -> Option<squeue::Entry> {
+    let Slot {
+        cargo,
+        scratch,
+        segments,
+        ..
+    } = slot;
+    let cargo = cargo.as_ref()?;
+    if let Action::Sleep(duration) = *action {
+        *scratch.duration.get_mut() = Timespec::from(duration);
+        return Some(opcode::Timeout::new(scratch.duration.get()).build());
+    }
+    let fd = Fd(cargo.file.as_ref()?.raw());
+    let skip = match *action {
+        Action::Read { skip, .. } | Action::Write { skip, .. } => skip,
+        _ => 0,
+    };
+    fill_segments(segments, &cargo.bufs, skip);
+    Some(match *action {
+        Action::Read { offset, .. } => transfer_in(fd, segments, offset),
+        Action::Receive => transfer_in(fd, segments, NO_OFFSET),
+        Action::Write { offset, .. } => transfer_out(fd, segments, offset),
+        Action::Send => transfer_out(fd, segments, NO_OFFSET),
+        Action::Sync { data_only } => {
+            let flags = if data_only {
+                FsyncFlags::DATASYNC
+            } else {
+                FsyncFlags::empty()
+            };
+            opcode::Fsync::new(fd).flags(flags).build()
+        }
+        Action::Allocate { mode, offset, len } => opcode::Fallocate::new(fd, len).offset(offset).mode(mode).build(),
+        Action::Readable => opcode::PollAdd::new(fd, poll_in()).build(),
+        Action::TakeEvent => opcode::Read::new(fd, scratch.word.get().cast(), EVENT_BYTES)
+            .offset(NO_OFFSET)
+            .build(),
+        Action::Sleep(_) => return None,
+    })
+}
+
+/// What is left of `bufs` after `skip` bytes, up to the most one operation takes.
+fn fill_segments(segments: &mut Vec<libc::iovec>, bufs: &[IoBuf], mut skip: usize) {
+    segments.clear();
+    let mut room = MAX_TRANSFER_BYTES;
+    for buf in bufs {
+        if buf.len() <= skip {
+            skip -= buf.len();
+            continue;
+        }
+        let len = (buf.len() - skip).min(room);
+        let start = buf.as_mut_ptr().wrapping_add(skip);
+        segments.push(libc::iovec {
+            iov_base: start.cast(),
+            iov_len: len,
+        });
+        (skip, room) = (0, room - len);
+        if room == 0 || segments.len() == MAX_SEGMENTS {
+            return;
+        }
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "at most MAX_TRANSFER_BYTES, at most MAX_SEGMENTS"
+)]
+fn transfer_in(fd: Fd, segments: &[libc::iovec], offset: u64) -> squeue::Entry {
+    match segments {
+        [one] => opcode::Read::new(fd, one.iov_base.cast(), one.iov_len as u32)
+            .offset(offset)
+            .build(),
+        many => opcode::Readv::new(fd, many.as_ptr(), many.len() as u32)
+            .offset(offset)
+            .build(),
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "at most MAX_TRANSFER_BYTES, at most MAX_SEGMENTS"
+)]
+fn transfer_out(fd: Fd, segments: &[libc::iovec], offset: u64) -> squeue::Entry {
+    match segments {
+        [one] => opcode::Write::new(fd, one.iov_base.cast(), one.iov_len as u32)
+            .offset(offset)
+            .build(),
+        many => opcode::Writev::new(fd, many.as_ptr(), many.len() as u32)
+            .offset(offset)
+            .build(),
+    }
+}
+
+impl Landed {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.wakers.is_empty() && self.cargo.is_empty()
+    }
+
+    /// Wakes and drops. Runs foreign code: nothing of the engine may be borrowed.
+    pub(crate) fn tell(&mut self) {
+        for waker in self.wakers.drain(..) {
+            waker.wake();
+        }
+        self.cargo.clear();
+    }
+
+    /// Takes over the memory of `told`, which is empty.
+    pub(crate) fn reuse(&mut self, told: Self) {
+        if self.is_empty() {
+            *self = told;
+        }
+    }
+}
