@@ -1,7 +1,7 @@
 //! Fixed places of every machine: guest physical addresses, ports and interrupt numbers.
 //!
 //! ```text
-//!   0x0000_0000  GDT, PVH or zero page, page tables, command line        (free for the guest once it has read them)
+//!   0x0000_0000  PVH or zero page, boot tables, command line            (free for the guest once it has read them)
 //!   0x000a_0000  no RAM
 //!   0x000e_0000  RSDP and ACPI tables        \ RAM that the memory map calls reserved
 //!   0x000f_0000  SMBIOS                       /
@@ -14,16 +14,12 @@
 
 use guestmem::layout::LOW_RAM_END;
 
-/// The global descriptor table for the 64-bit entry.
-pub(crate) const GDT: u64 = 0x1000;
 /// `hvm_start_info` with its module list and memory map, one page.
 pub(crate) const PVH_INFO: u64 = 0x2000;
 /// `boot_params` for the 64-bit entry, one page.
 pub(crate) const ZERO_PAGE: u64 = 0x7000;
-/// Top of the stack at the 64-bit entry; Linux sets up its own at once.
-pub(crate) const STACK_TOP: u64 = 0x9000;
-/// Identity page tables of the low 4 GiB, six pages.
-pub(crate) const PAGE_TABLES: u64 = 0x9000;
+/// Room for the page tables and descriptor table of the 64-bit entry, seven pages. The machine writes them.
+pub const BOOT_TABLES: u64 = 0x9000;
 /// The command line, NUL-terminated.
 pub(crate) const COMMAND_LINE: u64 = 0x2_0000;
 /// Room for the command line, bytes with its NUL.

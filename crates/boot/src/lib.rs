@@ -19,7 +19,7 @@ use std::fs::File;
 
 use guestmem::{Bytes, GuestAddress, GuestMemory, GuestMemoryError};
 
-pub use entry::{Entry, Gdt};
+pub use entry::Entry;
 pub use initrd::InitrdError;
 pub use kernel::KernelError;
 pub use platform::{Platform, RegisterValues};

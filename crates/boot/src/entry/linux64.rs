@@ -1,9 +1,9 @@
-//! The zero page, page tables and descriptors of the 64-bit boot protocol.
+//! The zero page of the 64-bit boot protocol.
 
 use guestmem::{ByteValued, Bytes, GuestAddress, GuestMemory};
 use linux_loader::loader::bootparam::{boot_e820_entry, boot_params, setup_header};
 
-use super::{Entry, Facts, Gdt, WriteError};
+use super::{Entry, Facts, WriteError};
 use crate::layout;
 
 /// "HdrS".
@@ -17,24 +17,6 @@ const LOADED_HIGH: u8 = 1;
 /// Alignment of kernels without a header of their own, bytes.
 const KERNEL_ALIGNMENT: u32 = 0x20_0000;
 
-/// Page table entry: present, writable.
-const PRESENT_WRITABLE: u64 = 0b11;
-/// Page directory entry that maps 2 MiB itself.
-const LARGE: u64 = 1 << 7;
-const PAGE: u64 = 4096;
-/// GiB that are mapped.
-const MAPPED_GIB: u64 = 4;
-
-/// Null, unused, 64-bit code, data and a 64-bit TSS (two entries), as Intel SDM 3A §3.4.5 and §8.2.3 encode them.
-const DESCRIPTORS: [u64; 6] = [
-    0,
-    0,
-    0x00af_9b00_0000_ffff,
-    0x00cf_9300_0000_ffff,
-    0x0000_8b00_0000_0067,
-    0,
-];
-
 /// Writes what the 64-bit entry at `rip` is given; `header` is that of the bzImage the kernel came in.
 pub(crate) fn write(
     memory: &GuestMemory,
@@ -44,17 +26,9 @@ pub(crate) fn write(
 ) -> Result<Entry, WriteError> {
     let zero_page = zero_page(header, facts);
     memory.write_slice(zero_page.as_slice(), GuestAddress(layout::ZERO_PAGE))?;
-    memory.write_slice(&quads(&DESCRIPTORS), GuestAddress(layout::GDT))?;
-    memory.write_slice(&quads(&page_tables()), GuestAddress(layout::PAGE_TABLES))?;
     Ok(Entry::Linux64 {
         rip,
         zero_page: layout::ZERO_PAGE,
-        page_tables: layout::PAGE_TABLES,
-        stack: layout::STACK_TOP,
-        gdt: Gdt {
-            base: layout::GDT,
-            limit: 8 * 6 - 1,
-        },
     })
 }
 
@@ -89,20 +63,4 @@ fn zero_page(header: Option<setup_header>, facts: &Facts<'_>) -> boot_params {
     page.e820_table = table;
     page.e820_entries = count;
     page
-}
-
-/// PML4, page directory pointers, and a page directory per GiB, contiguous.
-fn page_tables() -> Vec<u64> {
-    let entries_per_table = PAGE / 8;
-    let directories = layout::PAGE_TABLES + 2 * PAGE;
-    let mut tables = vec![(layout::PAGE_TABLES + PAGE) | PRESENT_WRITABLE];
-    tables.resize(512, 0);
-    tables.extend((0..MAPPED_GIB).map(|gib| (directories + gib * PAGE) | PRESENT_WRITABLE));
-    tables.resize(1024, 0);
-    tables.extend((0..MAPPED_GIB * entries_per_table).map(|large| (large << 21) | LARGE | PRESENT_WRITABLE));
-    tables
-}
-
-fn quads(values: &[u64]) -> Vec<u8> {
-    values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }

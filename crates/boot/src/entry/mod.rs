@@ -22,37 +22,14 @@ pub enum Entry {
         /// Address of `hvm_start_info`, for `EBX`.
         start_info: u32,
     },
-    /// 64-bit boot protocol (Documentation/arch/x86/boot.rst, "64-bit boot protocol"): long mode with paging on.
+    /// 64-bit boot protocol (Documentation/arch/x86/boot.rst, "64-bit boot protocol"): long mode, paging on. The machine writes
+    /// identity page tables and a descriptor table at [`crate::layout::BOOT_TABLES`].
     Linux64 {
         /// First instruction.
         rip: u64,
         /// Address of `boot_params`, for `RSI`.
         zero_page: u64,
-        /// Root of identity page tables for the low 4 GiB, for `CR3`.
-        page_tables: u64,
-        /// Top of a small stack, for `RSP`.
-        stack: u64,
-        /// The descriptor table, for `GDTR`.
-        gdt: Gdt,
     },
-}
-
-/// A global descriptor table in guest RAM: 64-bit code at [`Gdt::CODE`], flat data at [`Gdt::DATA`], a TSS at [`Gdt::TASK`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Gdt {
-    /// Its address.
-    pub base: u64,
-    /// Its length less one, bytes.
-    pub limit: u16,
-}
-
-impl Gdt {
-    /// Selector for CS (`__BOOT_CS`).
-    pub const CODE: u16 = 0x10;
-    /// Selector for DS, ES and SS (`__BOOT_DS`).
-    pub const DATA: u16 = 0x18;
-    /// Selector for TR.
-    pub const TASK: u16 = 0x20;
 }
 
 /// What a kernel is told besides its entry point.
