@@ -27,7 +27,12 @@ impl Inputs {
     }
 
     fn finish(self) -> String {
-        self.hasher.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+        self.hasher
+            .finalize()
+            .iter()
+            .take(16)
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
     }
 }
 

@@ -1,6 +1,9 @@
 //! The project's own commands: what `cargo xtask` runs.
 
 pub mod cache;
+pub mod golden;
+pub mod kernel;
 pub mod lab;
 pub mod packages;
+pub mod registry;
 pub mod tools;

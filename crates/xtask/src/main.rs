@@ -1,13 +1,13 @@
 //! The project's own commands.
 
-
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
-use xtask::{lab, tools};
+use xtask::registry::Registry;
+use xtask::{golden, lab, tools};
 
 /// The project's own commands.
 #[derive(Parser)]
@@ -19,19 +19,38 @@ struct Line {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Builds the golden images and serves them from a registry on loopback until interrupted.
+    Registry,
     /// A Debian host under emulation whose /dev/kvm boots stock guests.
-    Lab {
-        /// `shell` for a root shell in it; a script file to run there; nothing to only build it.
-        what: Option<PathBuf>,
-        /// How long it may take, in seconds.
-        #[arg(long, default_value_t = 600)]
-        deadline_s: u64,
-    },
+    Lab(LabArgs),
+}
+
+#[derive(clap::Args)]
+struct LabArgs {
+    /// `shell` for a root shell in it; a bash script file to run there; nothing to only build it.
+    what: Option<PathBuf>,
+    /// How long it may take, in seconds.
+    #[arg(long, default_value_t = 600)]
+    deadline_s: u64,
+    /// A file to put into the lab host, under /payload.
+    #[arg(long, value_name = "FILE:PATH", value_parser = parse_file)]
+    add: Vec<(PathBuf, String)>,
+    /// With QEMU in it, the peer of the figures.
+    #[arg(long)]
+    with_peer: bool,
+}
+
+fn parse_file(text: &str) -> Result<(PathBuf, String), String> {
+    let (from, to) = text
+        .split_once(':')
+        .ok_or("take FILE:PATH, the path relative to /payload")?;
+    Ok((from.into(), to.into()))
 }
 
 fn main() -> ExitCode {
     let done = match Line::parse().command {
-        Task::Lab { what, deadline_s } => lab_command(what, Duration::from_secs(deadline_s)),
+        Task::Registry => serve(),
+        Task::Lab(args) => lab_command(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -42,20 +61,44 @@ fn main() -> ExitCode {
     }
 }
 
-fn lab_command(what: Option<PathBuf>, limit: Duration) -> Result<()> {
-    let Some(what) = what else { return lab::images::host(false).map(drop) };
+fn lab_command(args: &LabArgs) -> Result<()> {
+    let Some(what) = &args.what else {
+        return lab::images::host(args.with_peer).map(drop);
+    };
     let mut payload = lab::Payload::new(&tools::target().join("lab/payload"))?;
+    for (from, to) in &args.add {
+        payload.add(from, to)?;
+    }
     if what.as_os_str() == "shell" {
         return lab::shell(&payload);
     }
-    payload.script(&std::fs::read_to_string(&what)?)?;
-    let lab = lab::Lab::boot("script", false, &[(lab::HostConfig::default(), &payload)])?;
-    let outcomes = lab.finish(limit)?;
+    payload.script(&std::fs::read_to_string(what)?)?;
+    let lab = lab::Lab::boot("script", args.with_peer, &[(lab::HostConfig::default(), &payload)])?;
+    let outcomes = lab.finish(Duration::from_secs(args.deadline_s))?;
     for outcome in outcomes {
-        tools::say(format!("exit status {}, results in {}", outcome.status, outcome.results.display()));
+        tools::say(format!(
+            "exit status {}, results in {}",
+            outcome.status,
+            outcome.results.display()
+        ));
         if outcome.status != 0 {
             bail!("the script failed in the lab");
         }
     }
     Ok(())
+}
+
+fn serve() -> Result<()> {
+    let registry = Registry::start()?;
+    for (layout, name) in [
+        (golden::debian_container()?, "karat/debian:12"),
+        (golden::tiny_container()?, "karat/tiny:1"),
+    ] {
+        let digest = registry.push(&layout, name)?;
+        tools::say(format!("127.0.0.1:{}/{name} is {digest}", registry.port()));
+    }
+    tools::say("serves until Ctrl-C");
+    loop {
+        std::thread::park();
+    }
 }

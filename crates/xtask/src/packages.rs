@@ -7,7 +7,16 @@ use anyhow::{Context, Result};
 use crate::tools::{as_root, have, run, say};
 
 /// What builds the lab host's and the golden image's file systems.
-pub const IMAGES: &[&str] = &["mmdebstrap", "busybox-static", "cpio", "e2fsprogs", "kmod", "qemu-utils", "util-linux", "lz4"];
+pub const IMAGES: &[&str] = &[
+    "mmdebstrap",
+    "busybox-static",
+    "cpio",
+    "e2fsprogs",
+    "kmod",
+    "qemu-utils",
+    "util-linux",
+    "lz4",
+];
 /// What boots the lab host.
 pub const LAB: &[&str] = &["qemu-system-x86", "seabios", "util-linux"];
 /// What makes and serves container disks.
@@ -17,18 +26,37 @@ pub const COMPILER: &[&str] = &["gcc", "libc6-dev"];
 
 /// Installs those of `wanted` that are not there.
 pub fn install(wanted: &[&[&str]]) -> Result<()> {
-    let mut missing: Vec<&str> = wanted.iter().copied().flatten().copied().filter(|name| !installed(name)).collect();
+    let mut missing: Vec<&str> = wanted
+        .iter()
+        .copied()
+        .flatten()
+        .copied()
+        .filter(|name| !installed(name))
+        .collect();
     missing.sort_unstable();
     missing.dedup();
     if missing.is_empty() {
         return Ok(());
     }
-    anyhow::ensure!(have("apt-get"), "these Debian packages are missing and there is no apt-get: {}", missing.join(" "));
+    anyhow::ensure!(
+        have("apt-get"),
+        "these Debian packages are missing and there is no apt-get: {}",
+        missing.join(" ")
+    );
     say(format!("installs Debian packages: {}", missing.join(" ")));
     let install = || {
         let mut command = as_root("apt-get");
         command.env("DEBIAN_FRONTEND", "noninteractive");
-        command.args(["-qq", "-o", "Dpkg::Use-Pty=0", "install", "-y", "--no-install-recommends"]).args(&missing);
+        command
+            .args([
+                "-qq",
+                "-o",
+                "Dpkg::Use-Pty=0",
+                "install",
+                "-y",
+                "--no-install-recommends",
+            ])
+            .args(&missing);
         command.stdin(Stdio::null()).stdout(Stdio::null());
         command
     };
@@ -36,6 +64,10 @@ pub fn install(wanted: &[&[&str]]) -> Result<()> {
     if run(install().stderr(Stdio::null())).is_err() {
         run(as_root("apt-get").args(["-qq", "update"]).stdin(Stdio::null()))?;
         run(&mut install()).context("the packages above are needed; install them by hand and try again")?;
+    }
+    if missing.contains(&"docker-registry") && std::path::Path::new("/run/systemd/system").is_dir() {
+        say("stops the registry service that the package started: tests run their own");
+        run(as_root("systemctl").args(["--quiet", "disable", "--now", "docker-registry.service"]))?;
     }
     Ok(())
 }

@@ -49,7 +49,9 @@ pub fn tethered(program: impl AsRef<OsStr>) -> Command {
 
 /// Runs a command to its end with inherited output; an exit status other than 0 is an error.
 pub fn run(command: &mut Command) -> Result<()> {
-    let status = command.status().with_context(|| format!("cannot start {}", shown(command)))?;
+    let status = command
+        .status()
+        .with_context(|| format!("cannot start {}", shown(command)))?;
     if !status.success() {
         bail!("{} ended with {status}", shown(command));
     }
@@ -58,9 +60,17 @@ pub fn run(command: &mut Command) -> Result<()> {
 
 /// Runs a command and gives back what it printed; its stderr is part of the error when it fails.
 pub fn output(command: &mut Command) -> Result<String> {
-    let done = command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {}", shown(command)))?;
+    let done = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot start {}", shown(command)))?;
     if !done.status.success() {
-        bail!("{} ended with {}:\n{}", shown(command), done.status, String::from_utf8_lossy(&done.stderr).trim_end());
+        bail!(
+            "{} ended with {}:\n{}",
+            shown(command),
+            done.status,
+            String::from_utf8_lossy(&done.stderr).trim_end()
+        );
     }
     Ok(String::from_utf8_lossy(&done.stdout).into_owned())
 }
@@ -68,7 +78,9 @@ pub fn output(command: &mut Command) -> Result<String> {
 /// Is there a program of this name on the search path (including root's directories)?
 pub fn have(program: &str) -> bool {
     let path = std::env::var("PATH").unwrap_or_default();
-    path.split(':').chain(["/usr/sbin", "/sbin"]).any(|dir| Path::new(dir).join(program).is_file())
+    path.split(':')
+        .chain(["/usr/sbin", "/sbin"])
+        .any(|dir| Path::new(dir).join(program).is_file())
 }
 
 /// `cargo`, as it was used to start us.
@@ -79,6 +91,9 @@ pub fn cargo() -> Command {
 }
 
 fn shown(command: &Command) -> String {
-    let words: Vec<_> = std::iter::once(command.get_program()).chain(command.get_args()).map(OsStr::to_string_lossy).collect();
+    let words: Vec<_> = std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .map(OsStr::to_string_lossy)
+        .collect();
     words.join(" ")
 }

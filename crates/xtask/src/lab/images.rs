@@ -7,7 +7,8 @@ use crate::packages;
 use crate::tools::{as_root, asset, run, say};
 
 /// In every Debian root we make.
-const BASE_PACKAGES: &str = "systemd systemd-sysv udev dbus kmod iproute2 iputils-ping linux-image-cloud-amd64 procps e2fsprogs";
+const BASE_PACKAGES: &str =
+    "systemd systemd-sysv udev dbus kmod iproute2 iputils-ping linux-image-cloud-amd64 procps e2fsprogs";
 /// In the lab host besides.
 const LAB_PACKAGES: &str = "nftables curl jq socat qemu-utils psmisc strace libcap2-bin netcat-openbsd";
 /// The lab host with the peer that figures are measured against.
@@ -19,8 +20,13 @@ pub fn base() -> Result<Artefact> {
     let inputs = Inputs::default().text(BASE_PACKAGES).file(&script)?;
     artefact("base", inputs, |dir| {
         packages::install(&[packages::IMAGES])?;
-        say(format!("builds the Debian base root from packages (about 1 minute): {BASE_PACKAGES}"));
-        run(as_root("sh").arg(&script).arg(dir.join("base.tar")).arg(BASE_PACKAGES.replace(' ', ",")))
+        say(format!(
+            "builds the Debian base root from packages (about 1 minute): {BASE_PACKAGES}"
+        ));
+        run(as_root("sh")
+            .arg(&script)
+            .arg(dir.join("base.tar"))
+            .arg(BASE_PACKAGES.replace(' ', ",")))
     })
 }
 
@@ -41,6 +47,11 @@ pub fn host(with_peer: bool) -> Result<Artefact> {
         packages::install(&[packages::IMAGES])?;
         say(format!("builds the lab host's disk from the base root and: {wanted}"));
         let [root, service, initrd, init] = &scripts;
-        run(as_root("sh").arg(root).arg(base.dir.join("base.tar")).arg(dir).args([service, initrd, init]).arg(&wanted))
+        run(as_root("sh")
+            .arg(root)
+            .arg(base.dir.join("base.tar"))
+            .arg(dir)
+            .args([service, initrd, init])
+            .arg(&wanted))
     })
 }

@@ -63,11 +63,21 @@ pub struct Lab {
 impl Lab {
     /// Boots one host per payload (at most two; two are joined by a network, 10.99.0.1 and 10.99.0.2 on eth1).
     pub fn boot(name: &str, with_peer: bool, hosts: &[(HostConfig, &Payload)]) -> Result<Self> {
-        anyhow::ensure!(matches!(hosts.len(), 1 | 2), "a lab has one or two hosts, not {}", hosts.len());
+        anyhow::ensure!(
+            matches!(hosts.len(), 1 | 2),
+            "a lab has one or two hosts, not {}",
+            hosts.len()
+        );
         packages::install(&[packages::IMAGES, packages::LAB])?;
         let images = images::host(with_peer)?;
-        say(format!("boots {} lab host(s) under emulation (about 20 s)", hosts.len()));
-        let mut lab = Self { hosts: Vec::new(), booted: Instant::now() };
+        say(format!(
+            "boots {} lab host(s) under emulation (about 20 s)",
+            hosts.len()
+        ));
+        let mut lab = Self {
+            hosts: Vec::new(),
+            booted: Instant::now(),
+        };
         for (index, (config, payload)) in hosts.iter().enumerate() {
             let number = index + 1;
             let dir = run_dir(name, number)?;
@@ -75,7 +85,15 @@ impl Lab {
             let child = qemu::command(config, &images.dir, &dir, (number, hosts.len()), Console::Log)
                 .spawn()
                 .context("cannot start qemu-system-x86_64")?;
-            lab.hosts.push(Host { number, dir, child, out: None, printed: Vec::new(), reported: None, ended: false });
+            lab.hosts.push(Host {
+                number,
+                dir,
+                child,
+                out: None,
+                printed: Vec::new(),
+                reported: None,
+                ended: false,
+            });
         }
         Ok(lab)
     }
@@ -89,12 +107,24 @@ impl Lab {
                 host.check()?;
             }
             if self.booted.elapsed() > limit {
-                let slow = self.hosts.iter().find(|host| !host.ended).context("no host is running")?;
-                bail!("lab host {} was not done after {} s; its console ends with:\n{}", slow.number, limit.as_secs(), slow.tail());
+                let slow = self
+                    .hosts
+                    .iter()
+                    .find(|host| !host.ended)
+                    .context("no host is running")?;
+                bail!(
+                    "lab host {} was not done after {} s; its console ends with:\n{}",
+                    slow.number,
+                    limit.as_secs(),
+                    slow.tail()
+                );
             }
             std::thread::sleep(POLL);
         }
-        say(format!("lab hosts are off after {:.1} s", self.booted.elapsed().as_secs_f32()));
+        say(format!(
+            "lab hosts are off after {:.1} s",
+            self.booted.elapsed().as_secs_f32()
+        ));
         self.hosts.iter().map(Host::outcome).collect()
     }
 }
@@ -118,7 +148,9 @@ impl Host {
         let Some(out) = &mut self.out else { return Ok(()) };
         let from = self.printed.len();
         out.read_to_end(&mut self.printed)?;
-        let Some(fresh) = self.printed.get(from..).filter(|fresh| !fresh.is_empty()) else { return Ok(()) };
+        let Some(fresh) = self.printed.get(from..).filter(|fresh| !fresh.is_empty()) else {
+            return Ok(());
+        };
         let mut stdout = std::io::stdout().lock();
         if prefixed {
             for line in String::from_utf8_lossy(fresh).lines() {
@@ -144,7 +176,11 @@ impl Host {
                 self.ended = true;
             }
         } else if exited {
-            bail!("lab host {} ended before its command did; its console ends with:\n{}", self.number, self.tail());
+            bail!(
+                "lab host {} ended before its command did; its console ends with:\n{}",
+                self.number,
+                self.tail()
+            );
         }
         Ok(())
     }
@@ -158,21 +194,39 @@ impl Host {
         let mut text = String::new();
         for file in [MESSAGES, CONSOLE] {
             let said = fs::read(self.dir.join(file)).unwrap_or_default();
-            text.extend(String::from_utf8_lossy(&said).lines().filter(|line| !line.contains("TCG doesn't support")).flat_map(|line| [line, "\n"]));
+            text.extend(
+                String::from_utf8_lossy(&said)
+                    .lines()
+                    .filter(|line| !line.contains("TCG doesn't support"))
+                    .flat_map(|line| [line, "\n"]),
+            );
         }
         let lines: Vec<&str> = text.lines().collect();
-        lines.iter().skip(lines.len().saturating_sub(TAIL_LINES)).map(|line| format!("    {line}\n")).collect()
+        lines
+            .iter()
+            .skip(lines.len().saturating_sub(TAIL_LINES))
+            .map(|line| format!("    {line}\n"))
+            .collect()
     }
 
     fn outcome(&self) -> Result<Outcome> {
         let results = self.dir.join("results");
         let _ = fs::remove_dir_all(&results);
         fs::create_dir_all(&results)?;
-        run(Command::new("tar").arg("-C").arg(&results).arg("-xf").arg(self.dir.join(RESULTS)).arg("--no-same-owner"))
-            .with_context(|| format!("the results of lab host {} did not arrive whole", self.number))?;
+        run(Command::new("tar")
+            .arg("-C")
+            .arg(&results)
+            .arg("-xf")
+            .arg(self.dir.join(RESULTS))
+            .arg("--no-same-owner"))
+        .with_context(|| format!("the results of lab host {} did not arrive whole", self.number))?;
         let _ = fs::remove_file(self.dir.join(RESULTS));
         let output = String::from_utf8_lossy(&self.printed).into_owned();
-        Ok(Outcome { status: self.status().context("no exit status")?, output, results })
+        Ok(Outcome {
+            status: self.status().context("no exit status")?,
+            output,
+            results,
+        })
     }
 }
 
@@ -192,7 +246,13 @@ pub fn shell(payload: &Payload) -> Result<()> {
     let dir = run_dir("shell", 1)?;
     payload.write(&dir.join(PAYLOAD))?;
     say("boots a lab host with a root shell here (about 20 s); `poweroff -f` or Ctrl-a x ends it");
-    let ended = run(&mut qemu::command(&HostConfig::default(), &images.dir, &dir, (1, 1), Console::Terminal));
+    let ended = run(&mut qemu::command(
+        &HostConfig::default(),
+        &images.dir,
+        &dir,
+        (1, 1),
+        Console::Terminal,
+    ));
     let _ = fs::remove_file(dir.join(PAYLOAD));
     ended
 }
@@ -200,7 +260,9 @@ pub fn shell(payload: &Payload) -> Result<()> {
 /// The release binaries that a lab host gets, as far as `dir` has them.
 pub fn add_binaries(payload: &mut Payload, dir: &Path, names: &[&str]) -> Result<()> {
     for name in names {
-        payload.add(&dir.join(name), &format!("bin/{name}")).context("a release binary is missing")?;
+        payload
+            .add(&dir.join(name), &format!("bin/{name}"))
+            .context("a release binary is missing")?;
     }
     Ok(())
 }

@@ -53,7 +53,20 @@ impl Payload {
         let _ = fs::remove_file(image);
         fs::File::create(image)?.set_len(bytes.next_multiple_of(1 << 20))?;
         let mut mke2fs = Command::new("mke2fs");
-        mke2fs.args(["-q", "-t", "ext4", "-L", "karat-payload", "-m", "0", "-O", "^has_journal", "-N", "4096", "-d"]);
+        mke2fs.args([
+            "-q",
+            "-t",
+            "ext4",
+            "-L",
+            "karat-payload",
+            "-m",
+            "0",
+            "-O",
+            "^has_journal",
+            "-N",
+            "4096",
+            "-d",
+        ]);
         run(mke2fs.arg(&self.dir).arg(image))
     }
 }
@@ -63,7 +76,11 @@ fn size_of(dir: &Path) -> Result<u64> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let about = entry.metadata()?;
-        bytes += if about.is_dir() { size_of(&entry.path())? } else { about.len() };
+        bytes += if about.is_dir() {
+            size_of(&entry.path())?
+        } else {
+            about.len()
+        };
     }
     Ok(bytes)
 }

@@ -18,7 +18,11 @@ pub struct HostConfig {
 
 impl Default for HostConfig {
     fn default() -> Self {
-        Self { memory_mib: 10240, cpus: 2, cmdline: String::new() }
+        Self {
+            memory_mib: 10240,
+            cpus: 2,
+            cmdline: String::new(),
+        }
     }
 }
 
@@ -40,13 +44,30 @@ pub(super) enum Console {
 }
 
 /// The QEMU command of host number `number` (from 1) of `hosts`, its files in `run`.
-pub(super) fn command(config: &HostConfig, images: &Path, run: &Path, (number, hosts): (usize, usize), console: Console) -> Command {
+pub(super) fn command(
+    config: &HostConfig,
+    images: &Path,
+    run: &Path,
+    (number, hosts): (usize, usize),
+    console: Console,
+) -> Command {
     let at = |name: &str| run.join(name).display().to_string();
     let mut qemu = tethered("qemu-system-x86_64");
-    qemu.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-machine", "q35,graphics=off,hpet=off"]);
+    qemu.args([
+        "-nodefaults",
+        "-no-user-config",
+        "-no-reboot",
+        "-display",
+        "none",
+        "-machine",
+        "q35,graphics=off,hpet=off",
+    ]);
     qemu.args(["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "EPYC,+svm,-x2apic"]);
     qemu.args(["-smp", &config.cpus.to_string(), "-m", &config.memory_mib.to_string()]);
-    qemu.arg("-kernel").arg(images.join("vmlinuz")).arg("-initrd").arg(images.join("initrd.img"));
+    qemu.arg("-kernel")
+        .arg(images.join("vmlinuz"))
+        .arg("-initrd")
+        .arg(images.join("initrd.img"));
     let mode = if console == Console::Terminal { "shell" } else { "run" };
     let words = format!(
         "console=ttyS0 root=LABEL=karat-lab rw quiet mitigations=off tsc=reliable net.ifnames=0 audit=0 apparmor=0 \
@@ -55,16 +76,37 @@ pub(super) fn command(config: &HostConfig, images: &Path, run: &Path, (number, h
     );
     qemu.args(["-append", words.trim()]);
     // The root is shared and thrown away: writes go to a temporary file.
-    drive(&mut qemu, "root", &images.join("root.img").display().to_string(), "snapshot=on");
+    drive(
+        &mut qemu,
+        "root",
+        &images.join("root.img").display().to_string(),
+        "snapshot=on",
+    );
     drive(&mut qemu, "payload", &at(PAYLOAD), "read-only=on");
-    qemu.args(["-netdev", "user,id=outer,ipv6=off", "-device", "virtio-net-pci,netdev=outer,romfile="]);
+    qemu.args([
+        "-netdev",
+        "user,id=outer,ipv6=off",
+        "-device",
+        "virtio-net-pci,netdev=outer,romfile=",
+    ]);
     if hosts == 2 {
-        let (mine, other) = (at("wire"), run.with_file_name(format!("host{}", 3 - number)).join("wire").display().to_string());
+        let (mine, other) = (
+            at("wire"),
+            run.with_file_name(format!("host{}", 3 - number))
+                .join("wire")
+                .display()
+                .to_string(),
+        );
         let wire = format!("dgram,id=wire,local.type=unix,local.path={mine},remote.type=unix,remote.path={other}");
         let nic = format!("virtio-net-pci,netdev=wire,romfile=,mac=52:54:00:99:00:{number:02x}");
         qemu.args(["-netdev", &wire, "-device", &nic]);
     }
-    qemu.args(["-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng"]);
+    qemu.args([
+        "-object",
+        "rng-random,id=rng,filename=/dev/urandom",
+        "-device",
+        "virtio-rng-pci,rng=rng",
+    ]);
     qemu.args(["-device", "virtio-serial-pci"]);
     for (port, file) in [("karat.out", OUT), ("karat.status", STATUS), ("karat.results", RESULTS)] {
         qemu.args(["-chardev", &format!("file,id={port},path={}", at(file))]);
@@ -72,7 +114,12 @@ pub(super) fn command(config: &HostConfig, images: &Path, run: &Path, (number, h
     }
     match console {
         Console::Log => {
-            qemu.args(["-chardev", &format!("file,id=console,path={}", at(CONSOLE)), "-serial", "chardev:console"]);
+            qemu.args([
+                "-chardev",
+                &format!("file,id=console,path={}", at(CONSOLE)),
+                "-serial",
+                "chardev:console",
+            ]);
             qemu.stdin(Stdio::null());
             // What the emulator says (mostly which CPU features TCG lacks) matters only when it fails.
             qemu.stderr(File::create(run.join(MESSAGES)).map_or_else(|_| Stdio::null(), Stdio::from));
@@ -85,6 +132,9 @@ pub(super) fn command(config: &HostConfig, images: &Path, run: &Path, (number, h
 }
 
 fn drive(qemu: &mut Command, id: &str, file: &str, options: &str) {
-    qemu.args(["-drive", &format!("id={id},if=none,format=raw,cache=unsafe,file={file},{options}")]);
+    qemu.args([
+        "-drive",
+        &format!("id={id},if=none,format=raw,cache=unsafe,file={file},{options}"),
+    ]);
     qemu.args(["-device", &format!("virtio-blk-pci,drive={id}")]);
 }
