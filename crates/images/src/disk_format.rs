@@ -1,0 +1,126 @@
+//! What a disk file is, judged by its first bytes.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::qcow2;
+
+/// Formats a disk may come in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DiskFormat {
+    /// The bytes of the disk, one after the other.
+    Raw,
+    /// QEMU copy-on-write, version 2 or 3.
+    Qcow2,
+}
+
+/// Why a disk file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskFormatError {
+    /// Its data is partly in another file.
+    #[error("the qcow2 disk refers to a backing file; flatten it first: qemu-img convert -O qcow2 OLD NEW")]
+    BackingFile,
+    /// Its data is in another file.
+    #[error("the qcow2 disk keeps its data in an external file; flatten it first: qemu-img convert -O qcow2 OLD NEW")]
+    ExternalData,
+    /// It is encrypted.
+    #[error("the qcow2 disk is encrypted; decrypt it with qemu-img convert before it is packed")]
+    Encrypted,
+    /// It needs something this program does not know.
+    #[error(
+        "the qcow2 disk uses {0}, which is not supported; convert it with qemu-img convert -O qcow2 -o compat=1.1 OLD NEW"
+    )]
+    Qcow2Feature(String),
+    /// It is of a known format that is not supported.
+    #[error("the disk is in {0} format; convert it: qemu-img convert -O qcow2 OLD NEW")]
+    Unsupported(&'static str),
+    /// Its header makes no sense.
+    #[error("the qcow2 disk is damaged: {0}")]
+    Damaged(String),
+    /// It holds nothing.
+    #[error("the disk is empty")]
+    Empty,
+    /// It is larger than the configuration allows.
+    #[error("the disk is {size_bytes} bytes as its guest sees it, more than max_disk_bytes = {limit_bytes} allows")]
+    TooLarge {
+        /// Virtual size, bytes.
+        size_bytes: u64,
+        /// The limit, bytes.
+        limit_bytes: u64,
+    },
+}
+
+/// Magic numbers of what people pack by mistake.
+const FOREIGN: [(&[u8], &str); 8] = [
+    (b"KDMV", "VMDK"),
+    (b"# Disk DescriptorFile", "VMDK"),
+    (b"vhdxfile", "VHDX"),
+    (b"conectix", "VHD"),
+    (b"<<< ", "VDI"),
+    (b"\x1f\x8b", "gzip-compressed"),
+    (b"\xfd7zXZ\0", "xz-compressed"),
+    (b"\x28\xb5\x2f\xfd", "zstd-compressed"),
+];
+
+/// What `file` holds, and the size a guest would see, bytes.
+pub(crate) fn probe(file: &File, limit_bytes: u64) -> io::Result<Result<(DiskFormat, u64), DiskFormatError>> {
+    let length = file.metadata()?.len();
+    let mut start = [0; qcow2::HEADER_BYTES];
+    let available = usize::try_from(length).unwrap_or(usize::MAX).min(start.len());
+    let start = start.get_mut(..available).unwrap_or_default();
+    file.read_exact_at(start, 0)?;
+    Ok(judge(start, length, limit_bytes))
+}
+
+fn judge(start: &[u8], length: u64, limit_bytes: u64) -> Result<(DiskFormat, u64), DiskFormatError> {
+    if let Some((_, name)) = FOREIGN.iter().find(|(magic, _)| start.starts_with(magic)) {
+        return Err(DiskFormatError::Unsupported(name));
+    }
+    let (format, size_bytes) = if start.starts_with(&qcow2::MAGIC) {
+        (DiskFormat::Qcow2, qcow2::virtual_size(start)?)
+    } else {
+        (DiskFormat::Raw, length)
+    };
+    if size_bytes == 0 {
+        return Err(DiskFormatError::Empty);
+    }
+    if size_bytes > limit_bytes {
+        return Err(DiskFormatError::TooLarge {
+            size_bytes,
+            limit_bytes,
+        });
+    }
+    Ok((format, size_bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn goes_by_content() {
+        let qcow2 = qcow2::tests::header(1 << 20);
+        assert!(matches!(
+            judge(&qcow2, 9999, 1 << 20),
+            Ok((DiskFormat::Qcow2, 1_048_576))
+        ));
+        assert!(matches!(judge(b"\xeb\x63\x90", 3, 10), Ok((DiskFormat::Raw, 3))));
+        assert!(matches!(
+            judge(&qcow2, 9999, 1 << 19),
+            Err(DiskFormatError::TooLarge { .. })
+        ));
+        assert!(matches!(judge(b"", 0, 10), Err(DiskFormatError::Empty)));
+        assert!(matches!(
+            judge(b"KDMV....", 8, 10),
+            Err(DiskFormatError::Unsupported("VMDK"))
+        ));
+        assert!(matches!(
+            judge(b"\x1f\x8b\x08", 3, 10),
+            Err(DiskFormatError::Unsupported(_))
+        ));
+    }
+}

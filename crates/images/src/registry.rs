@@ -1,0 +1,235 @@
+//! One image in one registry: manifests and blobs over HTTP.
+//!
+//! `oci-client` authenticates and fetches blobs. Manifests are fetched here, because their length must be bounded before they
+//! are in memory.
+
+use std::sync::Once;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use oci_client::client::{BlobResponse, ClientConfig, ClientProtocol};
+use oci_client::errors::OciDistributionError;
+use oci_client::secrets::RegistryAuth;
+use oci_client::{Client, RegistryOperation};
+
+use crate::error::Cause;
+use crate::{ImageDigest, PullError, Reference};
+
+/// Largest manifest read, bytes: what registries must at least accept (OCI distribution specification 1.1).
+pub(crate) const MANIFEST_MAX: u64 = 4 << 20;
+/// How long a connection may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long the registry may be silent within an answer.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// Most redirects followed.
+const REDIRECTS_MAX: usize = 5;
+/// Media types a manifest may have.
+const ACCEPTED: [&str; 4] = [
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+];
+const USER_AGENT: &str = concat!("karat/", env!("CARGO_PKG_VERSION"));
+
+/// A registry one image is fetched from.
+pub(crate) struct Registry {
+    reference: Reference,
+    plain_http: bool,
+    target: oci_client::Reference,
+    client: Client,
+    http: reqwest::Client,
+    token: Option<String>,
+}
+
+/// A blob on its way.
+pub(crate) struct BlobBody {
+    /// True if it begins at the offset asked for; else it begins at 0.
+    pub(crate) continued: bool,
+    /// Pieces; an error ends it.
+    pub(crate) stream: BoxStream<'static, Result<Bytes, std::io::Error>>,
+}
+
+impl Registry {
+    /// Finds out how to talk to the registry of `reference` and gets an anonymous token if it wants one. Plain HTTP is spoken
+    /// only to registries named in `insecure`, as host or host:port.
+    pub(crate) async fn connect(reference: &Reference, insecure: &[String]) -> Result<Self, PullError> {
+        install_cryptography();
+        let host = reference.registry().to_owned();
+        let repository = reference.repository().to_owned();
+        let target = match reference.digest() {
+            Some(digest) => oci_client::Reference::with_digest(host.clone(), repository, digest.to_string()),
+            None => oci_client::Reference::with_tag(host.clone(), repository, reference.manifest_name()),
+        };
+        let plain_http = insecure.contains(&host);
+        let set_up = |source: Cause| PullError::Unreachable {
+            registry: host.clone(),
+            hint: "the HTTPS client cannot start: install package ca-certificates".to_owned(),
+            source,
+        };
+        let client = Client::try_from(ClientConfig {
+            protocol: if plain_http {
+                ClientProtocol::Http
+            } else {
+                ClientProtocol::Https
+            },
+            // Over plain HTTP there is nothing certificates could protect, and hosts without any stay able to pull. What is
+            // pulled is checked against its digest either way.
+            accept_invalid_certificates: plain_http,
+            connect_timeout: Some(CONNECT_TIMEOUT),
+            read_timeout: Some(READ_TIMEOUT),
+            user_agent: USER_AGENT,
+            ..ClientConfig::default()
+        })
+        .map_err(|source| set_up(Box::new(source)))?;
+        let http = reqwest::Client::builder()
+            .danger_accept_invalid_certs(plain_http)
+            .https_only(!plain_http)
+            .redirect(reqwest::redirect::Policy::limited(REDIRECTS_MAX))
+            .connect_timeout(CONNECT_TIMEOUT)
+            .read_timeout(READ_TIMEOUT)
+            .user_agent(USER_AGENT)
+            .build()
+            .map_err(|source| set_up(Box::new(source)))?;
+        let mut registry = Self {
+            reference: reference.clone(),
+            plain_http,
+            target,
+            client,
+            http,
+            token: None,
+        };
+        let token = registry
+            .client
+            .auth(&registry.target, &RegistryAuth::Anonymous, RegistryOperation::Pull)
+            .await;
+        registry.token = token.map_err(|error| registry.explain(error))?;
+        Ok(registry)
+    }
+
+    /// The manifest or index called `name` (a tag or a digest), and its digest.
+    pub(crate) async fn manifest(&self, name: &str) -> Result<(Vec<u8>, ImageDigest), PullError> {
+        let scheme = if self.plain_http { "http" } else { "https" };
+        let host = self.target.resolve_registry();
+        let url = format!("{scheme}://{host}/v2/{}/manifests/{name}", self.reference.repository());
+        let mut request = self.http.get(url).header("accept", ACCEPTED.join(", "));
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token);
+        }
+        let mut response = request
+            .send()
+            .await
+            .map_err(|error| self.unreachable(Box::new(error)))?;
+        if !response.status().is_success() {
+            return Err(self.status(response.status().as_u16()));
+        }
+        let mut body = Vec::new();
+        while let Some(piece) = response
+            .chunk()
+            .await
+            .map_err(|error| self.unreachable(Box::new(error)))?
+        {
+            if (body.len() + piece.len()) as u64 > MANIFEST_MAX {
+                return Err(self.manifest_problem(format!("it is longer than {MANIFEST_MAX} bytes")));
+            }
+            body.extend_from_slice(&piece);
+        }
+        let found = ImageDigest::of(&body);
+        if let Ok(expected) = name.parse::<ImageDigest>()
+            && expected != found
+        {
+            return Err(PullError::DigestMismatch {
+                subject: format!("manifest of {}", self.reference),
+                expected,
+                found,
+            });
+        }
+        Ok((body, found))
+    }
+
+    /// Asks for a blob from `offset` on. The caller checks length and digest.
+    pub(crate) async fn blob(&self, digest: &ImageDigest, offset: u64) -> Result<BlobBody, PullError> {
+        let name = digest.to_string();
+        let answer = self
+            .client
+            .pull_blob_stream_partial(&self.target, name.as_str(), offset, None)
+            .await
+            .map_err(|error| match self.explain(error) {
+                PullError::NotFound(_) => self.manifest_problem(format!("the registry lacks its blob {digest}")),
+                error => error,
+            })?;
+        Ok(match answer {
+            BlobResponse::Full(body) => BlobBody {
+                continued: offset == 0,
+                stream: body.stream,
+            },
+            BlobResponse::Partial(body) => BlobBody {
+                continued: true,
+                stream: body.stream,
+            },
+        })
+    }
+
+    /// A complaint about this image's manifest.
+    pub(crate) fn manifest_problem(&self, problem: impl Into<String>) -> PullError {
+        PullError::Manifest {
+            reference: self.reference.to_string(),
+            problem: problem.into(),
+        }
+    }
+
+    fn status(&self, status: u16) -> PullError {
+        match status {
+            401 | 403 => PullError::Unauthorized(self.reference.to_string()),
+            404 => PullError::NotFound(self.reference.to_string()),
+            status => PullError::Status {
+                registry: self.reference.registry().to_owned(),
+                status,
+            },
+        }
+    }
+
+    fn unreachable(&self, source: Cause) -> PullError {
+        let registry = self.reference.registry().to_owned();
+        let hint = if self.plain_http {
+            "it is in insecure_registries, so plain http was spoken; check that it runs, then pull again".to_owned()
+        } else {
+            format!(
+                "check that it runs and is reachable over https, then pull again; \
+                 if it speaks plain http, add {registry:?} to insecure_registries in the configuration"
+            )
+        };
+        PullError::Unreachable { registry, hint, source }
+    }
+
+    fn explain(&self, error: OciDistributionError) -> PullError {
+        match error {
+            OciDistributionError::UnauthorizedError { .. } | OciDistributionError::AuthenticationFailure(_) => {
+                self.status(401)
+            }
+            OciDistributionError::ServerError { code, .. } => self.status(code),
+            OciDistributionError::RegistryError { ref envelope, .. } => {
+                use oci_client::errors::OciErrorCode as Code;
+                match envelope.errors.first().map(|error| &error.code) {
+                    Some(Code::Unauthorized | Code::Denied) => self.status(401),
+                    Some(Code::Toomanyrequests) => self.status(429),
+                    Some(Code::BlobUnknown | Code::ManifestUnknown | Code::NameUnknown | Code::NotFound) => {
+                        self.status(404)
+                    }
+                    _ => self.unreachable(Box::new(error)),
+                }
+            }
+            error => self.unreachable(Box::new(error)),
+        }
+    }
+}
+
+/// The HTTPS stack is built without a provider of its own; the first one installed in the process serves all.
+fn install_cryptography() {
+    static INSTALLED: Once = Once::new();
+    INSTALLED.call_once(|| {
+        // An error means that the program installed one already, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+    });
+}

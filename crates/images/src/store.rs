@@ -1,0 +1,470 @@
+//! The store of sealed images.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::fs::FlockOperation;
+use tokio::sync::OwnedMutexGuard;
+use tokio_util::sync::CancellationToken;
+
+use crate::clone::clone_file;
+use crate::{CloneError, Cloned, ImageDigest, ImageRecord, durable, fetch, record};
+
+/// Name of the disk inside an image's directory.
+pub(crate) const DISK: &str = "disk.raw";
+/// Name of the kernel inside an image's directory.
+pub(crate) const KERNEL: &str = "kernel";
+/// Name of the initrd inside an image's directory.
+pub(crate) const INITRD: &str = "initrd";
+
+/// What an operator decides about a store.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where the store lives. Default `/var/lib/karat`.
+    pub root: PathBuf,
+    /// Registries spoken to over plain HTTP, as written in references: `host` or `host:port`. Default none.
+    pub insecure_registries: Vec<String>,
+    /// `qemu-img`, if it is in none of `/usr/bin`, `/usr/local/bin`, `/bin`.
+    pub qemu_img: Option<PathBuf>,
+    /// Largest disk an image may have, bytes, as its guest sees it. Default 256 GiB.
+    pub max_disk_bytes: u64,
+    /// How long one conversion to raw may take. Default one hour.
+    pub convert_limit: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            root: PathBuf::from("/var/lib/karat"),
+            insecure_registries: Vec::new(),
+            qemu_img: None,
+            max_disk_bytes: 256 << 30,
+            convert_limit: Duration::from_secs(3600),
+        }
+    }
+}
+
+/// Why a store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Somebody else has it open.
+    #[error("image store {0} is in use by another process; stop that one, or choose another state directory")]
+    InUse(PathBuf),
+    /// A file of it cannot be worked on.
+    #[error("cannot {action} {path} of the image store")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// What opening found left over.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Recovery {
+    /// Imports and removals that were cut off, and are cleaned away now.
+    pub removed: u64,
+    /// Whole or partial layers that the next pull can use.
+    pub kept_blobs: u64,
+    /// Images whose files are not what they should be, with the reason. They are not listed and not used; remove them.
+    pub damaged: Vec<(String, String)>,
+}
+
+/// Why an image cannot be read or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// There is no such image.
+    #[error("no image {0} in the store; pull it first")]
+    NotFound(ImageDigest),
+    /// Its files are not what they should be.
+    #[error("image {digest} is damaged ({problem}); remove it and pull it again")]
+    Damaged {
+        /// The image.
+        digest: ImageDigest,
+        /// What is wrong.
+        problem: String,
+    },
+    /// It does not bring this file.
+    #[error("image {digest} has no {part}")]
+    NoSuchPart {
+        /// The image.
+        digest: ImageDigest,
+        /// `kernel` or `initrd`.
+        part: &'static str,
+    },
+    /// A file cannot be worked on.
+    #[error("cannot {action} {path}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl StoreError {
+    fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_path_buf();
+        move |source| Self::Io { action, path, source }
+    }
+}
+
+/// What a store occupies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Disk space of sealed images, bytes.
+    pub images_bytes: u64,
+    /// Disk space of whole and partial layers, bytes.
+    pub blobs_bytes: u64,
+    /// Disk space of imports under way, bytes.
+    pub imports_bytes: u64,
+    /// Bytes the file system still has for this user.
+    pub free_bytes: u64,
+}
+
+/// A store of images, open; clones of the handle are the same store. Only one process has a store open at a time.
+///
+/// Methods that are not `async` do a few file operations and may be called from async code, except [`Store::usage`] and
+/// [`Store::remove`], which walk and delete files: use a blocking thread where that matters.
+#[derive(Clone)]
+pub struct Store(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) settings: Settings,
+    /// Held for the lock on it.
+    _lock: File,
+    made: AtomicU64,
+    locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    /// Imports that want a blob, by blob.
+    wanted: Mutex<HashMap<ImageDigest, usize>>,
+}
+
+impl Store {
+    /// Opens the store under `settings.root`, creating it if it is not there, and clears what a crash left behind.
+    pub fn open(settings: Settings) -> Result<(Self, Recovery), OpenError> {
+        let io = |action, path: &Path| {
+            let path = path.to_path_buf();
+            move |source| OpenError::Io { action, path, source }
+        };
+        for part in ["images/sha256", "blobs", "tmp"] {
+            let path = settings.root.join(part);
+            std::fs::create_dir_all(&path).map_err(io("create", &path))?;
+        }
+        let path = settings.root.join("images.lock");
+        let lock = File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(io("open", &path))?;
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|errno| match errno {
+            rustix::io::Errno::WOULDBLOCK => OpenError::InUse(settings.root.clone()),
+            errno => io("lock", &path)(errno.into()),
+        })?;
+        let store = Self(Arc::new(Inner {
+            settings,
+            _lock: lock,
+            made: AtomicU64::new(0),
+            locks: Mutex::default(),
+            wanted: Mutex::default(),
+        }));
+        let recovery = store.recover().map_err(io("clean", &store.0.settings.root))?;
+        Ok((store, recovery))
+    }
+
+    fn recover(&self) -> io::Result<Recovery> {
+        let mut recovery = Recovery::default();
+        for path in children(&self.tmp())? {
+            durable::remove_all(&path)?;
+            recovery.removed += 1;
+        }
+        recovery.kept_blobs = children(&self.blobs())?.len() as u64;
+        for (name, digest) in self.names()? {
+            let problem = match digest.map(|digest| self.get(&digest)) {
+                None => "its name is no digest".to_owned(),
+                Some(Err(StoreError::Damaged { problem, .. })) => problem,
+                Some(Err(error)) => error.to_string(),
+                // A crash may have come between the rename and the seal of the directory.
+                Some(Ok(image)) => {
+                    durable::seal_dir(&self.image_dir(&image.digest))?;
+                    continue;
+                }
+            };
+            tracing::warn!(image = name, problem, "a damaged image is in the store");
+            recovery.damaged.push((name, problem));
+        }
+        Ok(recovery)
+    }
+
+    /// All sound images, oldest first.
+    pub fn list(&self) -> Result<Vec<ImageRecord>, StoreError> {
+        let names = self.names().map_err(StoreError::io("list", &self.images()))?;
+        let mut images = Vec::new();
+        for digest in names.into_iter().filter_map(|(_, digest)| digest) {
+            match self.get(&digest) {
+                Ok(image) => images.push(image),
+                // Damage was reported when the store was opened; a removal may have come between.
+                Err(StoreError::Damaged { .. } | StoreError::NotFound(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        images.sort_by(|a, b| (a.imported_at_s, &a.digest).cmp(&(b.imported_at_s, &b.digest)));
+        Ok(images)
+    }
+
+    /// One image; checks that its files are there in full length.
+    pub fn get(&self, digest: &ImageDigest) -> Result<ImageRecord, StoreError> {
+        let dir = self.image_dir(digest);
+        let path = dir.join(record::FILE_NAME);
+        let damaged = |problem: String| StoreError::Damaged {
+            digest: digest.clone(),
+            problem,
+        };
+        let bytes = std::fs::read(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound if dir.exists() => damaged("manifest.json is missing".to_owned()),
+            io::ErrorKind::NotFound => StoreError::NotFound(digest.clone()),
+            _ => StoreError::io("read", &path)(error),
+        })?;
+        let image = ImageRecord::from_json(&bytes).map_err(|error| damaged(format!("manifest.json: {error}")))?;
+        if image.digest != *digest {
+            return Err(damaged(format!("manifest.json is of {}", image.digest)));
+        }
+        let kernel = image.kernel.as_ref().map(|file| (KERNEL, file.size_bytes));
+        let initrd = image.initrd.as_ref().map(|file| (INITRD, file.size_bytes));
+        let parts = [Some((DISK, image.disk.virtual_bytes)), kernel, initrd];
+        for (name, length) in parts.into_iter().flatten() {
+            match dir.join(name).metadata() {
+                Ok(metadata) if metadata.len() == length => {}
+                Ok(metadata) => return Err(damaged(format!("{name} has {} of {length} bytes", metadata.len()))),
+                Err(error) => return Err(damaged(format!("{name}: {error}"))),
+            }
+        }
+        Ok(image)
+    }
+
+    /// The disk, for reading.
+    pub fn open_disk(&self, digest: &ImageDigest) -> Result<File, StoreError> {
+        self.get(digest)?;
+        self.open_part(digest, DISK)
+    }
+
+    /// The kernel, for reading.
+    pub fn open_kernel(&self, digest: &ImageDigest) -> Result<File, StoreError> {
+        if self.get(digest)?.kernel.is_none() {
+            let digest = digest.clone();
+            return Err(StoreError::NoSuchPart { digest, part: KERNEL });
+        }
+        self.open_part(digest, KERNEL)
+    }
+
+    /// The initrd, for reading.
+    pub fn open_initrd(&self, digest: &ImageDigest) -> Result<File, StoreError> {
+        if self.get(digest)?.initrd.is_none() {
+            let digest = digest.clone();
+            return Err(StoreError::NoSuchPart { digest, part: INITRD });
+        }
+        self.open_part(digest, INITRD)
+    }
+
+    fn open_part(&self, digest: &ImageDigest, name: &str) -> Result<File, StoreError> {
+        let path = self.image_dir(digest).join(name);
+        File::open(&path).map_err(StoreError::io("open", &path))
+    }
+
+    /// Makes a private disk of `size_bytes` at `target` (which must not exist) from an image's, by reflink where the file system
+    /// can, else by copying what is not a hole. Durable when it returns. When the future is dropped the copy stops soon after.
+    pub async fn clone_disk(&self, digest: &ImageDigest, target: &Path, size_bytes: u64) -> Result<Cloned, CloneError> {
+        let image = self.get(digest).map_err(CloneError::Image)?;
+        if size_bytes < image.disk.virtual_bytes {
+            return Err(CloneError::TooSmall {
+                digest: digest.clone(),
+                needed_bytes: image.disk.virtual_bytes,
+                wanted_bytes: size_bytes,
+            });
+        }
+        if !size_bytes.is_multiple_of(512) {
+            return Err(CloneError::NotSectors(size_bytes));
+        }
+        let disk = self.open_disk(digest).map_err(CloneError::Image)?;
+        let stop = CancellationToken::new();
+        let _stop_when_dropped = stop.clone().drop_guard();
+        let path = target.to_path_buf();
+        let work = move || clone_file(&disk, &path, size_bytes, &|| stop.is_cancelled());
+        match tokio::task::spawn_blocking(work).await {
+            Ok(result) => result,
+            Err(_) => Err(CloneError::Cancelled(target.to_path_buf())),
+        }
+    }
+
+    /// Removes an image, also a damaged one. Disks cloned from it and files opened from it stay as they are.
+    pub fn remove(&self, digest: &ImageDigest) -> Result<(), StoreError> {
+        let dir = self.image_dir(digest);
+        if !dir.exists() {
+            return Err(StoreError::NotFound(digest.clone()));
+        }
+        let io = |action| StoreError::io(action, &dir);
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        std::fs::set_permissions(&dir, open).map_err(io("unseal"))?;
+        let grave = self.fresh_tmp("removed");
+        std::fs::rename(&dir, &grave).map_err(io("remove"))?;
+        durable::sync_dir(&self.images()).map_err(io("remove"))?;
+        durable::remove_all(&grave).map_err(io("remove"))
+    }
+
+    /// What the store occupies.
+    pub fn usage(&self) -> Result<Usage, StoreError> {
+        let size = |path: PathBuf| occupied(&path).map_err(StoreError::io("measure", &path));
+        Ok(Usage {
+            images_bytes: size(self.images())?,
+            blobs_bytes: size(self.blobs())?,
+            imports_bytes: size(self.tmp())?,
+            free_bytes: self
+                .free_bytes()
+                .map_err(StoreError::io("measure", &self.0.settings.root))?,
+        })
+    }
+
+    /// Drops whole and partial layers that no pull under way wants. Returns the bytes freed.
+    pub fn drop_unused_blobs(&self) -> Result<u64, StoreError> {
+        let wanted = self.0.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut freed = 0;
+        for path in children(&self.blobs()).map_err(StoreError::io("list", &self.blobs()))? {
+            let hex = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+            if ImageDigest::from_hex(hex).is_some_and(|digest| wanted.contains_key(&digest)) {
+                continue;
+            }
+            freed += occupied(&path).map_err(StoreError::io("measure", &path))?;
+            durable::remove_all(&path).map_err(StoreError::io("remove", &path))?;
+        }
+        Ok(freed)
+    }
+
+    pub(crate) fn free_bytes(&self) -> io::Result<u64> {
+        durable::free_bytes(&self.0.settings.root)
+    }
+
+    pub(crate) fn images(&self) -> PathBuf {
+        self.0.settings.root.join("images/sha256")
+    }
+
+    pub(crate) fn image_dir(&self, digest: &ImageDigest) -> PathBuf {
+        self.images().join(digest.hex())
+    }
+
+    pub(crate) fn blobs(&self) -> PathBuf {
+        self.0.settings.root.join("blobs")
+    }
+
+    fn tmp(&self) -> PathBuf {
+        self.0.settings.root.join("tmp")
+    }
+
+    /// A path under `tmp/` nothing else uses.
+    pub(crate) fn fresh_tmp(&self, what: &str) -> PathBuf {
+        let number = self.0.made.fetch_add(1, Ordering::Relaxed);
+        self.tmp().join(format!("{what}-{number}"))
+    }
+
+    /// Waits for the lock called `name`.
+    pub(crate) async fn lock(&self, name: String) -> OwnedMutexGuard<()> {
+        let lock = {
+            let mut locks = self.0.locks.lock().unwrap_or_else(PoisonError::into_inner);
+            locks.retain(|_, lock| Arc::strong_count(lock) > 1);
+            Arc::clone(locks.entry(name).or_default())
+        };
+        lock.lock_owned().await
+    }
+
+    /// Keeps blobs from being dropped until the token is.
+    pub(crate) fn want(&self, digests: Vec<ImageDigest>) -> Wanted {
+        let mut wanted = self.0.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        for digest in &digests {
+            *wanted.entry(digest.clone()).or_default() += 1;
+        }
+        Wanted {
+            store: self.clone(),
+            digests,
+        }
+    }
+
+    fn names(&self) -> io::Result<Vec<(String, Option<ImageDigest>)>> {
+        let name = |path: PathBuf| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let digest = ImageDigest::from_hex(&name);
+            (name, digest)
+        };
+        Ok(children(&self.images())?.into_iter().map(name).collect())
+    }
+}
+
+/// Blobs an import wants.
+pub(crate) struct Wanted {
+    store: Store,
+    digests: Vec<ImageDigest>,
+}
+
+impl Wanted {
+    /// The image is sealed: its layers have served, unless another import wants them too.
+    pub(crate) fn served(mut self) {
+        for digest in self.release() {
+            let path = fetch::finished_path(&self.store.blobs(), &digest);
+            if let Err(error) = durable::remove_all(&path) {
+                tracing::warn!(path = %path.display(), "cannot remove a layer that has served: {error}");
+            }
+        }
+    }
+
+    /// Gives up the claims; returns what nobody wants any more.
+    fn release(&mut self) -> Vec<ImageDigest> {
+        let mut wanted = self.store.0.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = Vec::new();
+        for digest in self.digests.drain(..) {
+            match wanted.get_mut(&digest) {
+                Some(count) if *count > 1 => *count -= 1,
+                _ => {
+                    wanted.remove(&digest);
+                    free.push(digest);
+                }
+            }
+        }
+        free
+    }
+}
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+fn children(path: &Path) -> io::Result<Vec<PathBuf>> {
+    std::fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect()
+}
+
+/// Disk space of a file, or of a directory and all below it; what vanishes meanwhile counts nothing.
+fn occupied(path: &Path) -> io::Result<u64> {
+    use std::os::unix::fs::MetadataExt;
+    let metadata = match path.symlink_metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        other => other?,
+    };
+    let mut sum = metadata.blocks() * 512;
+    if metadata.is_dir() {
+        for child in children(path)? {
+            sum += occupied(&child)?;
+        }
+    }
+    Ok(sum)
+}
