@@ -6,4 +6,5 @@ pub mod kernel;
 pub mod lab;
 pub mod packages;
 pub mod registry;
+pub mod tidy;
 pub mod tools;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use xtask::registry::Registry;
-use xtask::{golden, lab, tools};
+use xtask::{golden, lab, tidy, tools};
 
 /// The project's own commands.
 #[derive(Parser)]
@@ -19,6 +19,8 @@ struct Line {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Checks the project's rules: layers, importers, sizes, names, module cycles, licences.
+    Tidy,
     /// Builds the golden images and serves them from a registry on loopback until interrupted.
     Registry,
     /// A Debian host under emulation whose /dev/kvm boots stock guests.
@@ -49,6 +51,7 @@ fn parse_file(text: &str) -> Result<(PathBuf, String), String> {
 
 fn main() -> ExitCode {
     let done = match Line::parse().command {
+        Task::Tidy => tidy::run(),
         Task::Registry => serve(),
         Task::Lab(args) => lab_command(&args),
     };
