@@ -17,6 +17,9 @@ pub const SIZE_BYTES: u64 = 4 << 20;
 /// Writes in flight at once, and buffers in one transfer: more than a submission queue or one `readv` takes.
 const MANY: u64 = 1500;
 
+/// Longest request of the random model, bytes.
+const MODEL_STEP_BYTES: u64 = 100 << 10;
+
 type Case = fn(Arc<dyn Disk>) -> DiskFuture<'static, ()>;
 
 /// Runs the suite. `make` gives a fresh, writable, zeroed disk of [`SIZE_BYTES`] each time; `block_on` runs a future to its
@@ -378,14 +381,14 @@ async fn takes_many_buffers(disk: Arc<dyn Disk>) {
 async fn survives_dropped_futures(disk: Arc<dyn Disk>) {
     let io = open(&disk);
     let s = sector(&*io);
-    let old = pattern(64 * s, 1);
-    put(&*io, 0, &old, 64 * s).await;
-    for _ in 0..8 {
-        for i in 0..64 {
+    let old = pattern(16 * s, 1);
+    put(&*io, 0, &old, 16 * s).await;
+    for _ in 0..32 {
+        for i in 0..16 {
             let mut write = io.write((i * s) as u64, vec![buf(&vec![0xab; s])]);
             poll_fn(|context| Poll::Ready(write.as_mut().poll(context).is_ready())).await;
             drop(write);
-            let mut read = io.read(0, vec![empty(64 * s)]);
+            let mut read = io.read(0, vec![empty(16 * s)]);
             poll_fn(|context| Poll::Ready(read.as_mut().poll(context).is_ready())).await;
             drop(read);
         }
@@ -396,7 +399,7 @@ async fn survives_dropped_futures(disk: Arc<dyn Disk>) {
     let far = pattern(s, 2);
     put(&*io, 1 << 20, &far, s).await;
     assert_eq!(get(&*io, 1 << 20, s, s).await, far);
-    let now = get(&*io, 0, 64 * s, 64 * s).await;
+    let now = get(&*io, 0, 16 * s, 16 * s).await;
     assert!(
         now.iter()
             .zip(&old)
@@ -433,7 +436,7 @@ async fn follows_the_model(disk: Arc<dyn Disk>, seed: u64) {
     let mut state = seed;
     for step in 0..400 {
         let first = next(&mut state) % sectors;
-        let count = (next(&mut state) % 200).min(sectors - first);
+        let count = (next(&mut state) % (MODEL_STEP_BYTES / s)).min(sectors - first);
         let (offset, len) = (first * s, count * s);
         let range = offset as usize..(offset + len) as usize;
         let piece = (next(&mut state) % 20_000 + 1) as usize;

@@ -1,0 +1,22 @@
+//! Raw images: a file or a block device, byte for byte, behind the disk contract.
+//!
+//! ```text
+//!   RawDisk::open(path) ─┐   inspect: kind, size, sectors, direct-I/O rules
+//!   RawDisk::from_fd(fd) ┴─▶ lock (shared or exclusive, of the opening)  ──▶ RawDisk ── open_queue() ──▶ queue on a uring
+//!                                                                              read, write: straight, or bounced if direct
+//!                                                                              I/O can not use the guest's addresses
+//!                                                                              discard, zeroes: fallocate, then fallbacks
+//! ```
+//!
+//! Two openings of one file never write it both: see [`OpenError::InUse`].
+
+mod bounce;
+mod holder;
+mod open;
+mod queue;
+mod target;
+#[cfg(test)]
+mod tests;
+
+pub use holder::{Holder, Holders};
+pub use open::{CacheMode, OpenError, RawDisk, RawOptions, SectorSize};

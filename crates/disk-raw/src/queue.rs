@@ -1,0 +1,268 @@
+//! One queue of a raw disk: requests become operations of this thread's ring.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use disk::{Access, DiskError, DiskErrorKind, DiskFuture, DiskIo, DiskOp, Geometry, Transferred, ZeroMode, total_len};
+use guestmem::IoBuf;
+use rustix::io::Errno;
+use uring::blocking;
+use uring::{Allocation, File, Ring, SyncScope};
+
+use crate::bounce::{self, Cursor};
+use crate::target::{DirectRules, Kind};
+
+/// What a store can do besides reading and writing: assumed until it says otherwise. Shared by all queues.
+pub(crate) struct Abilities {
+    kind: Kind,
+    punches: AtomicBool,
+    zeroes: AtomicBool,
+    discards_blocks: AtomicBool,
+}
+
+impl Abilities {
+    pub(crate) fn of(kind: Kind) -> Self {
+        Self {
+            kind,
+            punches: AtomicBool::new(true),
+            zeroes: AtomicBool::new(true),
+            discards_blocks: AtomicBool::new(kind == Kind::Block),
+        }
+    }
+
+    /// As if the store had said that it has no fallocate.
+    #[cfg(test)]
+    pub(crate) fn forget_fallocate(&self) {
+        self.punches.store(false, Ordering::Relaxed);
+        self.zeroes.store(false, Ordering::Relaxed);
+    }
+
+    fn ability(&self, how: Allocation) -> Option<&AtomicBool> {
+        match how {
+            Allocation::PunchHole => Some(&self.punches),
+            Allocation::ZeroRange => Some(&self.zeroes),
+            Allocation::Reserve => None,
+        }
+    }
+}
+
+pub(crate) struct RawQueue {
+    ring: Ring,
+    file: File,
+    fd: Arc<OwnedFd>,
+    geometry: Geometry,
+    direct: Option<DirectRules>,
+    abilities: Arc<Abilities>,
+}
+
+impl RawQueue {
+    pub(crate) fn new(
+        fd: Arc<OwnedFd>,
+        geometry: Geometry,
+        direct: Option<DirectRules>,
+        abilities: Arc<Abilities>,
+    ) -> Result<Self, DiskError> {
+        let ring = Ring::current();
+        let ring = ring.map_err(|error| DiskError::new(DiskOp::Open, DiskErrorKind::Unsupported).because(error))?;
+        Ok(Self {
+            ring,
+            file: File::from(Arc::clone(&fd)),
+            fd,
+            geometry,
+            direct,
+            abilities,
+        })
+    }
+
+    /// Whether these buffers have to be copied for direct I/O.
+    fn bounces(&self, bufs: &[IoBuf]) -> bool {
+        self.direct.is_some_and(|rules| !bounce::fits(rules, bufs))
+    }
+
+    async fn read_bounced(&self, offset: u64, bufs: &[IoBuf]) -> Result<(), DiskError> {
+        let total = total_len(bufs);
+        let mut cursor = Cursor::default();
+        let mut copy = bounce::piece(DiskOp::Read, total)?;
+        for (at, len) in bounce::pieces(offset, total) {
+            drop(copy.split_off(len));
+            let (result, copies) = self.ring.read_exact(&self.file, at, vec![copy]).await;
+            result.map_err(|error| failed(DiskOp::Read, error))?;
+            for copied in &copies {
+                cursor.scatter(bufs, copied);
+            }
+            copy = first(copies, DiskOp::Read)?;
+        }
+        Ok(())
+    }
+
+    async fn write_bounced(&self, offset: u64, bufs: &[IoBuf]) -> Result<(), DiskError> {
+        let total = total_len(bufs);
+        let mut cursor = Cursor::default();
+        let mut copy = bounce::piece(DiskOp::Write, total)?;
+        for (at, len) in bounce::pieces(offset, total) {
+            drop(copy.split_off(len));
+            cursor.gather(bufs, &copy);
+            let (result, copies) = self.ring.write_all(&self.file, at, vec![copy]).await;
+            result.map_err(|error| failed(DiskOp::Write, error))?;
+            copy = first(copies, DiskOp::Write)?;
+        }
+        Ok(())
+    }
+
+    async fn write_zero_pieces(&self, offset: u64, total: u64) -> Result<(), DiskError> {
+        let mut zeroes = bounce::piece(DiskOp::WriteZeroes, total)?;
+        for (at, len) in bounce::pieces(offset, total) {
+            drop(zeroes.split_off(len));
+            let (result, copies) = self.ring.write_all(&self.file, at, vec![zeroes]).await;
+            result.map_err(|error| failed(DiskOp::WriteZeroes, error))?;
+            zeroes = first(copies, DiskOp::WriteZeroes)?;
+        }
+        Ok(())
+    }
+
+    /// `Ok(false)` when the store can not do it in this way.
+    async fn allocate(&self, how: Allocation, offset: u64, len: u64) -> io::Result<bool> {
+        let Some(able) = self.abilities.ability(how) else {
+            return Ok(false);
+        };
+        if !able.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        match self.ring.allocate(&self.file, how, offset, len).await {
+            Ok(()) => Ok(true),
+            Err(error) => match error.raw_os_error().map(Errno::from_raw_os_error) {
+                Some(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NODEV) => {
+                    able.store(false, Ordering::Relaxed);
+                    Ok(false)
+                }
+                // A block device with larger sectors than the guest's, and a range inside of one: this time only.
+                Some(Errno::INVAL) if self.abilities.kind == Kind::Block => Ok(false),
+                _ => Err(error),
+            },
+        }
+    }
+
+    async fn zero(&self, offset: u64, len: u64, mode: ZeroMode) -> Result<(), DiskError> {
+        let ways: &[Allocation] = match mode {
+            ZeroMode::MayUnmap => &[Allocation::PunchHole, Allocation::ZeroRange],
+            ZeroMode::KeepAllocated => &[Allocation::ZeroRange],
+        };
+        for &how in ways {
+            if self
+                .allocate(how, offset, len)
+                .await
+                .map_err(|error| failed(DiskOp::WriteZeroes, error))?
+            {
+                return Ok(());
+            }
+        }
+        self.write_zero_pieces(offset, len).await
+    }
+
+    /// A store that can not discard has taken the hint and ignored it.
+    async fn unmap(&self, offset: u64, len: u64) -> Result<(), DiskError> {
+        let punched = self.allocate(Allocation::PunchHole, offset, len).await;
+        if punched.map_err(|error| failed(DiskOp::Discard, error))? {
+            return Ok(());
+        }
+        if self.abilities.discards_blocks.load(Ordering::Relaxed)
+            && let Err(error) = blocking::discard_blocks(&*self.fd, offset, len)
+        {
+            match error.raw_os_error().map(Errno::from_raw_os_error) {
+                Some(Errno::OPNOTSUPP) => self.abilities.discards_blocks.store(false, Ordering::Relaxed),
+                Some(Errno::INVAL) => {}
+                _ => return Err(failed(DiskOp::Discard, error)),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the ring said, classified.
+fn failed(op: DiskOp, error: io::Error) -> DiskError {
+    if error.raw_os_error() == Some(Errno::CANCELED.raw_os_error()) {
+        return DiskError::new(op, DiskErrorKind::Cancelled).because(error);
+    }
+    DiskError::from_io(op, error)
+}
+
+/// The one buffer that was lent to the ring.
+fn first(bufs: Vec<IoBuf>, op: DiskOp) -> Result<IoBuf, DiskError> {
+    bufs.into_iter()
+        .next()
+        .ok_or_else(|| DiskError::new(op, DiskErrorKind::Io))
+}
+
+impl DiskIo for RawQueue {
+    fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    fn read(&self, offset: u64, bufs: Vec<IoBuf>) -> DiskFuture<'_, Transferred> {
+        Box::pin(async move {
+            let len = total_len(&bufs);
+            if let Err(error) = self.geometry.check(DiskOp::Read, offset, len) {
+                return (Err(error), bufs);
+            }
+            let (result, bufs) = if self.bounces(&bufs) {
+                (self.read_bounced(offset, &bufs).await, bufs)
+            } else {
+                let (result, bufs) = self.ring.read_exact(&self.file, offset, bufs).await;
+                (result.map_err(|error| failed(DiskOp::Read, error)), bufs)
+            };
+            (result.map_err(|error| error.at(offset, len)), bufs)
+        })
+    }
+
+    fn write(&self, offset: u64, bufs: Vec<IoBuf>) -> DiskFuture<'_, Transferred> {
+        Box::pin(async move {
+            let len = total_len(&bufs);
+            if let Err(error) = self.geometry.check(DiskOp::Write, offset, len) {
+                return (Err(error), bufs);
+            }
+            let (result, bufs) = if self.bounces(&bufs) {
+                (self.write_bounced(offset, &bufs).await, bufs)
+            } else {
+                let (result, bufs) = self.ring.write_all(&self.file, offset, bufs).await;
+                (result.map_err(|error| failed(DiskOp::Write, error)), bufs)
+            };
+            (result.map_err(|error| error.at(offset, len)), bufs)
+        })
+    }
+
+    fn flush(&self) -> DiskFuture<'_, Result<(), DiskError>> {
+        Box::pin(async move {
+            match self.geometry.access {
+                Access::ReadOnly => Ok(()),
+                Access::ReadWrite => {
+                    let synced = self.ring.sync(&self.file, SyncScope::Data).await;
+                    synced.map_err(|error| failed(DiskOp::Flush, error))
+                }
+            }
+        })
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> DiskFuture<'_, Result<(), DiskError>> {
+        Box::pin(async move {
+            self.geometry.check(DiskOp::Discard, offset, len)?;
+            if len == 0 {
+                return Ok(());
+            }
+            self.unmap(offset, len).await.map_err(|error| error.at(offset, len))
+        })
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64, mode: ZeroMode) -> DiskFuture<'_, Result<(), DiskError>> {
+        Box::pin(async move {
+            self.geometry.check(DiskOp::WriteZeroes, offset, len)?;
+            if len == 0 {
+                return Ok(());
+            }
+            self.zero(offset, len, mode)
+                .await
+                .map_err(|error| error.at(offset, len))
+        })
+    }
+}

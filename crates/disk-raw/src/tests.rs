@@ -1,0 +1,497 @@
+//! The conformance suite on real files, cached and direct; a model with injected faults; locks; refusals.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use disk::conformance::{self, SIZE_BYTES, pattern};
+use disk::{
+    Access, Disk, DiskError, DiskErrorKind, DiskFuture, DiskIo, DiskOp, Fault, FaultPlan, Faulty, Strike, ZeroMode,
+};
+use guestmem::{GuestAddress, GuestMemory, IoBuf, MemoryConfig};
+use proptest::prelude::*;
+use tempfile::NamedTempFile;
+use uring::Executor;
+
+use crate::*;
+
+/// Blocks on one future with an executor of few entries.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    Executor::new(8).unwrap().block_on(future).unwrap()
+}
+
+fn image(size_bytes: u64) -> NamedTempFile {
+    let file = NamedTempFile::new().unwrap();
+    file.as_file().set_len(size_bytes).unwrap();
+    file
+}
+
+fn options(cache: CacheMode, sector: SectorSize) -> RawOptions {
+    RawOptions {
+        cache,
+        sector,
+        ..RawOptions::named("test.raw")
+    }
+}
+
+/// A fresh disk; `None`, and a word about it, where the temporary directory can not do direct I/O in such sectors.
+fn disk(size_bytes: u64, cache: CacheMode, sector: SectorSize) -> Option<RawDisk> {
+    match RawDisk::open(image(size_bytes).path(), options(cache, sector)) {
+        Err(error @ (OpenError::NoDirect { .. } | OpenError::DirectUnit { .. })) => {
+            eprintln!("skipped: {error}");
+            None
+        }
+        opened => Some(opened.unwrap()),
+    }
+}
+
+fn conforms(cache: CacheMode, sector: SectorSize) {
+    if disk(SIZE_BYTES, cache, sector).is_some() {
+        let make = || -> Arc<dyn Disk> { Arc::new(disk(SIZE_BYTES, cache, sector).unwrap()) };
+        conformance::all(make, |case: DiskFuture<'_, ()>| block_on(case));
+    }
+}
+
+#[test]
+fn cached_files_conform() {
+    conforms(CacheMode::Cached, SectorSize::B512);
+}
+
+#[test]
+fn cached_files_with_large_sectors_conform() {
+    conforms(CacheMode::Cached, SectorSize::B4096);
+}
+
+#[test]
+fn direct_files_conform() {
+    conforms(CacheMode::Direct, SectorSize::B512);
+}
+
+#[test]
+fn direct_files_with_large_sectors_conform() {
+    conforms(CacheMode::Direct, SectorSize::B4096);
+}
+
+/// Stores that know no fallocate at all fall back to writing zeroes, and ignore discards.
+#[test]
+fn files_without_fallocate_conform() {
+    let make = || -> Arc<dyn Disk> {
+        let disk = disk(SIZE_BYTES, CacheMode::Cached, SectorSize::B512).unwrap();
+        disk.forget_fallocate();
+        Arc::new(disk)
+    };
+    conformance::all(make, |case| block_on(case));
+}
+
+#[test]
+fn loop_devices_conform() {
+    let Some(device) = LoopDevice::attach() else { return };
+    for cache in [CacheMode::Cached, CacheMode::Direct] {
+        let make = || -> Arc<dyn Disk> {
+            device.backing.as_file().set_len(0).unwrap();
+            device.backing.as_file().set_len(SIZE_BYTES).unwrap();
+            let disk = RawDisk::open(device.path(), options(cache, SectorSize::B512)).unwrap();
+            block_on(async {
+                let io = disk.open_queue().unwrap();
+                io.write_zeroes(0, SIZE_BYTES, ZeroMode::MayUnmap).await.unwrap();
+            });
+            Arc::new(disk)
+        };
+        conformance::all(make, |case| block_on(case));
+    }
+}
+
+/// A block device on a file; detached when dropped.
+struct LoopDevice {
+    backing: NamedTempFile,
+    name: String,
+}
+
+impl LoopDevice {
+    /// `None`, and a word about it, where this user or host can not have one.
+    fn attach() -> Option<Self> {
+        let backing = image(SIZE_BYTES);
+        let made = Command::new("losetup")
+            .args(["--find", "--show"])
+            .arg(backing.path())
+            .output();
+        match made {
+            Ok(made) if made.status.success() => {
+                let name = String::from_utf8(made.stdout).unwrap().trim().to_owned();
+                Some(Self { backing, name })
+            }
+            _ => {
+                eprintln!("skipped: no loop device to be had (needs losetup, /dev/loop-control and root)");
+                None
+            }
+        }
+    }
+
+    fn path(&self) -> &Path {
+        Path::new(&self.name)
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").args(["--detach", &self.name]).status();
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Write { seed: u64, piece: usize },
+    Read { piece: usize },
+    Zero(ZeroMode),
+    Discard,
+    Flush,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let piece = prop_oneof![Just(512_usize), Just(4096), 1_usize..9000];
+    prop_oneof![
+        3 => (any::<u64>(), piece.clone()).prop_map(|(seed, piece)| Step::Write { seed, piece }),
+        3 => piece.prop_map(|piece| Step::Read { piece }),
+        1 => Just(Step::Zero(ZeroMode::MayUnmap)),
+        1 => Just(Step::Zero(ZeroMode::KeepAllocated)),
+        1 => Just(Step::Discard),
+        1 => Just(Step::Flush),
+    ]
+}
+
+const MODEL_SECTORS: u64 = 1200;
+
+/// A step, where it goes (sectors), and whether a fault strikes it.
+type Planned = (Step, u64, u64, Option<Strike>);
+
+fn planned() -> impl Strategy<Value = Planned> {
+    let strike = prop_oneof![8 => Just(None), 1 => Just(Some(Strike::Before)), 1 => Just(Some(Strike::After))];
+    // Up to 600 sectors: longer than one bounce piece.
+    (step(), 0..MODEL_SECTORS, prop_oneof![0_u64..20, 0_u64..600], strike)
+}
+
+/// Applies one step to disk and model, and compares what it reads.
+async fn follow(io: &dyn DiskIo, plan: &FaultPlan, model: &mut [u8], (step, first, count, strike): Planned) {
+    let count = count.min(MODEL_SECTORS - first);
+    let (offset, len) = (first * 512, count * 512);
+    let range = usize::try_from(offset).unwrap()..usize::try_from(offset + len).unwrap();
+    let op = match step {
+        Step::Write { .. } => DiskOp::Write,
+        Step::Read { .. } => DiskOp::Read,
+        Step::Zero(_) => DiskOp::WriteZeroes,
+        Step::Discard => DiskOp::Discard,
+        Step::Flush => DiskOp::Flush,
+    };
+    plan.clear();
+    // A fault strikes what touches bytes; an empty request touches none.
+    let strike = strike.filter(|_| len > 0 || op == DiskOp::Flush);
+    if let Some(strike) = strike {
+        plan.inject(Fault {
+            strike,
+            ..Fault::always(op, DiskErrorKind::Io)
+        });
+    }
+    let done = strike != Some(Strike::Before);
+    let result = match step {
+        Step::Write { seed, piece } => {
+            let bytes = pattern(range.len(), seed);
+            let bufs = bytes
+                .chunks(piece)
+                .map(|chunk| IoBuf::from_bytes(chunk).unwrap())
+                .collect();
+            let (result, _) = io.write(offset, bufs).await;
+            if done {
+                model[range].copy_from_slice(&bytes);
+            }
+            result
+        }
+        Step::Read { piece } => {
+            let bufs = model[range.clone()]
+                .chunks(piece)
+                .map(|chunk| IoBuf::heap(chunk.len(), 1).unwrap())
+                .collect();
+            let (result, bufs) = io.read(offset, bufs).await;
+            let bytes: Vec<u8> = bufs.iter().flat_map(IoBuf::to_vec).collect();
+            assert!(!done || bytes == model[range], "read of {len} bytes at {offset}");
+            result
+        }
+        Step::Zero(mode) => {
+            let result = io.write_zeroes(offset, len, mode).await;
+            if done {
+                model[range].fill(0);
+            }
+            result
+        }
+        Step::Discard => {
+            let result = io.discard(offset, len).await;
+            // What a discarded sector reads as is the disk's choice; from now on it stands by it.
+            let buf = IoBuf::heap(range.len(), 1).unwrap();
+            let (read, bufs) = io.read(offset, vec![buf]).await;
+            read.unwrap();
+            let now = bufs[0].to_vec();
+            for (new, old) in now.chunks(512).zip(model[range.clone()].chunks(512)) {
+                assert!(
+                    new == old || (done && new.iter().all(|&b| b == 0)),
+                    "discard at {offset}"
+                );
+            }
+            model[range].copy_from_slice(&now);
+            result
+        }
+        Step::Flush => io.flush().await,
+    };
+    assert_eq!(result.is_err(), strike.is_some(), "{op}");
+}
+
+fn model_holds(cache: CacheMode, plans: Vec<Planned>) {
+    let Some(raw) = disk(MODEL_SECTORS * 512, cache, SectorSize::B512) else {
+        return;
+    };
+    let plan = FaultPlan::new();
+    let disk = Faulty::new(Arc::new(raw), plan.clone());
+    block_on(async {
+        let io = disk.open_queue().unwrap();
+        let mut model = vec![0; usize::try_from(MODEL_SECTORS * 512).unwrap()];
+        for planned in plans {
+            follow(&*io, &plan, &mut model, planned).await;
+        }
+        plan.clear();
+        let (result, bufs) = io.read(0, vec![IoBuf::heap(model.len(), 4096).unwrap()]).await;
+        result.unwrap();
+        assert!(bufs[0].to_vec() == model, "the whole disk");
+    });
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn cached_files_follow_the_model_under_faults(plans in prop::collection::vec(planned(), 1..40)) {
+        model_holds(CacheMode::Cached, plans);
+    }
+
+    #[test]
+    fn direct_files_follow_the_model_under_faults(plans in prop::collection::vec(planned(), 1..40)) {
+        model_holds(CacheMode::Direct, plans);
+    }
+}
+
+#[test]
+fn guest_memory_reaches_the_file_without_a_stop() {
+    let memory = GuestMemory::new(MemoryConfig {
+        size_bytes: 1 << 20,
+        hugepages: None,
+        prefault: false,
+    })
+    .unwrap();
+    for cache in [CacheMode::Cached, CacheMode::Direct] {
+        let Some(disk) = disk(SIZE_BYTES, cache, SectorSize::B512) else {
+            continue;
+        };
+        let guest = |gpa, len| IoBuf::guest(&memory, GuestAddress(gpa), len).unwrap();
+        let bytes = pattern(8192, 3);
+        guest(4096, 8192).copy_from(0, &bytes).unwrap();
+        block_on(async {
+            let io = disk.open_queue().unwrap();
+            io.write(512, vec![guest(4096, 512), guest(4608, 7680)])
+                .await
+                .0
+                .unwrap();
+            // Once where direct I/O can go straight, once at an address it can not use.
+            for gpa in [0x10000, 0x20001] {
+                io.read(512, vec![guest(gpa, 8192)]).await.0.unwrap();
+                assert!(guest(gpa, 8192).to_vec() == bytes, "{cache:?} at {gpa:#x}");
+            }
+        });
+    }
+}
+
+fn open(path: &Path, access: Access) -> Result<RawDisk, OpenError> {
+    RawDisk::open(
+        path,
+        RawOptions {
+            access,
+            ..RawOptions::named("test.raw")
+        },
+    )
+}
+
+#[test]
+fn one_writer_or_many_readers() {
+    let file = image(SIZE_BYTES);
+    let writer = open(file.path(), Access::ReadWrite).unwrap();
+    for access in [Access::ReadWrite, Access::ReadOnly] {
+        let text = open(file.path(), access).err().unwrap().to_string();
+        let expected = format!("disk image test.raw is in use by process {} (", std::process::id());
+        assert!(text.starts_with(&expected), "{text}");
+    }
+    // A queue keeps the lock after the disk is gone.
+    let mut executor = Executor::new(8).unwrap();
+    let queue = writer.open_queue().unwrap();
+    drop(writer);
+    assert!(matches!(
+        open(file.path(), Access::ReadOnly),
+        Err(OpenError::InUse { .. })
+    ));
+    drop(queue);
+    executor.block_on(async {}).unwrap();
+    let readers = [(); 2].map(|()| open(file.path(), Access::ReadOnly).unwrap());
+    assert!(matches!(
+        open(file.path(), Access::ReadWrite),
+        Err(OpenError::InUse { .. })
+    ));
+    drop(readers);
+    open(file.path(), Access::ReadWrite).unwrap();
+}
+
+/// Set for the other process of the next test.
+const HOLD: &str = "KARAT_TEST_HOLD_IMAGE";
+
+/// Does nothing by itself: it is what the other process of the next test runs.
+#[test]
+fn holder_process() {
+    if let Some(path) = std::env::var_os(HOLD) {
+        let _disk = open(Path::new(&path), Access::ReadWrite).unwrap();
+        println!("\nholding");
+        let _ = std::io::stdin().read(&mut [0]);
+    }
+}
+
+#[test]
+fn another_process_is_kept_out_and_named() {
+    let file = image(SIZE_BYTES);
+    let mut other = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "tests::holder_process", "--nocapture"])
+        .env(HOLD, file.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(other.stdout.take().unwrap()).lines();
+    assert!(said.any(|line| line.unwrap() == "holding"));
+    let error = open(file.path(), Access::ReadWrite).err().unwrap();
+    let OpenError::InUse { holders, .. } = &error else {
+        panic!("{error}")
+    };
+    assert_eq!(
+        holders.0.iter().map(|holder| holder.pid).collect::<Vec<_>>(),
+        [other.id()]
+    );
+    other.stdin.take().unwrap().write_all(b"\n").unwrap();
+    // Reading on lets it finish what it has to say.
+    said.for_each(drop);
+    assert!(other.wait().unwrap().success());
+    open(file.path(), Access::ReadWrite).unwrap();
+}
+
+#[test]
+fn what_is_no_usable_disk_is_refused_by_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let refused = |path: &Path, access| open(path, access).err().unwrap().to_string();
+    assert!(refused(directory.path(), Access::ReadOnly).contains("is a directory"));
+    assert!(refused(&directory.path().join("none"), Access::ReadOnly).contains("can not be opened"));
+    assert!(refused(Path::new("/dev/null"), Access::ReadWrite).contains("is a character device"));
+    assert!(refused(image(0).path(), Access::ReadWrite).contains("has 0 bytes"));
+    assert!(refused(image(1000).path(), Access::ReadWrite).contains("has 1000 bytes"));
+    let read_only = fs::File::open(image(512).path()).unwrap();
+    let error = RawDisk::from_fd(read_only.into(), RawOptions::named("passed"))
+        .err()
+        .unwrap();
+    assert!(error.to_string().contains("not opened for writing"), "{error}");
+}
+
+#[test]
+fn passed_descriptors_lose_flags_that_would_harm() {
+    let file = image(SIZE_BYTES);
+    file.as_file().write_all_at(&[9; 512], 512).unwrap();
+    let appending = fs::File::options().read(true).append(true).open(file.path()).unwrap();
+    let disk = RawDisk::from_fd(appending.into(), RawOptions::named("passed")).unwrap();
+    block_on(async {
+        let io = disk.open_queue().unwrap();
+        io.write(0, vec![IoBuf::from_bytes(&[1; 512]).unwrap()])
+            .await
+            .0
+            .unwrap();
+    });
+    let mut bytes = [0; 1024];
+    file.as_file().read_exact_at(&mut bytes, 0).unwrap();
+    assert_eq!((bytes[0], bytes[512]), (1, 9));
+    assert_eq!(file.as_file().metadata().unwrap().len(), SIZE_BYTES);
+}
+
+#[test]
+fn a_read_only_disk_never_changes() {
+    let file = image(SIZE_BYTES);
+    let disk = open(file.path(), Access::ReadOnly).unwrap();
+    block_on(async {
+        let io = disk.open_queue().unwrap();
+        let kind = |result: Result<(), DiskError>| result.unwrap_err().kind();
+        assert_eq!(
+            kind(io.write(0, vec![IoBuf::heap(512, 1).unwrap()]).await.0),
+            DiskErrorKind::ReadOnly
+        );
+        assert_eq!(kind(io.discard(0, 512).await), DiskErrorKind::ReadOnly);
+        assert_eq!(
+            kind(io.write_zeroes(0, 512, ZeroMode::MayUnmap).await),
+            DiskErrorKind::ReadOnly
+        );
+        io.flush().await.unwrap();
+        io.read(0, vec![IoBuf::heap(512, 1).unwrap()]).await.0.unwrap();
+    });
+}
+
+#[test]
+fn a_file_cut_short_below_fails_reads_and_nothing_else() {
+    let file = image(SIZE_BYTES);
+    let disk = open(file.path(), Access::ReadWrite).unwrap();
+    file.as_file().set_len(4096).unwrap();
+    block_on(async {
+        let io = disk.open_queue().unwrap();
+        let (result, bufs) = io.read(2048, vec![IoBuf::heap(4096, 1).unwrap()]).await;
+        let error = result.unwrap_err();
+        assert_eq!(
+            (error.kind(), error.offset(), bufs.len()),
+            (DiskErrorKind::Io, Some(2048), 1)
+        );
+        io.write(8192, vec![IoBuf::from_bytes(&[1; 512]).unwrap()])
+            .await
+            .0
+            .unwrap();
+        io.read(8192, vec![IoBuf::heap(512, 1).unwrap()]).await.0.unwrap();
+    });
+}
+
+#[test]
+fn discards_give_space_back_and_zeroes_keep_it_if_told_so() {
+    use std::os::unix::fs::MetadataExt;
+    let file = image(SIZE_BYTES);
+    let disk = open(file.path(), Access::ReadWrite).unwrap();
+    let blocks = || file.as_file().metadata().unwrap().blocks() * 512;
+    block_on(async {
+        let io = disk.open_queue().unwrap();
+        io.write(0, vec![IoBuf::from_bytes(&pattern(1 << 20, 1)).unwrap()])
+            .await
+            .0
+            .unwrap();
+        io.flush().await.unwrap();
+        let full = blocks();
+        assert!(full >= 1 << 20);
+        io.write_zeroes(0, 512 << 10, ZeroMode::KeepAllocated).await.unwrap();
+        io.flush().await.unwrap();
+        assert!(blocks() >= full - 4096, "{} of {full}", blocks());
+        io.discard(0, 512 << 10).await.unwrap();
+        io.write_zeroes(512 << 10, 256 << 10, ZeroMode::MayUnmap).await.unwrap();
+        io.flush().await.unwrap();
+        assert!(blocks() <= full - (700 << 10), "{} of {full}", blocks());
+    });
+}
+
+#[test]
+fn queues_need_an_executor() {
+    let disk = disk(SIZE_BYTES, CacheMode::Cached, SectorSize::B512).unwrap();
+    let error = disk.open_queue().err().unwrap();
+    assert_eq!((error.kind(), error.op()), (DiskErrorKind::Unsupported, DiskOp::Open));
+}
