@@ -21,6 +21,7 @@
 mod bell;
 pub mod blocking;
 mod engine;
+mod event;
 mod executor;
 mod file;
 mod flight;
