@@ -1,0 +1,231 @@
+//! One queue of a block device being served.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use disk::{DiskError, DiskErrorKind, DiskIo, ZeroMode};
+use uring::{Bell, Ring};
+use virtio::{Scatter, VirtQueue};
+
+use super::request::{Action, Range, Request, SERIAL_SIZE, Status};
+use crate::crew::{Served, Service};
+
+/// Failed requests told as warnings, per device life; the guest decides how many more there are.
+const WARNINGS: u64 = 10;
+
+/// What a block device did so far, over all queues and activations.
+#[derive(Debug, Default)]
+pub struct BlkCounters {
+    /// Reads answered.
+    pub reads: AtomicU64,
+    /// Writes answered.
+    pub writes: AtomicU64,
+    /// Flushes answered.
+    pub flushes: AtomicU64,
+    /// Discards and write-zeroes answered.
+    pub trims: AtomicU64,
+    /// Bytes read by the guest.
+    pub read_bytes: AtomicU64,
+    /// Bytes written by the guest.
+    pub written_bytes: AtomicU64,
+    /// Requests answered with an error, whoever's fault it was.
+    pub errors: AtomicU64,
+}
+
+impl BlkCounters {
+    fn count(counter: &AtomicU64, amount: u64) {
+        counter.fetch_add(amount, Ordering::Relaxed);
+    }
+}
+
+/// What all workers of a device share.
+pub(super) struct Shared {
+    pub(super) name: String,
+    pub(super) serial: [u8; SERIAL_SIZE],
+    pub(super) counters: Arc<BlkCounters>,
+    /// The guest may lose completed writes until it flushes; else every write is flushed before it is answered.
+    pub(super) writeback: AtomicBool,
+}
+
+/// What requests in flight need.
+struct Desk {
+    io: Rc<dyn DiskIo>,
+    queue: RefCell<Served>,
+    in_flight: Cell<usize>,
+    bell: Bell,
+    shared: Arc<Shared>,
+}
+
+/// A [`Service`] for one queue.
+pub(super) struct Worker {
+    desk: Rc<Desk>,
+    ring: Ring,
+}
+
+impl Worker {
+    pub(super) fn new(queue: VirtQueue, io: Rc<dyn DiskIo>, shared: Arc<Shared>, ring: Ring, bell: Bell) -> Self {
+        let desk = Rc::new(Desk {
+            io,
+            queue: RefCell::new(Served::new(queue)),
+            in_flight: Cell::new(0),
+            bell,
+            shared,
+        });
+        Self { desk, ring }
+    }
+}
+
+impl Service for Worker {
+    fn begin(&mut self) {
+        let mut queue = self.desk.queue.borrow_mut();
+        // A driver that offers a chain again before it got it back can not have more in flight than the queue holds.
+        let limit = usize::from(queue.queue().size());
+        while self.desk.in_flight.get() < limit {
+            let request = queue.with(|queue| {
+                let Some(chain) = queue.pop()? else { return Ok(None) };
+                Request::parse(&chain, queue.memory()).map(Some)
+            });
+            match request {
+                Some(Some(request)) => {
+                    self.desk.in_flight.set(self.desk.in_flight.get() + 1);
+                    let _running = self.ring.spawn(answer(Rc::clone(&self.desk), request));
+                }
+                Some(None) => {
+                    if queue.with(VirtQueue::arm) != Some(true) {
+                        break;
+                    }
+                }
+                None => break,
+            }
+        }
+    }
+
+    fn settle(&mut self) -> bool {
+        let _ = self.desk.queue.borrow_mut().with(VirtQueue::signal);
+        self.desk.in_flight.get() == 0
+    }
+
+    fn finish(self) -> Vec<VirtQueue> {
+        let desk = Rc::into_inner(self.desk);
+        desk.map(|desk| desk.queue.into_inner().into_queue())
+            .into_iter()
+            .collect()
+    }
+}
+
+/// Does one request and gives its chain back.
+async fn answer(desk: Rc<Desk>, request: Request) {
+    let Request {
+        head,
+        action,
+        mut status,
+    } = request;
+    let (outcome, written) = act(&desk, action).await;
+    if outcome != Status::Ok {
+        BlkCounters::count(&desk.shared.counters.errors, 1);
+    }
+    status.copy_from(&[outcome as u8]);
+    let _ = desk
+        .queue
+        .borrow_mut()
+        .with(|queue| queue.push(head, written.saturating_add(1)));
+    desk.in_flight.set(desk.in_flight.get() - 1);
+    desk.bell.ring();
+}
+
+/// The answer, and how many bytes of data were written for the guest.
+async fn act(desk: &Desk, action: Action) -> (Status, u32) {
+    let counters = &desk.shared.counters;
+    match action {
+        Action::Read { offset, into } => {
+            let bytes = into.len() as u64;
+            let (result, _bufs) = desk.io.read(offset, into.into_bufs()).await;
+            BlkCounters::count(&counters.reads, 1);
+            let status = desk.shared.judge(result);
+            if status != Status::Ok {
+                return (status, 0);
+            }
+            BlkCounters::count(&counters.read_bytes, bytes);
+            (status, u32::try_from(bytes).unwrap_or(u32::MAX))
+        }
+        Action::Write { offset, from } => (write(desk, offset, from).await, 0),
+        Action::Flush => {
+            let result = desk.io.flush().await;
+            BlkCounters::count(&counters.flushes, 1);
+            (desk.shared.judge(result), 0)
+        }
+        Action::Discard(ranges) => (trim(desk, &ranges, false).await, 0),
+        Action::WriteZeroes(ranges) => (trim(desk, &ranges, true).await, 0),
+        Action::Identify { mut into } => {
+            let written = into.copy_from(&desk.shared.serial);
+            (Status::Ok, u32::try_from(written).unwrap_or(0))
+        }
+        Action::Refuse(status) => (status, 0),
+    }
+}
+
+async fn write(desk: &Desk, offset: u64, from: Scatter) -> Status {
+    let bytes = from.len() as u64;
+    let (mut result, _bufs) = desk.io.write(offset, from.into_bufs()).await;
+    if result.is_ok() && !desk.shared.writeback.load(Ordering::Relaxed) {
+        result = desk.io.flush().await;
+    }
+    let counters = &desk.shared.counters;
+    BlkCounters::count(&counters.writes, 1);
+    let status = desk.shared.judge(result);
+    if status == Status::Ok {
+        BlkCounters::count(&counters.written_bytes, bytes);
+    }
+    status
+}
+
+/// Discards or zeroes one range after the other; the first that fails is the answer.
+async fn trim(desk: &Desk, ranges: &[Range], zeroes: bool) -> Status {
+    let mut status = Status::Ok;
+    for range in ranges {
+        let mode = if range.unmap {
+            ZeroMode::MayUnmap
+        } else {
+            ZeroMode::KeepAllocated
+        };
+        let result = if zeroes {
+            desk.io.write_zeroes(range.offset, range.len, mode).await
+        } else {
+            desk.io.discard(range.offset, range.len).await
+        };
+        status = desk.shared.judge(result);
+        if status != Status::Ok {
+            break;
+        }
+    }
+    if zeroes && status == Status::Ok && !desk.shared.writeback.load(Ordering::Relaxed) {
+        status = desk.shared.judge(desk.io.flush().await);
+    }
+    BlkCounters::count(&desk.shared.counters.trims, 1);
+    status
+}
+
+impl Shared {
+    /// Turns the disk's word into the driver's. What the host has to know is logged; a guest that asks for the impossible is not.
+    fn judge(&self, result: Result<(), DiskError>) -> Status {
+        let Err(error) = result else { return Status::Ok };
+        let disk = &self.name;
+        match error.kind() {
+            DiskErrorKind::Unsupported => return Status::Unsupported,
+            DiskErrorKind::OutOfRange | DiskErrorKind::Misaligned | DiskErrorKind::ReadOnly => {
+                tracing::debug!(disk, %error, "guest asked a disk for what it can not do");
+            }
+            DiskErrorKind::NoSpace | DiskErrorKind::Io | DiskErrorKind::Corrupt | DiskErrorKind::Cancelled => {
+                let cause = std::error::Error::source(&error).map(tracing::field::display);
+                if self.counters.errors.load(Ordering::Relaxed) < WARNINGS {
+                    tracing::warn!(disk, %error, cause, "disk request failed");
+                } else {
+                    tracing::debug!(disk, %error, cause, "disk request failed");
+                }
+            }
+        }
+        Status::IoError
+    }
+}

@@ -1,0 +1,323 @@
+//! Threads that serve queues: started at activation, paused and stopped as one.
+//!
+//! ```text
+//!           pause()                idle
+//!   Run ──────────────▶ Pause ──────────────▶ quiet
+//!    ▲ │                  │                     │
+//!    │ └──────────────────┼──── resume() ◀──────┤
+//!    │                    ▼                     ▼
+//!  start()          stop() ─────▶ Stop ── idle ──▶ thread ends, queues come back
+//! ```
+//!
+//! A worker is a loop around one bell. Whatever happens — a kick, a completion, a word from the device — rings it; the worker
+//! then looks at everything. While *Run* is wanted it begins new work; while *Pause* or *Stop* is wanted it only finishes what
+//! it began, and says when nothing is left.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread::JoinHandle;
+
+use device::Draining;
+use uring::{Bell, Executor, File, Ring};
+use virtio::{ActivateError, RingError, VirtQueue};
+
+/// Operations handed to the kernel by one system call; one turn of a busy queue.
+const RING_ENTRIES: u32 = 128;
+
+/// What a worker does on its thread. Everything here is called from the worker's loop, whenever its bell was rung.
+pub(crate) trait Service {
+    /// Begins what can be begun. Never waits: what takes time is spawned, and rings the bell when it is done.
+    fn begin(&mut self);
+
+    /// Tells the driver of what was finished. True if nothing is in flight any more.
+    fn settle(&mut self) -> bool;
+
+    /// Asked to hold: gives up whatever may wait for ever, without losing anything.
+    fn hold(&mut self) {}
+
+    /// Gives the queues back. Called when settled.
+    fn finish(self) -> Vec<VirtQueue>;
+}
+
+/// What a service is built with, on its thread.
+pub(crate) struct Place {
+    pub(crate) ring: Ring,
+    pub(crate) bell: Bell,
+}
+
+impl Place {
+    /// Rings the bell whenever `queue` is kicked.
+    pub(crate) fn listen(&self, queue: &VirtQueue) -> io::Result<()> {
+        let event = File::of_event(queue.kick())?;
+        let (ring, bell) = (self.ring.clone(), self.bell.clone());
+        let _listening = self.ring.spawn(async move {
+            while ring.read_event(&event).await.is_ok() {
+                bell.ring();
+            }
+        });
+        Ok(())
+    }
+}
+
+/// Reasons why a service could not be built.
+pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Makes a service on its thread.
+pub(crate) type Job<S> = Box<dyn FnOnce(&Place) -> Result<S, Failure> + Send>;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Run,
+    Pause,
+    Stop,
+}
+
+struct Orders {
+    wanted: Wanted,
+    /// Nothing is in flight, and nothing will be begun until other orders come. Also when the thread has ended.
+    quiet: bool,
+}
+
+struct Gate {
+    orders: Mutex<Orders>,
+    quieted: Condvar,
+    bell: Bell,
+}
+
+impl Gate {
+    fn new(wanted: Wanted) -> Self {
+        Self {
+            orders: Mutex::new(Orders { wanted, quiet: false }),
+            quieted: Condvar::new(),
+            bell: Bell::new(),
+        }
+    }
+
+    fn want(&self, wanted: Wanted) {
+        let mut orders = self.lock();
+        orders.wanted = wanted;
+        orders.quiet = false;
+        drop(orders);
+        self.bell.ring();
+    }
+
+    fn wanted(&self) -> Wanted {
+        self.lock().wanted
+    }
+
+    /// The worker is quiet, as `wanted`: unless something else is wanted by now.
+    fn report(&self, wanted: Wanted) {
+        let mut orders = self.lock();
+        if orders.wanted == wanted {
+            orders.quiet = true;
+            self.quieted.notify_all();
+        }
+    }
+
+    fn report_end(&self) {
+        let mut orders = self.lock();
+        orders.wanted = Wanted::Stop;
+        orders.quiet = true;
+        self.quieted.notify_all();
+    }
+
+    fn wait_quiet(&self) {
+        let mut orders = self.lock();
+        while orders.wanted != Wanted::Run && !orders.quiet {
+            orders = self.quieted.wait(orders).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Orders> {
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Worker {
+    gate: Arc<Gate>,
+    thread: JoinHandle<Vec<VirtQueue>>,
+}
+
+/// The workers of one device. Empty while the device is inactive.
+#[derive(Default)]
+pub(crate) struct Crew {
+    workers: Mutex<Vec<Worker>>,
+    paused: AtomicBool,
+}
+
+impl Crew {
+    /// Starts a thread per job, named after `device` and its number. All or none.
+    pub(crate) fn start<S: Service + 'static>(&self, device: &str, jobs: Vec<Job<S>>) -> Result<(), ActivateError> {
+        let mut workers = self.lock();
+        let wanted = if self.paused.load(Ordering::SeqCst) {
+            Wanted::Pause
+        } else {
+            Wanted::Run
+        };
+        for (number, job) in jobs.into_iter().enumerate() {
+            match start_worker(format!("{device}-{number}"), wanted, job) {
+                Ok(worker) => workers.push(worker),
+                Err((missing, source)) => {
+                    drop(stop_all(&mut workers));
+                    return Err(ActivateError {
+                        device: device.to_owned(),
+                        missing,
+                        source: Some(source),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops all workers and waits for them; what is in flight is finished first.
+    pub(crate) fn stop(&self) -> Vec<VirtQueue> {
+        stop_all(&mut self.lock())
+    }
+
+    /// See [`device::Device::pause`].
+    pub(crate) fn pause(&self) -> Draining {
+        self.paused.store(true, Ordering::SeqCst);
+        let gates: Vec<_> = self.lock().iter().map(|worker| Arc::clone(&worker.gate)).collect();
+        gates.iter().for_each(|gate| gate.want(Wanted::Pause));
+        Draining::until(move || gates.iter().for_each(|gate| gate.wait_quiet()))
+    }
+
+    /// See [`device::Device::resume`].
+    pub(crate) fn resume(&self) {
+        self.paused.store(false, Ordering::SeqCst);
+        self.lock().iter().for_each(|worker| worker.gate.want(Wanted::Run));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Worker>> {
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Threads outlive nobody: a device that is dropped has stopped.
+impl Drop for Crew {
+    fn drop(&mut self) {
+        drop(self.stop());
+    }
+}
+
+fn stop_all(workers: &mut Vec<Worker>) -> Vec<VirtQueue> {
+    workers.iter().for_each(|worker| worker.gate.want(Wanted::Stop));
+    let mut queues: Vec<VirtQueue> = workers
+        .drain(..)
+        .flat_map(|worker| worker.thread.join().unwrap_or_default())
+        .collect();
+    queues.sort_by_key(VirtQueue::index);
+    queues
+}
+
+/// Starts one thread and waits until its service stands. In failure says what was missing, and why.
+fn start_worker<S: Service + 'static>(
+    name: String,
+    wanted: Wanted,
+    job: Job<S>,
+) -> Result<Worker, (&'static str, Failure)> {
+    let gate = Arc::new(Gate::new(wanted));
+    let (tell, told) = mpsc::channel();
+    let of_thread = Arc::clone(&gate);
+    let thread = std::thread::Builder::new().name(name).spawn(move || {
+        let queues = work(&of_thread, job, &tell);
+        of_thread.report_end();
+        queues
+    });
+    let thread = thread.map_err(|error| ("a thread", Failure::from(error)))?;
+    match told.recv() {
+        Ok(Ok(())) => Ok(Worker { gate, thread }),
+        Ok(Err(failure)) => {
+            let _ = thread.join();
+            Err(failure)
+        }
+        Err(error) => Err(("a thread that lives", error.into())),
+    }
+}
+
+type Told = Result<(), (&'static str, Failure)>;
+
+/// Body of a worker's thread.
+fn work<S: Service + 'static>(gate: &Gate, job: Job<S>, tell: &mpsc::Sender<Told>) -> Vec<VirtQueue> {
+    // The receiver waits for exactly one word; it can not be gone.
+    let fail = |missing, error| {
+        let _ = tell.send(Err((missing, error)));
+        Vec::new()
+    };
+    let mut executor = match Executor::new(RING_ENTRIES) {
+        Ok(executor) => executor,
+        Err(error) => return fail("an io_uring executor", error.into()),
+    };
+    let place = Place {
+        ring: executor.ring(),
+        bell: gate.bell.clone(),
+    };
+    let service = match job(&place) {
+        Ok(service) => service,
+        Err(error) => return fail("what its worker needs", error),
+    };
+    let _ = tell.send(Ok(()));
+    match executor.block_on(run(gate, service)) {
+        Ok(queues) => queues,
+        Err(error) => {
+            tracing::error!(%error, "a virtio worker ended; its queues are not served any more");
+            Vec::new()
+        }
+    }
+}
+
+async fn run<S: Service>(gate: &Gate, mut service: S) -> Vec<VirtQueue> {
+    loop {
+        match gate.wanted() {
+            Wanted::Run => {
+                service.begin();
+                service.settle();
+            }
+            wanted @ (Wanted::Pause | Wanted::Stop) => {
+                service.hold();
+                if service.settle() {
+                    if wanted == Wanted::Stop {
+                        return service.finish();
+                    }
+                    gate.report(wanted);
+                }
+            }
+        }
+        gate.bell.rung().await;
+    }
+}
+
+/// A queue whose first error is its last: afterwards it gives nothing and takes nothing.
+pub(crate) struct Served {
+    queue: VirtQueue,
+    failed: bool,
+}
+
+impl Served {
+    pub(crate) const fn new(queue: VirtQueue) -> Self {
+        Self { queue, failed: false }
+    }
+
+    pub(crate) const fn queue(&self) -> &VirtQueue {
+        &self.queue
+    }
+
+    pub(crate) fn into_queue(self) -> VirtQueue {
+        self.queue
+    }
+
+    /// Runs `step` on the queue; `None` from the first error on.
+    pub(crate) fn with<T>(&mut self, step: impl FnOnce(&mut VirtQueue) -> Result<T, RingError>) -> Option<T> {
+        if self.failed {
+            return None;
+        }
+        let result = step(&mut self.queue);
+        if let Err(error) = &result {
+            self.failed = true;
+            self.queue.fail(error);
+        }
+        result.ok()
+    }
+}
