@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use xtask::registry::Registry;
-use xtask::{golden, lab, tidy, tools};
+use xtask::{demo, figures, golden, lab, openapi, suite, tidy, tools};
 
 /// The project's own commands.
 #[derive(Parser)]
@@ -19,6 +19,26 @@ struct Line {
 
 #[derive(Subcommand)]
 enum Task {
+    /// From Debian packages to a login prompt: builds a golden image, pulls, boots and stops it, and prints all of it.
+    Demo,
+    /// The whole test suite.
+    Test {
+        /// Only the steps whose name contains this.
+        only: Option<String>,
+    },
+    /// The same as `test`.
+    Ci,
+    /// Writes api/openapi.json from the code.
+    Openapi {
+        /// Only check that it is fresh.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Measures and prints figures, one line each.
+    Figures {
+        /// One area only.
+        area: Option<String>,
+    },
     /// Checks the project's rules: layers, importers, sizes, names, module cycles, licences.
     Tidy,
     /// Builds the golden images and serves them from a registry on loopback until interrupted.
@@ -51,6 +71,11 @@ fn parse_file(text: &str) -> Result<(PathBuf, String), String> {
 
 fn main() -> ExitCode {
     let done = match Line::parse().command {
+        Task::Demo => demo::show(),
+        Task::Test { only } => suite::run_all(only.as_deref()),
+        Task::Ci => suite::run_all(None),
+        Task::Openapi { check } => openapi::run(check),
+        Task::Figures { area } => figures::run(area.as_deref()),
         Task::Tidy => tidy::run(),
         Task::Registry => serve(),
         Task::Lab(args) => lab_command(&args),

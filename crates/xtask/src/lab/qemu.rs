@@ -43,6 +43,15 @@ pub(super) enum Console {
     Terminal,
 }
 
+/// What every lab host has. `snapshot`: the root is shared between runs, its changes are thrown away.
+const MACHINE: &str = "-nodefaults -no-user-config -no-reboot -display none -machine q35,graphics=off,hpet=off \
+    -accel tcg,thread=multi,tb-size=512 -cpu EPYC,+svm,-x2apic \
+    -netdev user,id=outer,ipv6=off -device virtio-net-pci,netdev=outer,romfile= \
+    -object rng-random,id=rng,filename=/dev/urandom -device virtio-rng-pci,rng=rng -device virtio-serial-pci";
+/// Kernel command line of every lab host.
+const CMDLINE: &str = "console=ttyS0 root=LABEL=karat-lab rw quiet mitigations=off tsc=reliable net.ifnames=0 audit=0 \
+    apparmor=0 random.trust_cpu=on";
+
 /// The QEMU command of host number `number` (from 1) of `hosts`, its files in `run`.
 pub(super) fn command(
     config: &HostConfig,
@@ -51,82 +60,50 @@ pub(super) fn command(
     (number, hosts): (usize, usize),
     console: Console,
 ) -> Command {
-    let at = |name: &str| run.join(name).display().to_string();
     let mut qemu = tethered("qemu-system-x86_64");
-    qemu.args([
-        "-nodefaults",
-        "-no-user-config",
-        "-no-reboot",
-        "-display",
-        "none",
-        "-machine",
-        "q35,graphics=off,hpet=off",
-    ]);
-    qemu.args(["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "EPYC,+svm,-x2apic"]);
+    // File names below are relative: UNIX socket paths have room for 107 bytes only.
+    qemu.current_dir(run).args(MACHINE.split_whitespace());
     qemu.args(["-smp", &config.cpus.to_string(), "-m", &config.memory_mib.to_string()]);
     qemu.arg("-kernel")
         .arg(images.join("vmlinuz"))
         .arg("-initrd")
         .arg(images.join("initrd.img"));
     let mode = if console == Console::Terminal { "shell" } else { "run" };
-    let words = format!(
-        "console=ttyS0 root=LABEL=karat-lab rw quiet mitigations=off tsc=reliable net.ifnames=0 audit=0 apparmor=0 \
-         random.trust_cpu=on karat.host={number} karat.lab={mode} {}",
-        config.cmdline
-    );
+    let words = format!("{CMDLINE} karat.host={number} karat.lab={mode} {}", config.cmdline);
     qemu.args(["-append", words.trim()]);
-    // The root is shared and thrown away: writes go to a temporary file.
     drive(
         &mut qemu,
         "root",
         &images.join("root.img").display().to_string(),
         "snapshot=on",
     );
-    drive(&mut qemu, "payload", &at(PAYLOAD), "read-only=on");
-    qemu.args([
-        "-netdev",
-        "user,id=outer,ipv6=off",
-        "-device",
-        "virtio-net-pci,netdev=outer,romfile=",
-    ]);
+    drive(&mut qemu, "payload", PAYLOAD, "read-only=on");
     if hosts == 2 {
-        let (mine, other) = (
-            at("wire"),
-            run.with_file_name(format!("host{}", 3 - number))
-                .join("wire")
-                .display()
-                .to_string(),
+        let other = format!("../host{}/wire", 3 - number);
+        option(
+            &mut qemu,
+            &format!("-netdev dgram,id=wire,local.type=unix,local.path=wire,remote.type=unix,remote.path={other}"),
         );
-        let wire = format!("dgram,id=wire,local.type=unix,local.path={mine},remote.type=unix,remote.path={other}");
-        let nic = format!("virtio-net-pci,netdev=wire,romfile=,mac=52:54:00:99:00:{number:02x}");
-        qemu.args(["-netdev", &wire, "-device", &nic]);
+        option(
+            &mut qemu,
+            &format!("-device virtio-net-pci,netdev=wire,romfile=,mac=52:54:00:99:00:{number:02x}"),
+        );
     }
-    qemu.args([
-        "-object",
-        "rng-random,id=rng,filename=/dev/urandom",
-        "-device",
-        "virtio-rng-pci,rng=rng",
-    ]);
-    qemu.args(["-device", "virtio-serial-pci"]);
     for (port, file) in [("karat.out", OUT), ("karat.status", STATUS), ("karat.results", RESULTS)] {
-        qemu.args(["-chardev", &format!("file,id={port},path={}", at(file))]);
-        qemu.args(["-device", &format!("virtserialport,chardev={port},name={port}")]);
+        option(&mut qemu, &format!("-chardev file,id={port},path={file}"));
+        option(&mut qemu, &format!("-device virtserialport,chardev={port},name={port}"));
     }
     match console {
         Console::Log => {
-            qemu.args([
-                "-chardev",
-                &format!("file,id=console,path={}", at(CONSOLE)),
-                "-serial",
-                "chardev:console",
-            ]);
+            option(
+                &mut qemu,
+                &format!("-chardev file,id=console,path={CONSOLE} -serial chardev:console"),
+            );
             qemu.stdin(Stdio::null());
             // What the emulator says (mostly which CPU features TCG lacks) matters only when it fails.
             qemu.stderr(File::create(run.join(MESSAGES)).map_or_else(|_| Stdio::null(), Stdio::from));
         }
-        Console::Terminal => {
-            qemu.args(["-serial", "mon:stdio"]);
-        }
+        Console::Terminal => option(&mut qemu, "-serial mon:stdio"),
     }
     qemu
 }
@@ -136,5 +113,10 @@ fn drive(qemu: &mut Command, id: &str, file: &str, options: &str) {
         "-drive",
         &format!("id={id},if=none,format=raw,cache=unsafe,file={file},{options}"),
     ]);
-    qemu.args(["-device", &format!("virtio-blk-pci,drive={id}")]);
+    option(qemu, &format!("-device virtio-blk-pci,drive={id}"));
+}
+
+/// Adds words that have no spaces inside.
+fn option(qemu: &mut Command, words: &str) {
+    qemu.args(words.split_whitespace());
 }

@@ -1,0 +1,209 @@
+//! The whole test suite, in the order in which a mistake is cheapest to hear of; goes on after a failure and adds all up.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::guests::{Program, merged, run_program};
+use crate::tally::Tally;
+use crate::tools::{cargo, have, output, root, run, say};
+use crate::{openapi, packages, tidy};
+
+/// How long all scenarios together may take.
+const SCENARIOS_LIMIT: Duration = Duration::from_secs(1500);
+
+/// One part of the suite.
+struct Step {
+    name: &'static str,
+    run: fn() -> Result<Tally>,
+}
+
+const STEPS: &[Step] = &[
+    Step {
+        name: "format",
+        run: || checked(cargo().args(["fmt", "--all", "--check"])),
+    },
+    Step {
+        name: "tidy",
+        run: || tidy::run().map(|()| Tally::PASSED),
+    },
+    Step {
+        name: "tiny-guest payload",
+        run: tiny_guest,
+    },
+    Step {
+        name: "clippy",
+        run: || {
+            checked(cargo().args([
+                "clippy",
+                "--workspace",
+                "--all-targets",
+                "--quiet",
+                "--",
+                "-D",
+                "warnings",
+            ]))
+        },
+    },
+    Step {
+        name: "unit, conformance and tiny-guest tests",
+        run: tests,
+    },
+    Step {
+        name: "documentation tests",
+        run: || counted(cargo().args(["test", "--workspace", "--doc", "--no-fail-fast"])),
+    },
+    Step {
+        name: "documentation",
+        run: || {
+            checked(
+                cargo()
+                    .env("RUSTDOCFLAGS", "-D warnings")
+                    .args(["doc", "--workspace", "--no-deps", "--quiet"]),
+            )
+        },
+    },
+    Step {
+        name: "openapi is fresh",
+        run: || openapi::run(true).map(|()| Tally::PASSED),
+    },
+    Step {
+        name: "scenarios with stock guests",
+        run: scenarios,
+    },
+];
+
+/// Runs the suite; closes with one line that sums it up. `only` names the steps to run (a part of their names).
+pub fn run_all(only: Option<&str>) -> Result<()> {
+    packages::install(&[packages::COMPILER])?;
+    let begun = Instant::now();
+    let mut total = Tally::default();
+    let mut lines = Vec::new();
+    let steps: Vec<&Step> = STEPS
+        .iter()
+        .filter(|step| only.is_none_or(|only| step.name.contains(only)))
+        .collect();
+    if steps.is_empty() {
+        bail!(
+            "no step's name contains {only:?}; steps: {}",
+            STEPS.iter().map(|step| step.name).collect::<Vec<_>>().join(", ")
+        );
+    }
+    for (index, step) in steps.iter().enumerate() {
+        say(format!("[{}/{}] {}", index + 1, steps.len(), step.name));
+        let begun = Instant::now();
+        let tally = (step.run)().unwrap_or_else(|error| {
+            say(format!("{}: {error:#}", step.name));
+            Tally::FAILED
+        });
+        let line = format!("{:<42} {tally} ({:.0} s)", step.name, begun.elapsed().as_secs_f32());
+        say(&line);
+        lines.push(line);
+        total += tally;
+    }
+    say(format!("summary after {:.0} s:", begun.elapsed().as_secs_f32()));
+    for line in lines {
+        say(format!("  {line}"));
+    }
+    // The closing line, alone and on stdout: scripts read it.
+    writeln!(std::io::stdout(), "{total}")?;
+    if total.failed > 0 {
+        bail!("{} of the suite's tests failed", total.failed);
+    }
+    Ok(())
+}
+
+/// A command that holds or does not.
+fn checked(command: &mut Command) -> Result<Tally> {
+    run(command.stdin(Stdio::null())).map(|()| Tally::PASSED)
+}
+
+/// A command whose output says how many tests held.
+fn counted(command: &mut Command) -> Result<Tally> {
+    let mut child = merged(command)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start the tests")?;
+    let mut tally = Tally::default();
+    let lines = child
+        .stdout
+        .take()
+        .map(BufReader::new)
+        .context("the tests have no output")?;
+    let mut stdout = std::io::stdout();
+    for line in lines.split(b'\n') {
+        let line = String::from_utf8_lossy(&line?).into_owned();
+        tally.read(&line);
+        writeln!(stdout, "{line}")?;
+    }
+    if !child.wait()?.success() && tally.failed == 0 {
+        tally += Tally::FAILED;
+    }
+    Ok(tally)
+}
+
+/// nextest where it is, else cargo's own runner; the same selection.
+fn tests() -> Result<Tally> {
+    let nextest = have("cargo-nextest")
+        || cargo()
+            .args(["nextest", "--version"])
+            .output()
+            .is_ok_and(|asked| asked.status.success());
+    let selection = ["--workspace", "--lib", "--bins", "--tests", "--no-fail-fast"];
+    if nextest {
+        counted(
+            cargo()
+                .args(["nextest", "run", "--success-output", "final"])
+                .args(selection),
+        )
+    } else {
+        // Shown output lets us see which tests were skipped for want of something.
+        counted(cargo().arg("test").args(selection).args(["--", "--show-output"]))
+    }
+}
+
+/// Builds the `no_std` payload of the tiny-guest tests, so that they find it fresh.
+fn tiny_guest() -> Result<Tally> {
+    let manifest = root().join("tests/tiny-guest");
+    if !manifest.join("Cargo.toml").is_file() {
+        return Ok(Tally::default());
+    }
+    add_target()?;
+    checked(cargo().args(["build", "--release", "--quiet"]).current_dir(manifest))
+}
+
+/// The bare-metal target of payloads and firmware.
+fn add_target() -> Result<()> {
+    const TARGET: &str = "x86_64-unknown-none";
+    if !have("rustup") && !output(Command::new("rustup").arg("--version")).is_ok_and(|said| !said.is_empty()) {
+        return Ok(());
+    }
+    let installed = output(Command::new("rustup").args(["target", "list", "--installed"]))?;
+    if installed.lines().any(|line| line == TARGET) {
+        return Ok(());
+    }
+    say(format!("adds the Rust target {TARGET}"));
+    run(Command::new("rustup").args(["--quiet", "target", "add", TARGET]))
+}
+
+fn scenarios() -> Result<Tally> {
+    let program = Program {
+        package: "e2e",
+        name: "scenarios",
+        words: "",
+        with_peer: false,
+        limit: SCENARIOS_LIMIT,
+    };
+    let ended = run_program(&program)?;
+    let mut tally = Tally::default();
+    for line in ended.output.lines() {
+        tally.read(line);
+    }
+    if ended.status != 0 && tally.failed == 0 {
+        tally += Tally::FAILED;
+    }
+    Ok(tally)
+}
