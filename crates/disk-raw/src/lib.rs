@@ -9,6 +9,7 @@
 //! ```
 //!
 //! Two openings of one file never write it both: see [`OpenError::InUse`].
+#![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
 mod bounce;
 mod holder;

@@ -1,6 +1,10 @@
 //! What every implementor of the disk contract must pass. Failures panic with what was expected.
 #![expect(clippy::expect_used, reason = "a test suite reports by panicking")]
 #![expect(clippy::cast_possible_truncation, reason = "offsets here stay below SIZE_BYTES")]
+#![cfg_attr(
+    not(test),
+    expect(clippy::indexing_slicing, reason = "a test that indexes wrongly has to fail")
+)]
 
 use std::future::poll_fn;
 use std::rc::Rc;

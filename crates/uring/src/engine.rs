@@ -119,9 +119,13 @@ impl Engine {
         unsafe { self.push(&entry) }
     }
 
-    /// Submits what was launched, and waits if told to. Afterwards [`Engine::reap`].
+    /// Submits what was launched, and waits if told to; may come back early with nothing. Afterwards [`Engine::reap`].
     pub(crate) fn enter(&mut self, wait: Wait) -> io::Result<()> {
         if wait == Wait::ForOne && !self.listening {
+            if self.ring.submission().is_full() {
+                // Making room takes completions in, and whoever they concern must run before anything waits.
+                return self.enter_once(0);
+            }
             let poll = opcode::PollAdd::new(Fd(self.notice.event().as_raw_fd()), poll_in());
             // SAFETY: the entry holds no address, and the notice outlives the ring.
             unsafe { self.push(&poll.build().user_data(NOTICED)) }?;

@@ -104,6 +104,37 @@ fn a_thousand_in_flight_on_four_entries() {
     });
 }
 
+/// As many operations as there are entries, all complete at once: no wait may come between that and telling.
+#[test]
+fn a_full_submission_queue_never_sleeps_over_completions() {
+    for _ in 0..20 {
+        let alarm = Bell::new();
+        let (finish, finished) = mpsc::channel::<()>();
+        let guard = thread::spawn({
+            let alarm = alarm.clone();
+            move || {
+                if finished.recv_timeout(Duration::from_secs(20)) == Err(mpsc::RecvTimeoutError::Timeout) {
+                    alarm.ring();
+                }
+            }
+        });
+        on(async |ring| {
+            let std_file = tempfile::tempfile().unwrap();
+            (&std_file).write_all(&[1; 64]).unwrap();
+            let file = File::from(std_file);
+            let reads: Vec<_> = (0..4).map(|i| ring.read(&file, i * 16, vec![empty(16)])).collect();
+            let all = async {
+                for read in reads {
+                    assert_eq!(read.await.0.unwrap(), 16);
+                }
+            };
+            assert_eq!(race(alarm.rung(), all).await, First::Right(()));
+        });
+        drop(finish);
+        guard.join().unwrap();
+    }
+}
+
 #[test]
 fn dropped_writes_still_happen_before_the_executor_is_gone() {
     let file = tempfile::tempfile().unwrap();
