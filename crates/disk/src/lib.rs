@@ -10,8 +10,8 @@
 //! ```
 //!
 //! A [`Disk`] is what everybody shares, a [`DiskIo`] is one thread's way to it. What implementors owe is written at
-//! [`DiskIo`], and [`conformance`] (feature `test-utils`) checks it; every implementor's tests call it. Decorators are disks
-//! around disks: [`ReadOnly`], [`Faulty`].
+//! [`DiskIo`], and `conformance::all` (feature `test-utils`) checks it; every implementor's tests call it. Decorators are
+//! disks around disks: [`ReadOnly`], [`Faulty`].
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
 mod contract;
