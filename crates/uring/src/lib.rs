@@ -17,6 +17,7 @@
 //! Forgetting a future or the executor (`mem::forget`) leaks buffers, and does no other harm.
 //!
 //! What io_uring can not do and disks need (locks, `BLKDISCARD`) is in [`blocking`], as plain calls.
+#![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
 mod bell;
 pub mod blocking;
@@ -25,6 +26,7 @@ mod event;
 mod executor;
 mod file;
 mod flight;
+mod immediate;
 mod notice;
 mod op;
 mod race;
@@ -37,6 +39,7 @@ mod tests;
 pub use bell::Bell;
 pub use executor::{Executor, RingError};
 pub use file::File;
+pub use immediate::Immediate;
 pub use op::{Canceller, Op};
 pub use race::{First, race};
 pub use ring::{Allocation, Moved, NoExecutor, Ring, SyncScope};
