@@ -87,7 +87,7 @@ pub enum FdRole {
 
 /// Machine process to daemon.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
+#[serde(tag = "says", rename_all = "snake_case")]
 pub enum FromVm {
     /// The first frame of every connection.
     Hello(Hello),
@@ -179,4 +179,50 @@ pub enum VmEvent {
         /// Why.
         report: EndReport,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::EndReason;
+
+    /// Tags of nested messages share one JSON object, so they must not have one name.
+    #[test]
+    fn every_message_of_a_machine_crosses_unchanged() {
+        let status = VmStatus {
+            id: Some(VmId::random()),
+            state: VmState::Running,
+            resets: 1,
+            first_entry_us: Some(2),
+        };
+        let report = EndReport {
+            id: VmId::random(),
+            reason: EndReason::DebugExit { code: 3 },
+            message: "m".to_owned(),
+            resets: 1,
+            at_unix_s: 4,
+        };
+        let refusal = Refusal {
+            kind: RefusalKind::BadKernel,
+            message: "m".to_owned(),
+        };
+        let hello = Hello {
+            protocol: PROTOCOL_VERSION,
+            pid: 5,
+            version: "6".to_owned(),
+            status: status.clone(),
+        };
+        let state = VmState::Paused;
+        for message in [
+            FromVm::Hello(hello),
+            FromVm::Done { number: 7, status },
+            FromVm::Refused { number: 8, refusal },
+            FromVm::Event(VmEvent::StateChanged { state }),
+            FromVm::Event(VmEvent::GuestReset { resets: 9 }),
+            FromVm::Event(VmEvent::Ended { report }),
+        ] {
+            let text = serde_json::to_string(&message).unwrap();
+            assert_eq!(serde_json::from_str::<FromVm>(&text).unwrap(), message, "{text}");
+        }
+    }
 }
