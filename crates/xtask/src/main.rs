@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use xtask::registry::Registry;
-use xtask::{demo, figures, golden, lab, openapi, suite, tidy, tools};
+use xtask::{demo, figures, golden, lab, openapi, probe, suite, tidy, tools};
 
 /// The project's own commands.
 #[derive(Parser)]
@@ -41,6 +41,8 @@ enum Task {
     },
     /// Checks the project's rules: layers, importers, sizes, names, module cycles, licences.
     Tidy,
+    /// Says where stock guests run on this machine, by booting one.
+    Probe,
     /// Builds the golden images and serves them from a registry on loopback until interrupted.
     Registry,
     /// A Debian host under emulation whose /dev/kvm boots stock guests.
@@ -57,6 +59,9 @@ struct LabArgs {
     /// A file to put into the lab host, under /payload.
     #[arg(long, value_name = "FILE:PATH", value_parser = parse_file)]
     add: Vec<(PathBuf, String)>,
+    /// How many hosts, 1 or 2; two run the same script and are joined by a network, 10.99.0.1 and 10.99.0.2 on eth1.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
+    hosts: u8,
     /// With QEMU in it, the peer of the figures.
     #[arg(long)]
     with_peer: bool,
@@ -77,6 +82,7 @@ fn main() -> ExitCode {
         Task::Openapi { check } => openapi::run(check),
         Task::Figures { area } => figures::run(area.as_deref()),
         Task::Tidy => tidy::run(),
+        Task::Probe => probe::boots_stock_kernels().map(drop),
         Task::Registry => serve(),
         Task::Lab(args) => lab_command(&args),
     };
@@ -101,7 +107,10 @@ fn lab_command(args: &LabArgs) -> Result<()> {
         return lab::shell(&payload);
     }
     payload.script(&std::fs::read_to_string(what)?)?;
-    let lab = lab::Lab::boot("script", args.with_peer, &[(lab::HostConfig::default(), &payload)])?;
+    let hosts: Vec<_> = (0..args.hosts)
+        .map(|_| (lab::HostConfig::default(), &payload))
+        .collect();
+    let lab = lab::Lab::boot("script", args.with_peer, &hosts)?;
     let outcomes = lab.finish(Duration::from_secs(args.deadline_s))?;
     for outcome in outcomes {
         tools::say(format!(
