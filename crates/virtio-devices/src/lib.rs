@@ -12,5 +12,9 @@
 pub mod blk;
 mod config_space;
 mod crew;
+pub mod net;
+pub mod rng;
 
 pub use blk::{Blk, BlkCounters, BlkOptions};
+pub use net::{Net, NetCounters, NetOptions, TapWire};
+pub use rng::{Rng, RngCounters, RngOptions};

@@ -155,7 +155,7 @@ impl VirtQueue {
         Chain::collect(chain).map(Some)
     }
 
-    /// Makes the chain popped last available again. Legal once per pop, before any other pop.
+    /// Makes the chain popped last available again, unless it was pushed. Chains come back in the reverse order of their pops.
     pub fn unpop(&mut self) {
         self.ring.go_to_previous_position();
     }

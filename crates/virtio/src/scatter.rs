@@ -33,6 +33,11 @@ impl Scatter {
         self.bufs
     }
 
+    /// The buffers, front to back.
+    pub fn bufs(&self) -> std::slice::Iter<'_, IoBuf> {
+        self.bufs.iter()
+    }
+
     /// Cuts off everything from `at` on, and returns it.
     #[must_use]
     pub fn split_off(&mut self, at: usize) -> Self {
@@ -93,15 +98,23 @@ impl Scatter {
 
     /// Copies in as many bytes as both sides have, and says how many.
     pub fn copy_from(&mut self, bytes: &[u8]) -> usize {
+        self.copy_at(0, bytes)
+    }
+
+    /// Copies in from `offset` on, as many bytes as both sides have, and says how many.
+    pub fn copy_at(&mut self, offset: usize, bytes: &[u8]) -> usize {
+        let mut skip = offset;
         let mut rest = bytes;
         let mut copied = 0;
         for buf in &mut self.bufs {
-            let count = buf.len().min(rest.len());
+            let start = skip.min(buf.len());
+            skip -= start;
+            let count = (buf.len() - start).min(rest.len());
             let Some((here, later)) = rest.split_at_checked(count) else {
                 break;
             };
-            // Cannot fail: `buf` has room for `count` bytes.
-            let _ = buf.copy_from(0, here);
+            // Cannot fail: `buf` has room for `count` bytes from `start` on.
+            let _ = buf.copy_from(start, here);
             copied += count;
             rest = later;
         }
@@ -161,5 +174,9 @@ mod tests {
         assert_eq!(bytes(&whole), b"abcde");
         assert_eq!(whole.copy_from(b"xyz"), 3);
         assert_eq!(bytes(&whole), b"xyzde");
+        assert_eq!(whole.copy_at(1, b"12"), 2);
+        assert_eq!(whole.copy_at(4, b"34"), 1);
+        assert_eq!(whole.copy_at(9, b"5"), 0);
+        assert_eq!(bytes(&whole), b"x12d3");
     }
 }

@@ -93,9 +93,11 @@ impl Service for Worker {
                     let _running = self.ring.spawn(answer(Rc::clone(&self.desk), request));
                 }
                 Some(None) => {
-                    if queue.with(VirtQueue::arm) != Some(true) {
-                        break;
+                    // Not in this loop: a driver that plays with its ring must not keep orders waiting.
+                    if queue.with(VirtQueue::arm) == Some(true) {
+                        self.desk.bell.ring();
                     }
+                    break;
                 }
                 None => break,
             }
