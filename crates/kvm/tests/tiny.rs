@@ -24,7 +24,7 @@ const PORT: u16 = 0x3f8;
 const RAM: u64 = 512 << 10;
 const VGA: u64 = 0xa_0000;
 /// A guest that says nothing for so long hangs.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 fn open_or_skip() -> Option<Kvm> {
     match Kvm::open() {
@@ -334,14 +334,7 @@ fn a_kick_gets_a_spinning_vcpu_out_every_time() {
     let Some(kvm) = open_or_skip() else { return };
     let mut guest = Guest::real_mode(&kvm, &[0xeb, 0xfe]); // jmp $
     let kicker = guest.cpu.kicker();
-    kicker.kick();
-    assert_eq!(
-        guest.cpu.run().unwrap(),
-        Exit::Interrupted,
-        "a kick before the run counts"
-    );
-
-    let (to_kicker, rounds) = mpsc::channel();
+    let (to_runner, rounds) = mpsc::channel();
     let (answer, answers) = mpsc::channel();
     let spinning = thread::spawn(move || {
         // One round per request: run until kicked, say so.
@@ -350,14 +343,17 @@ fn a_kick_gets_a_spinning_vcpu_out_every_time() {
             answer.send(()).unwrap();
         }
     });
+    kicker.kick(); // before the run: counts
+    to_runner.send(()).unwrap();
+    answers.recv_timeout(PATIENCE).expect("an early kick was lost");
     for round in 0..200_u64 {
-        to_kicker.send(()).unwrap();
+        to_runner.send(()).unwrap();
         // From "before the run" to "well inside".
         thread::sleep(Duration::from_micros(round % 50 * 10));
         kicker.kick();
         answers.recv_timeout(PATIENCE).expect("a kick was lost");
     }
-    drop(to_kicker);
+    drop(to_runner);
     spinning.join().unwrap();
     kicker.kick(); // after the vCPU is gone: nothing to do
 }
@@ -367,8 +363,12 @@ fn an_answered_read_is_finished_by_settle() {
     let Some(kvm) = open_or_skip() else { return };
     let mut guest = Guest::real_mode(&kvm, &[0xe4, 0x60, 0xeb, 0xfe]); // in al, 0x60; jmp $
     assert_eq!(next(&mut guest.cpu, 0x5a), Seen::In(0x60, 1));
-    guest.cpu.settle().unwrap();
-    let registers = guest.cpu.registers().unwrap();
+    let (answer, answers) = mpsc::channel();
+    thread::spawn(move || {
+        guest.cpu.settle().unwrap();
+        answer.send(guest.cpu.registers().unwrap()).unwrap();
+    });
+    let registers = answers.recv_timeout(PATIENCE).expect("settle ran the guest on");
     assert_eq!((registers.rax & 0xff, registers.rip), (0x5a, CODE + 2));
 }
 
@@ -489,8 +489,15 @@ fn other_vcpus_wait_for_their_start_up_ipi() {
     assert!(!guest.cpu.is_waiting_for_startup().unwrap());
     let kicker = other.kicker();
     kicker.kick();
-    assert_eq!(other.run().unwrap(), Exit::Interrupted, "a waiting vcpu can be kicked");
-    let waiting = thread::spawn(move || report(&mut other));
+    let (interrupted, interruptions) = mpsc::channel();
+    let waiting = thread::spawn(move || {
+        assert_eq!(other.run().unwrap(), Exit::Interrupted);
+        interrupted.send(()).unwrap();
+        report(&mut other)
+    });
+    interruptions
+        .recv_timeout(PATIENCE)
+        .expect("a waiting vcpu cannot be kicked");
     thread::sleep(Duration::from_millis(20));
     kicker.kick(); // and goes on waiting when run again
     report(&mut guest.cpu);
