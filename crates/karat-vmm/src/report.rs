@@ -1,0 +1,78 @@
+//! The report a machine leaves behind.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::OnceLock;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use control::{EndReason, EndReport, REPORT_FILE};
+use rustix::fs::{Mode, OFlags};
+use spec::VmId;
+
+/// What a defect's report needs, from when it is known.
+static LAST_WILL: OnceLock<(OwnedFd, VmId)> = OnceLock::new();
+
+/// Writes `report` into `directory`: whole or not at all, and on disk when this returns.
+pub(crate) fn write(directory: impl AsFd, report: &EndReport) -> io::Result<()> {
+    let temporary = format!(".{REPORT_FILE}.tmp");
+    let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let fd = rustix::fs::openat(&directory, &temporary, flags, Mode::from_raw_mode(0o640))?;
+    let mut file = File::from(fd);
+    serde_json::to_writer_pretty(&mut file, report)?;
+    file.write_all(b"\n")?;
+    file.sync_all()?;
+    rustix::fs::renameat(&directory, &temporary, &directory, REPORT_FILE)?;
+    Ok(())
+}
+
+/// From now on a defect of this process leaves a report of machine `id` in `directory`.
+pub(crate) fn promise(directory: &OwnedFd, id: VmId) {
+    if let Ok(directory) = directory.try_clone() {
+        // A second machine is refused, so there is only one promise.
+        let _ = LAST_WILL.set((directory, id));
+    }
+}
+
+/// Has every panic leave a report, before the process aborts.
+pub(crate) fn write_on_panic() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        usual(panic);
+        let Some((directory, id)) = LAST_WILL.get() else { return };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let report = EndReport {
+            id: *id,
+            reason: EndReason::Internal,
+            message: format!("karat-vmm has a defect, please report it: {panic}"),
+            resets: 0,
+            at_unix_s: now.as_secs(),
+        };
+        // There is nobody left to tell if this fails too.
+        let _ = write(directory, &report);
+    }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_replaces_the_one_before_and_leaves_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let fd = File::open(directory.path()).unwrap();
+        let mut report = EndReport {
+            id: VmId::random(),
+            reason: EndReason::DebugExit { code: 3 },
+            message: "first".to_owned(),
+            resets: 2,
+            at_unix_s: 1,
+        };
+        write(&fd, &report).unwrap();
+        report.message = "second".to_owned();
+        write(&fd, &report).unwrap();
+        let text = std::fs::read_to_string(directory.path().join(REPORT_FILE)).unwrap();
+        assert_eq!(serde_json::from_str::<EndReport>(&text).unwrap(), report);
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+}

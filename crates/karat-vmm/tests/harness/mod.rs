@@ -1,0 +1,258 @@
+//! Starts the real `karat-vmm` the way `karatd` does, and talks to it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "tests fail by panicking, and say what they saw"
+)]
+#![allow(dead_code, reason = "each test file uses its own part of this")]
+
+mod console;
+mod control_link;
+mod payload;
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use control::{CreateVm, EndReport, FdRole, REPORT_FILE, Refusal, VmRequest, VmStatus};
+use spec::{Cpus, DiskSpec, MachineParts, Memory, VmId};
+use tempfile::TempDir;
+
+pub(crate) use console::Console;
+pub(crate) use control_link::Link;
+pub(crate) use payload::tiny_guest;
+
+/// Anything a test waits for has happened by then, or never will: tiny guests take milliseconds, a busy host some more.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// True where machines can be run; says so on standard error where not.
+pub(crate) fn can_run() -> bool {
+    let usable = File::options().read(true).write(true).open("/dev/kvm").is_ok();
+    if !usable {
+        eprintln!("skipped: no usable /dev/kvm");
+    }
+    usable
+}
+
+/// What a machine is made of; change what the test is about.
+pub(crate) struct Setup {
+    pub(crate) parts: MachineParts,
+    pub(crate) kernel: PathBuf,
+    pub(crate) initrd: Option<PathBuf>,
+    /// One per disk of `parts`.
+    pub(crate) disks: Vec<PathBuf>,
+    /// One list of queue pairs per interface of `parts`.
+    pub(crate) taps: Vec<Vec<OwnedFd>>,
+    pub(crate) log_max_bytes: u64,
+    pub(crate) log_keep: u32,
+}
+
+impl Setup {
+    /// One vCPU, 32 MiB, a debug-exit port, and the tiny guest doing `test`.
+    pub(crate) fn tiny(test: &str) -> Self {
+        Self {
+            parts: MachineParts {
+                id: VmId::random(),
+                name: "tiny".parse().unwrap(),
+                cpus: Cpus {
+                    sockets: 1,
+                    cores: 1,
+                    threads: 1,
+                },
+                memory: Memory {
+                    size_bytes: 32 << 20,
+                    hugepages: None,
+                    prefault: false,
+                },
+                cmdline: format!("test={test}"),
+                disks: vec![],
+                nets: vec![],
+                debug_exit: true,
+            },
+            kernel: tiny_guest(),
+            initrd: None,
+            disks: vec![],
+            taps: vec![],
+            log_max_bytes: 1 << 20,
+            log_keep: 2,
+        }
+    }
+
+    pub(crate) fn cpus(mut self, cores: u32) -> Self {
+        self.parts.cpus.cores = cores;
+        self
+    }
+
+    pub(crate) fn memory(mut self, size_bytes: u64) -> Self {
+        self.parts.memory.size_bytes = size_bytes;
+        self
+    }
+
+    pub(crate) fn disk(mut self, path: &Path, queues: u16) -> Self {
+        self.parts.disks.push(DiskSpec {
+            serial: format!("serial{}", self.disks.len()),
+            read_only: false,
+            queues,
+        });
+        self.disks.push(path.to_owned());
+        self
+    }
+}
+
+/// A running `karat-vmm`. Killed when the test is over.
+pub(crate) struct Vmm {
+    child: Child,
+    pub(crate) folder: TempDir,
+}
+
+impl Vmm {
+    /// An empty one.
+    pub(crate) fn spawn() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["log", "run"] {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        let listen = |name: &str| OwnedFd::from(UnixListener::bind(folder.path().join(name)).unwrap());
+        // A shell moves the sockets to their numbers; a test can not do that safely by itself.
+        let child = Command::new("sh")
+            .args(["-c", r#"exec 3<&0 4<&1 0</dev/null 1>&2; exec "$0""#])
+            .arg(env!("CARGO_BIN_EXE_karat-vmm"))
+            .stdin(Stdio::from(listen("control.sock")))
+            .stdout(Stdio::from(listen("console.sock")))
+            .stderr(File::create(folder.path().join("stderr")).unwrap())
+            .spawn()
+            .unwrap();
+        Self { child, folder }
+    }
+
+    /// One that has become the machine of `setup` and runs it.
+    pub(crate) fn boot(setup: Setup) -> (Self, Link) {
+        let vmm = Self::spawn();
+        let mut link = vmm.link();
+        vmm.create(&mut link, setup).unwrap();
+        link.ask(VmRequest::Start).unwrap();
+        (vmm, link)
+    }
+
+    /// Asks to become the machine of `setup`.
+    pub(crate) fn create(&self, link: &mut Link, setup: Setup) -> Result<VmStatus, Refusal> {
+        let mut roles = vec![FdRole::Kernel, FdRole::LogDirectory, FdRole::RunDirectory];
+        let open = |path: &Path| File::open(path).unwrap();
+        let mut files: Vec<OwnedFd> = [&setup.kernel, &self.path("log"), &self.path("run")]
+            .map(|path| open(path).into())
+            .into();
+        if let Some(initrd) = &setup.initrd {
+            roles.push(FdRole::Initrd);
+            files.push(open(initrd).into());
+        }
+        for (index, path) in (0..).zip(&setup.disks) {
+            roles.push(FdRole::Disk { index });
+            files.push(File::options().read(true).write(true).open(path).unwrap().into());
+        }
+        for (index, pairs) in (0..).zip(setup.taps) {
+            for (pair, tap) in (0..).zip(pairs) {
+                roles.push(FdRole::Tap { index, pair });
+                files.push(tap);
+            }
+        }
+        let create = VmRequest::Create(Box::new(CreateVm {
+            machine: setup.parts.try_into().unwrap(),
+            fds: roles,
+            console_log_max_bytes: setup.log_max_bytes,
+            console_log_keep: setup.log_keep,
+        }));
+        let borrowed: Vec<BorrowedFd<'_>> = files.iter().map(AsFd::as_fd).collect();
+        link.ask_with_files(create, &borrowed)
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Another control connection.
+    pub(crate) fn link(&self) -> Link {
+        Link::connect(&self.path("control.sock"))
+    }
+
+    /// Another console reader.
+    pub(crate) fn console(&self) -> Console {
+        Console::connect(&self.path("console.sock"))
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, name: &str) {
+        let status = Command::new("kill")
+            .args(["-s", name, &self.pid().to_string()])
+            .status();
+        assert!(status.unwrap().success());
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Its exit status, once it has ended by itself.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        panic!("karat-vmm does not end; its log:\n{}", self.stderr());
+    }
+
+    /// Waits for the end; the report it left.
+    pub(crate) fn report(&mut self) -> EndReport {
+        let status = self.wait();
+        let text = std::fs::read_to_string(self.path("run").join(REPORT_FILE))
+            .unwrap_or_else(|error| panic!("no report: {error}; its log:\n{}", self.stderr()));
+        let report: EndReport = serde_json::from_str(&text).unwrap();
+        assert_eq!(status.code(), Some(i32::from(!report.reason.is_clean())));
+        report
+    }
+
+    /// Ends it over `link`; the report it left.
+    pub(crate) fn report_after_quit(&mut self, link: &mut Link) -> EndReport {
+        link.ask(VmRequest::Quit).unwrap();
+        self.report()
+    }
+
+    pub(crate) fn stderr(&self) -> String {
+        std::fs::read_to_string(self.path("stderr")).unwrap()
+    }
+
+    /// All that was logged of the console, rotated logs first.
+    pub(crate) fn console_log(&self) -> String {
+        let log = |age: &str| std::fs::read_to_string(self.path("log").join(format!("console.log{age}")));
+        [".2", ".1", ""]
+            .iter()
+            .map(|age| log(age).unwrap_or_default())
+            .collect()
+    }
+}
+
+impl Drop for Vmm {
+    fn drop(&mut self) {
+        // Fails when it has ended, which is as good.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            // Shown with the failed test.
+            println!("--- log of karat-vmm ---\n{}", self.stderr());
+            println!("--- console ---\n{}", self.console_log());
+        }
+    }
+}

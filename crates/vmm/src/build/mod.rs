@@ -1,0 +1,52 @@
+//! From specification and files to a machine that stands still: one file per part, called once each, in this order.
+//!
+//! ```text
+//!   memory ─▶ cpus::vm ─▶ chipset ─▶ pci ─▶ rng, disks, nets ─▶ firmware (kernel, tables) ─▶ cpus ─▶ Machine
+//! ```
+//! Building has no effect outside of this process, so a reset builds again from the same blueprint.
+
+mod chipset;
+mod cpus;
+mod disks;
+mod error;
+mod firmware;
+mod memory;
+mod nets;
+mod pci;
+
+use std::sync::Arc;
+
+use device::Device;
+
+pub(crate) use chipset::Chipset;
+pub use error::BuildError;
+
+use crate::Console;
+use crate::action::Reporter;
+use crate::driver::{Blueprint, Hardware};
+use crate::layout::Layout;
+use crate::machine::Machine;
+use crate::vcpu::{Buses, VcpuThreads};
+
+/// Builds the machine of `blueprint`, with its serial port connected to `console`. What its guest does is told by `reporter`.
+pub(crate) fn build(
+    blueprint: &Blueprint,
+    console: &Arc<dyn Console>,
+    reporter: &Reporter,
+) -> Result<Box<dyn Hardware>, BuildError> {
+    let Blueprint { spec, files } = blueprint;
+    let layout = Layout::new(spec);
+    let memory = memory::build(spec.memory())?;
+    let vm = cpus::vm(spec.cpus(), &memory)?;
+    let buses = Buses::default();
+    let chipset = chipset::build(spec, vm.irq_routing(), &buses.pio, console, reporter)?;
+    let slots = pci::build(&layout, &vm, &memory, &buses)?;
+    let mut devices: Vec<Arc<dyn Device>> = chipset.devices();
+    devices.push(pci::entropy(&slots)?);
+    devices.extend(disks::build(spec.disks(), &files.disks, &layout, &slots)?);
+    devices.extend(nets::build(spec.nets(), &files.taps, &layout, &slots)?);
+    let entry = firmware::build(spec, files, &layout, &vm)?;
+    let vcpus = cpus::vcpus(&vm, &entry)?;
+    let threads = VcpuThreads::spawn(vcpus, &buses, reporter).map_err(BuildError::Threads)?;
+    Ok(Box::new(Machine::new(threads, devices, chipset, buses)))
+}

@@ -1,0 +1,35 @@
+//! One machine: specification and open files in, running guest out.
+//!
+//! ```text
+//!   control requests ─┐                                  ┌─▶ answers, events, the last report (Notice)
+//!                     ├─▶ Action ─▶ state driver ────────┘
+//!   guest, vCPUs ─────┘               │ builds, starts, pauses, tears down
+//!                                     ▼
+//!              Machine: vCPU threads ─▶ buses ─▶ chipset, PCI ─▶ virtio devices ─▶ disks, taps
+//! ```
+//!
+//! [`spawn`] starts a state driver; all else happens by [`Action`]s. Addresses and interrupts are [`Layout`]'s matter alone,
+//! the parts are put together in `build`, and there is nothing that "manages devices": a machine is a list of them.
+
+#![cfg_attr(not(test), warn(clippy::indexing_slicing))]
+
+mod action;
+mod bars;
+mod build;
+mod console;
+mod driver;
+mod files;
+mod gate;
+mod interrupts;
+mod layout;
+mod machine;
+#[cfg(test)]
+mod testing;
+mod vcpu;
+
+pub use action::{Action, GuestEvent, Notice, Outlet, Reporter, Ticket};
+pub use build::BuildError;
+pub use console::Console;
+pub use driver::{DriverHandle, spawn};
+pub use files::{Directories, FilesError, MachineFiles, sort};
+pub use layout::{DISK_SLOTS, FIRST_DISK_SLOT, FIRST_NET_SLOT, FREE_SLOTS, Layout, NET_SLOTS, RNG_SLOT};

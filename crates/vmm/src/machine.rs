@@ -1,0 +1,71 @@
+//! A machine that was built: its threads and devices, started, paused and torn down together.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use device::{Device, Draining};
+
+use crate::build::Chipset;
+use crate::driver::Hardware;
+use crate::vcpu::{Buses, VcpuThreads};
+
+/// All parts. Order of fields is order of destruction: threads first.
+pub(crate) struct Machine {
+    threads: VcpuThreads,
+    devices: Vec<Arc<dyn Device>>,
+    chipset: Chipset,
+    /// Holds what is mapped. The last to go.
+    _buses: Buses,
+}
+
+impl Machine {
+    pub(crate) const fn new(
+        threads: VcpuThreads,
+        devices: Vec<Arc<dyn Device>>,
+        chipset: Chipset,
+        buses: Buses,
+    ) -> Self {
+        Self {
+            threads,
+            devices,
+            chipset,
+            _buses: buses,
+        }
+    }
+}
+
+impl Hardware for Machine {
+    fn start(&mut self, asked: Instant) {
+        self.devices.iter().for_each(|device| device.start());
+        self.threads.release();
+        tracing::debug!(after = ?asked.elapsed(), "vcpus released");
+    }
+
+    fn pause(&mut self) {
+        self.threads.hold();
+        let draining: Vec<Draining> = self.devices.iter().map(|device| device.pause()).collect();
+        draining.into_iter().for_each(Draining::wait);
+    }
+
+    fn resume(&mut self) {
+        self.devices.iter().for_each(|device| device.resume());
+        self.threads.release();
+    }
+
+    fn press_power_button(&self) {
+        self.chipset.events.press_power_button();
+    }
+
+    fn tear_down(self: Box<Self>) {
+        let Self {
+            threads,
+            devices,
+            chipset,
+            _buses,
+        } = *self;
+        drop(threads);
+        // Workers end here, with their requests: nothing touches guest memory or files afterwards.
+        devices.iter().for_each(|device| device.reset());
+        drop((devices, chipset));
+    }
+}

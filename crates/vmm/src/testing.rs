@@ -1,0 +1,44 @@
+//! Specifications for tests.
+
+use spec::{Cpus, DiskSpec, MachineParts, MachineSpec, Memory, NetSpec, VmId};
+
+/// A small machine, changed by `change`.
+pub(crate) fn spec(change: impl FnOnce(&mut MachineParts)) -> MachineSpec {
+    let mut parts = MachineParts {
+        id: VmId::random(),
+        name: "test".parse().unwrap(),
+        cpus: Cpus {
+            sockets: 1,
+            cores: 1,
+            threads: 1,
+        },
+        memory: Memory {
+            size_bytes: 32 << 20,
+            hugepages: None,
+            prefault: false,
+        },
+        cmdline: String::new(),
+        disks: vec![],
+        nets: vec![],
+        debug_exit: false,
+    };
+    change(&mut parts);
+    parts.try_into().unwrap()
+}
+
+/// A disk of one queue.
+pub(crate) fn disk() -> DiskSpec {
+    DiskSpec {
+        serial: "disk".to_owned(),
+        read_only: false,
+        queues: 1,
+    }
+}
+
+/// An interface of `queue_pairs` pairs.
+pub(crate) fn net(queue_pairs: u16) -> NetSpec {
+    NetSpec {
+        mac: "02:00:00:00:00:01".parse().unwrap(),
+        queue_pairs,
+    }
+}

@@ -1,0 +1,260 @@
+//! vCPU threads: run the guest, answer what it needs, tell the state driver what it does.
+//!
+//! ```text
+//!            Gate::open                    kick + Gate::close
+//!   spawned ───────────▶ in the guest ◀────────────────────────▶ held
+//!                          │   ▲ exits                             │
+//!                          └───┘                                   │ Gate::dismiss
+//!                          │ triple fault, failure                 ▼
+//!                          └──────▶ finished ───────────────────▶ gone
+//! ```
+
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use chipset::{GuestRequest, PowerSink};
+use device::Bus;
+use kvm::{Exit, Kicker, SystemEventKind, Vcpu};
+
+use crate::action::{GuestEvent, Reporter};
+use crate::gate::{Gate, Passage};
+
+/// Stack of a vCPU thread, bytes: an exit is answered a few calls deep.
+const STACK_BYTES: usize = 256 << 10;
+
+/// The address spaces of a machine.
+#[derive(Clone, Default)]
+pub(crate) struct Buses {
+    /// Ports.
+    pub(crate) pio: Arc<Bus>,
+    /// Guest-physical addresses.
+    pub(crate) mmio: Arc<Bus>,
+}
+
+/// All vCPUs of a machine, each on its thread.
+pub(crate) struct VcpuThreads {
+    gate: Arc<Gate>,
+    kickers: Vec<Kicker>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl VcpuThreads {
+    /// Threads for `vcpus`, held at first.
+    pub(crate) fn spawn(vcpus: Vec<Vcpu>, buses: &Buses, reporter: &Reporter) -> std::io::Result<Self> {
+        let mut this = Self {
+            gate: Arc::default(),
+            kickers: vcpus.iter().map(Vcpu::kicker).collect(),
+            threads: Vec::with_capacity(vcpus.len()),
+        };
+        for vcpu in vcpus {
+            let name = format!("vcpu{}", vcpu.index());
+            let runner = Runner {
+                vcpu,
+                buses: buses.clone(),
+                reporter: reporter.clone(),
+                gate: Arc::clone(&this.gate),
+                exits: Exits::default(),
+            };
+            let thread = thread::Builder::new()
+                .name(name)
+                .stack_size(STACK_BYTES)
+                .spawn(move || runner.run())?;
+            this.threads.push(thread);
+        }
+        Ok(this)
+    }
+
+    /// Lets them run.
+    pub(crate) fn release(&self) {
+        self.gate.open();
+    }
+
+    /// Holds them; none is in the guest or touches a device when this returns.
+    pub(crate) fn hold(&self) {
+        self.gate.close();
+        self.kickers.iter().for_each(Kicker::kick);
+        self.gate.wait_for(self.threads.len());
+    }
+}
+
+/// Ends the threads, and waits until they are gone.
+impl Drop for VcpuThreads {
+    fn drop(&mut self) {
+        self.gate.dismiss();
+        self.kickers.iter().for_each(Kicker::kick);
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a vcpu thread died of a defect");
+            }
+        }
+    }
+}
+
+/// How often a vCPU came out of the guest, and why.
+#[derive(Debug, Default)]
+struct Exits {
+    port_reads: u64,
+    port_writes: u64,
+    mmio_reads: u64,
+    mmio_writes: u64,
+    interruptions: u64,
+    /// Accesses where nothing is.
+    stray: u64,
+}
+
+/// What follows from an exit.
+enum Next {
+    /// Back into the guest.
+    Run,
+    /// Look at the gate first.
+    Gate,
+    /// Tell, and never run again.
+    Finish(fn(String) -> GuestEvent, String),
+}
+
+struct Runner {
+    vcpu: Vcpu,
+    buses: Buses,
+    reporter: Reporter,
+    gate: Arc<Gate>,
+    exits: Exits,
+}
+
+impl Runner {
+    fn run(mut self) {
+        let index = self.vcpu.index();
+        if self.gate.pass() == Passage::Leave {
+            return;
+        }
+        if index == 0 {
+            self.reporter.tell(GuestEvent::FirstEntry { at: Instant::now() });
+        }
+        loop {
+            match self.step() {
+                Next::Run => {}
+                Next::Gate => match self.gate.pass() {
+                    Passage::Open => {}
+                    Passage::Reopened => self.vcpu.tell_paused(),
+                    Passage::Leave => break,
+                },
+                Next::Finish(event, what) => {
+                    let message = self.describe(&what);
+                    self.reporter.tell(event(message));
+                    self.gate.wait_to_leave();
+                    break;
+                }
+            }
+        }
+        let exits = &self.exits;
+        tracing::debug!(vcpu = index, ?exits, "vcpu ends");
+    }
+
+    /// Runs the guest until its next exit, and answers that.
+    fn step(&mut self) -> Next {
+        let exits = &mut self.exits;
+        let exit = match self.vcpu.run() {
+            Ok(exit) => exit,
+            Err(error) => return Next::Finish(|message| GuestEvent::VcpuFailed { message }, whole(&error)),
+        };
+        match exit {
+            Exit::IoIn { port, size, data } => {
+                exits.port_reads += 1;
+                for access in data.chunks_mut(usize::from(size.max(1))) {
+                    if !self.buses.pio.read(port.into(), access) {
+                        stray(exits, "port read", port.into());
+                    }
+                }
+            }
+            Exit::IoOut { port, size, data } => {
+                exits.port_writes += 1;
+                for access in data.chunks(usize::from(size.max(1))) {
+                    if !self.buses.pio.write(port.into(), access) {
+                        stray(exits, "port write", port.into());
+                    }
+                }
+            }
+            Exit::MmioRead { address, data } => {
+                exits.mmio_reads += 1;
+                if !self.buses.mmio.read(address, data) {
+                    stray(exits, "mmio read", address);
+                }
+            }
+            Exit::MmioWrite { address, data } => {
+                exits.mmio_writes += 1;
+                if !self.buses.mmio.write(address, data) {
+                    stray(exits, "mmio write", address);
+                }
+            }
+            // With the interrupt controller in the kernel a halted vCPU waits there.
+            Exit::Hlt => {}
+            Exit::Interrupted => {
+                exits.interruptions += 1;
+                return Next::Gate;
+            }
+            Exit::SystemEvent(SystemEventKind::Shutdown) => self.reporter.request(GuestRequest::PowerOff),
+            Exit::SystemEvent(SystemEventKind::Reset) => self.reporter.request(GuestRequest::Reset),
+            fatal => return finish(&fatal),
+        }
+        Next::Run
+    }
+
+    /// For people: which vCPU, what happened, and what it was doing.
+    fn describe(&self, what: &str) -> String {
+        let index = self.vcpu.index();
+        match self.vcpu.registers() {
+            Ok(registers) => format!("vcpu {index}: {what}\n{registers}"),
+            Err(error) => format!("vcpu {index}: {what}; its registers can not be read: {}", whole(&error)),
+        }
+    }
+}
+
+/// The end of a vCPU, for exits that leave nothing to do.
+fn finish(exit: &Exit<'_>) -> Next {
+    let failed = |message| GuestEvent::VcpuFailed { message };
+    match exit {
+        Exit::Shutdown => Next::Finish(
+            |message| GuestEvent::TripleFault { message },
+            "triple fault: the guest could not handle an exception".to_owned(),
+        ),
+        Exit::FailEntry { reason, cpu } => Next::Finish(
+            failed,
+            format!("the CPU (host CPU {cpu}) refuses the guest's state, hardware reason {reason:#x}"),
+        ),
+        Exit::InternalError { suberror, data } => Next::Finish(
+            failed,
+            format!("KVM can not go on: internal error {suberror}, details {data:x?}"),
+        ),
+        Exit::SystemEvent(SystemEventKind::Crash) => Next::Finish(failed, "the guest says that it crashed".to_owned()),
+        other => Next::Finish(failed, format!("exit that nothing handles: {other:?}")),
+    }
+}
+
+fn stray(exits: &mut Exits, access: &'static str, address: u64) {
+    static STRAY: telemetry::RateLimited = telemetry::RateLimited::new();
+    exits.stray += 1;
+    // Guests probe for devices; that is no fault.
+    if tracing::enabled!(tracing::Level::DEBUG)
+        && let Some(admitted) = STRAY.admit()
+    {
+        let suppressed = admitted.suppressed;
+        tracing::debug!(
+            access,
+            address = format_args!("{address:#x}"),
+            suppressed,
+            "nothing is there"
+        );
+    }
+}
+
+/// The whole story of an error in one line.
+pub(crate) fn whole(error: &dyn std::error::Error) -> String {
+    let mut story = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        story.push_str(": ");
+        story.push_str(&error.to_string());
+        cause = error.source();
+    }
+    story
+}
