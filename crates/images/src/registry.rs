@@ -65,26 +65,11 @@ impl Registry {
         let plain_http = insecure.contains(&host);
         let set_up = |source: Cause| PullError::Unreachable {
             registry: host.clone(),
-            hint: "the HTTPS client cannot start: install package ca-certificates".to_owned(),
+            hint: "the host knows no certificate authorities: install package ca-certificates".to_owned(),
             source,
         };
-        let client = Client::try_from(ClientConfig {
-            protocol: if plain_http {
-                ClientProtocol::Http
-            } else {
-                ClientProtocol::Https
-            },
-            // Over plain HTTP there is nothing certificates could protect, and hosts without any stay able to pull. What is
-            // pulled is checked against its digest either way.
-            accept_invalid_certificates: plain_http,
-            connect_timeout: Some(CONNECT_TIMEOUT),
-            read_timeout: Some(READ_TIMEOUT),
-            user_agent: USER_AGENT,
-            ..ClientConfig::default()
-        })
-        .map_err(|source| set_up(Box::new(source)))?;
+        // First this one: without certificate authorities on the host it fails with an error, `oci-client` panics.
         let http = reqwest::Client::builder()
-            .danger_accept_invalid_certs(plain_http)
             .https_only(!plain_http)
             .redirect(reqwest::redirect::Policy::limited(REDIRECTS_MAX))
             .connect_timeout(CONNECT_TIMEOUT)
@@ -92,6 +77,18 @@ impl Registry {
             .user_agent(USER_AGENT)
             .build()
             .map_err(|source| set_up(Box::new(source)))?;
+        let client = Client::try_from(ClientConfig {
+            protocol: if plain_http {
+                ClientProtocol::Http
+            } else {
+                ClientProtocol::Https
+            },
+            connect_timeout: Some(CONNECT_TIMEOUT),
+            read_timeout: Some(READ_TIMEOUT),
+            user_agent: USER_AGENT,
+            ..ClientConfig::default()
+        })
+        .map_err(|source| set_up(Box::new(source)))?;
         let mut registry = Self {
             reference: reference.clone(),
             plain_http,

@@ -118,11 +118,12 @@ impl<R: Read> Tape<R> {
         Ok(())
     }
 
-    /// Passes what is left of the current entry.
+    /// Passes what is left of the current entry. Its content must be there; `umoci insert` leaves out the filler of the last
+    /// entry, and the end mark too.
     fn skip(&mut self) -> io::Result<()> {
         let left = self.content_left.saturating_add(self.filler_left);
         let passed = io::copy(&mut (&mut self.input).take(left), &mut io::sink())?;
-        if passed < left {
+        if passed < self.content_left {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         self.content_left = 0;
@@ -319,6 +320,21 @@ mod tests {
         let cut = archive(&[("a", &[1; 2000])]);
         assert_eq!(kind(&cut[..1000]), io::ErrorKind::UnexpectedEof);
         assert_eq!(kind(&cut[..100]), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn an_archive_may_end_with_the_content_of_its_last_entry() {
+        let bytes = archive(&[("a", b"one"), ("b", &[7; 700])]);
+        let end = 512 + 512 + 512 + 700;
+        assert_eq!(walk(&bytes[..end]).unwrap()[1].2.len(), 700);
+        let mut tape = Tape::new(&bytes[..end]);
+        tape.next().unwrap();
+        tape.next().unwrap();
+        assert_eq!(tape.next().unwrap(), None, "unread content is passed");
+        let mut tape = Tape::new(&bytes[..end - 1]);
+        tape.next().unwrap();
+        tape.next().unwrap();
+        assert_eq!(tape.next().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 
     #[test]
