@@ -110,7 +110,7 @@ impl ConfinedCommand {
         if !self.program.is_file() {
             return Err(RunError::NoProgram(self.program));
         }
-        let ruleset = rules::build(&self.read, &self.write)?;
+        let ruleset = rules::build(&self.program, &self.read, &self.write)?;
         let mut gaps = Vec::new();
         if ruleset.is_none() {
             gaps.push(Gap::Landlock);

@@ -88,6 +88,18 @@ fn has_no_network_no_capabilities_and_no_foreign_descriptors() {
 }
 
 #[test]
+fn the_program_itself_may_lie_anywhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("shell");
+    std::fs::copy("/bin/sh", &program).unwrap();
+    let command = ConfinedCommand::new(&program, Duration::from_secs(20))
+        .arg("-c")
+        .arg("echo here");
+    let (outcome, output) = run(command);
+    assert_eq!((outcome.end, output.as_str()), (End::Exited(0), "here\n"));
+}
+
+#[test]
 fn limits_bite() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");

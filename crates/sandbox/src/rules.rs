@@ -24,9 +24,9 @@ const SYSTEM_READ: [&str; 7] = [
     "/dev/null",
 ];
 
-/// A ruleset that allows reading the system's programs and `read`, and writing `write`; a directory means all below it.
-/// `None`: this kernel has no landlock.
-pub(crate) fn build(read: &[PathBuf], write: &[PathBuf]) -> Result<Option<OwnedFd>, RunError> {
+/// A ruleset that allows running `program`, reading the system's programs and `read`, and writing `write`; a directory means
+/// all below it. `None`: this kernel has no landlock.
+pub(crate) fn build(program: &Path, read: &[PathBuf], write: &[PathBuf]) -> Result<Option<OwnedFd>, RunError> {
     let rules = |source: landlock::RulesetError| RunError::Rules(Box::new(source));
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
@@ -39,6 +39,7 @@ pub(crate) fn build(read: &[PathBuf], write: &[PathBuf]) -> Result<Option<OwnedF
     for path in SYSTEM_READ.iter().map(Path::new).filter(|path| path.exists()) {
         ruleset = allow(ruleset, path, reading)?;
     }
+    ruleset = allow(ruleset, program, reading)?;
     for path in read {
         ruleset = allow(ruleset, path, reading & !AccessFs::Execute)?;
     }
