@@ -4,7 +4,7 @@
 //!   0x0000_0000  PVH or zero page, boot tables, command line            (free for the guest once it has read them)
 //!   0x000a_0000  no RAM
 //!   0x000e_0000  RSDP and ACPI tables        \ RAM that the memory map calls reserved
-//!   0x000f_0000  SMBIOS                       /
+//!   0x000f_0000  SMBIOS, reset vector         /
 //!   0x0010_0000  RAM: kernel from 1 MiB or 16 MiB on, initial RAM disk at the end
 //!   0xc000_0000  32-bit windows of PCI devices
 //!   0xe000_0000  ECAM, one bus (room for 256)
@@ -35,7 +35,9 @@ pub(crate) const ACPI_TABLES_END: u64 = 0xf_0000;
 /// SMBIOS entry point; guests search for it from here (SMBIOS 3.7 §5.2.2).
 pub(crate) const SMBIOS: u64 = 0xf_0000;
 /// First byte behind the SMBIOS structures.
-pub(crate) const SMBIOS_END: u64 = 0x10_0000;
+pub(crate) const SMBIOS_END: u64 = RESET_VECTOR;
+/// F000:FFF0 of real mode, where software jumps that wants a PC to reset.
+pub(crate) const RESET_VECTOR: u64 = 0xf_fff0;
 /// Where kernels may begin: 1 MiB.
 pub(crate) const HIGH_MEMORY: u64 = 0x10_0000;
 
@@ -64,6 +66,8 @@ pub const RTC_PORT: u16 = 0x70;
 pub const KEYBOARD_CONTROLLER_PORT: u16 = 0x64;
 /// First port of the power registers: sleep control, sleep status, reset.
 pub const POWER_PORT: u16 = 0x600;
+/// Offset of the reset register in them.
+pub(crate) const RESET_REGISTER: u16 = 2;
 /// First port of the event register, four ports.
 pub const EVENT_PORT: u16 = 0x604;
 /// Interrupt of the event register, an IOAPIC pin.

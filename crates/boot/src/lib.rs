@@ -13,6 +13,7 @@ mod kernel;
 pub mod layout;
 mod memory_map;
 mod platform;
+mod reset_vector;
 mod tables;
 
 use std::fs::File;
@@ -93,6 +94,7 @@ pub fn prepare(memory: &GuestMemory, platform: &Platform, payload: Payload<'_>) 
         .map(|file| initrd::load(memory, file, kernel.end, limit.min(ram_end)))
         .transpose()?;
     tables::write(memory, platform)?;
+    reset_vector::write(memory, platform).map_err(|source| BootError::Memory { source })?;
     let memory_map = memory_map::entries(ram_bytes);
     let facts = entry::Facts {
         command_line: u32::try_from(layout::COMMAND_LINE).unwrap_or(0),

@@ -26,7 +26,7 @@ pub(crate) fn entries(ram_bytes: u64) -> Vec<Entry> {
     };
     let mut entries = vec![
         entry(0, layout::CONVENTIONAL_END, RAM),
-        entry(layout::RSDP, layout::SMBIOS_END, RESERVED),
+        entry(layout::RSDP, layout::HIGH_MEMORY, RESERVED),
     ];
     for (start, bytes) in ram_ranges(ram_bytes) {
         entries.push(entry(start.max(layout::HIGH_MEMORY), start + bytes, RAM));

@@ -141,6 +141,8 @@ fn elf_with_note_enters_by_pvh_with_all_it_was_given() {
     };
     assert_eq!(rip, PVH_ENTRY);
     assert_eq!(&read::<0x100>(&memory, LOAD), CODE);
+    // mov dx, 0x602; mov al, 1; out dx, al
+    assert_eq!(read(&memory, 0xf_fff0), [0xba, 0x02, 0x06, 0xb0, 0x01, 0xee]);
     let info = u64::from(start_info);
     assert_eq!(read_u32(&memory, info), 0x336e_c578);
     assert_eq!(&read::<14>(&memory, read_u64(&memory, info + 24)), b"console=ttyS0\0");

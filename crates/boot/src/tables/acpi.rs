@@ -82,7 +82,7 @@ fn fadt(platform: &Platform, dsdt: u64) -> Vec<u8> {
         .flag(Flags::SlpButton)
         .flag(Flags::FixRtc)
         .flag(Flags::Headless);
-    fadt.reset_reg = port_register(layout::POWER_PORT + 2);
+    fadt.reset_reg = port_register(layout::POWER_PORT + layout::RESET_REGISTER);
     fadt.reset_value = platform.registers.reset;
     fadt.sleep_control_reg = port_register(layout::POWER_PORT);
     fadt.sleep_status_reg = port_register(layout::POWER_PORT + 1);
