@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use device::Draining;
 use disk::{Disk, Geometry};
+use telemetry::RateLimited;
 use virtio::{ActivateError, Activation, DeviceKind, Signals, VirtQueue, VirtioDevice};
 
 use super::config::{self, BlkOptions, WRITEBACK, feature};
@@ -41,6 +42,7 @@ impl Blk {
                 serial,
                 counters: Arc::default(),
                 writeback: AtomicBool::new(true),
+                log: RateLimited::new(),
             }),
             crew: Crew::default(),
             link: Mutex::default(),

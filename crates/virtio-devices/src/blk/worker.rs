@@ -6,14 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use disk::{DiskError, DiskErrorKind, DiskIo, ZeroMode};
+use telemetry::RateLimited;
 use uring::{Bell, Ring};
 use virtio::{Scatter, VirtQueue};
 
 use super::request::{Action, Range, Request, SERIAL_SIZE, Status};
 use crate::crew::{Served, Service};
-
-/// Failed requests told as warnings, per device life; the guest decides how many more there are.
-const WARNINGS: u64 = 10;
 
 /// What a block device did so far, over all queues and activations.
 #[derive(Debug, Default)]
@@ -47,6 +45,8 @@ pub(super) struct Shared {
     pub(super) counters: Arc<BlkCounters>,
     /// The guest may lose completed writes until it flushes; else every write is flushed before it is answered.
     pub(super) writeback: AtomicBool,
+    /// For requests that failed: the guest decides how many there are.
+    pub(super) log: RateLimited,
 }
 
 /// What requests in flight need.
@@ -220,11 +220,9 @@ impl Shared {
                 tracing::debug!(disk, %error, "guest asked a disk for what it can not do");
             }
             DiskErrorKind::NoSpace | DiskErrorKind::Io | DiskErrorKind::Corrupt | DiskErrorKind::Cancelled => {
-                let cause = std::error::Error::source(&error).map(tracing::field::display);
-                if self.counters.errors.load(Ordering::Relaxed) < WARNINGS {
-                    tracing::warn!(disk, %error, cause, "disk request failed");
-                } else {
-                    tracing::debug!(disk, %error, cause, "disk request failed");
+                if let Some(admitted) = self.log.admit() {
+                    let cause = std::error::Error::source(&error).map(tracing::field::display);
+                    tracing::warn!(disk, %error, cause, suppressed = admitted.suppressed, "disk request failed");
                 }
             }
         }

@@ -115,7 +115,9 @@ impl VirtioDevice for Net {
     }
 
     fn deactivate(&self) -> Vec<VirtQueue> {
-        self.crew.stop()
+        let queues = self.crew.stop();
+        self.shared.release();
+        queues
     }
 
     fn pause(&self) -> Draining {
@@ -124,5 +126,12 @@ impl VirtioDevice for Net {
 
     fn resume(&self) {
         self.crew.resume();
+    }
+}
+
+/// Whoever gets the wire next finds it as this card did.
+impl Drop for Net {
+    fn drop(&mut self) {
+        drop(self.deactivate());
     }
 }

@@ -377,7 +377,11 @@ fn a_tap_takes_what_the_card_sets() {
         mac: [2, 0, 0, 0, 0, 1],
         mtu: None,
     };
-    let device = Arc::new(Net::new(Box::new(super::TapWire::new(queues).unwrap()), options));
+    let kept: Vec<_> = queues.iter().map(|queue| queue.try_clone().unwrap()).collect();
+    let device = Arc::new(Net::new(
+        Box::new(super::TapWire::new(queues).unwrap()),
+        options.clone(),
+    ));
     let mut driver = MockDriver::new(Arc::clone(&device) as _);
     let wanted = feature::MQ | feature::CTRL_VQ | feature::GUEST_CSUM | feature::GUEST_TSO4 | feature::GUEST_TSO6;
     for features in [wanted, EVENT_IDX, wanted] {
@@ -400,4 +404,10 @@ fn a_tap_takes_what_the_card_sets() {
         3,
         "the tap is down"
     );
+    // A card that takes the same queues after this one finds them as this one did.
+    drop((driver, device));
+    let again = super::TapWire::new(kept).unwrap();
+    let mut driver = MockDriver::new(Arc::new(Net::new(Box::new(again), options)));
+    driver.start(wanted);
+    assert_eq!(driver.status(), 0xf);
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use telemetry::RateLimited;
 use uring::{Bell, File, Immediate, Ring};
 use virtio::VirtQueue;
 
@@ -58,6 +59,8 @@ pub(super) struct Shared {
     wire: Box<dyn Wire>,
     lanes: Vec<Lane>,
     pub(super) counters: Arc<NetCounters>,
+    /// For commands that failed: the guest decides how many there are.
+    log: RateLimited,
 }
 
 impl Shared {
@@ -71,6 +74,7 @@ impl Shared {
             lanes: wire.queues().iter().take(lanes).map(lane).collect(),
             wire,
             counters: Arc::default(),
+            log: RateLimited::new(),
         }
     }
 
@@ -80,6 +84,13 @@ impl Shared {
 
     pub(super) fn wire(&self) -> &dyn Wire {
         &*self.wire
+    }
+
+    /// Attaches every queue again.
+    pub(super) fn release(&self) {
+        if let Err(error) = self.use_pairs(self.pairs()) {
+            tracing::debug!(%error, "tap queues can not be attached again");
+        }
     }
 
     /// Uses the first `pairs` pairs, and detaches the others, so that no frame waits where nobody looks.
@@ -285,7 +296,10 @@ fn obey(shared: &Shared, pairs: Option<u16>) -> Ack {
     match shared.use_pairs(pairs) {
         Ok(()) => Ack::Ok,
         Err(error) => {
-            tracing::warn!(%error, pairs, "tap queues can not be attached or detached");
+            if let Some(admitted) = shared.log.admit() {
+                let suppressed = admitted.suppressed;
+                tracing::warn!(%error, pairs, suppressed, "tap queues can not be attached or detached");
+            }
             Ack::Error
         }
     }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU64, Ordering};
 
 use device::BusHandler;
 use pci::Msix;
+use telemetry::RateLimited;
 
 use super::status::NEEDS_RESET;
 use crate::contract::Signals;
@@ -14,8 +15,6 @@ use crate::queue::RingError;
 const NO_VECTOR: u16 = 0xffff;
 /// ISR status: configuration changed.
 const ISR_CONFIG: u8 = 2;
-/// Stops told as warnings, per device life; a guest can break its rings all day.
-const WARNINGS: u64 = 10;
 
 pub(super) struct Link {
     device: String,
@@ -26,6 +25,8 @@ pub(super) struct Link {
     generation: AtomicU8,
     given_up: AtomicBool,
     stops: AtomicU64,
+    /// A guest can break its rings all day.
+    log: RateLimited,
 }
 
 impl Link {
@@ -39,6 +40,7 @@ impl Link {
             generation: AtomicU8::new(0),
             given_up: AtomicBool::new(false),
             stops: AtomicU64::new(0),
+            log: RateLimited::new(),
         }
     }
 
@@ -90,12 +92,10 @@ impl Link {
 
     /// The device can not go on: for `error`, whoever's fault it is.
     pub(super) fn give_up(&self, error: &dyn std::fmt::Display) {
-        let nth = self.stops.fetch_add(1, Ordering::Relaxed);
-        let device = &self.device;
-        if nth < WARNINGS {
-            tracing::warn!(device, %error, "virtio device stops until its driver resets it");
-        } else {
-            tracing::debug!(device, %error, "virtio device stops until its driver resets it");
+        self.stops.fetch_add(1, Ordering::Relaxed);
+        if let Some(admitted) = self.log.admit() {
+            let (device, suppressed) = (&self.device, admitted.suppressed);
+            tracing::warn!(device, %error, suppressed, "virtio device stops until its driver resets it");
         }
         if !self.given_up.swap(true, Ordering::AcqRel) {
             self.config_changed();
