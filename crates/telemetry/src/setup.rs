@@ -37,7 +37,11 @@ pub fn init(program: &str) -> Result<(), FilterError> {
         _ => Targets::new().with_default(LevelFilter::INFO),
     };
     let registry = tracing_subscriber::registry().with(filter);
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    // A line that can not be written is lost and nothing more: reporting that on standard error, as the layer would by
+    // itself, panics when standard error is what broke, and a machine process outlives the reader of its logs.
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false);
     let done = if std::io::stderr().is_terminal() {
         registry.with(lines.with_target(false)).try_init()
     } else {

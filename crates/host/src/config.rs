@@ -1,0 +1,29 @@
+//! What an operator decides about the host; `karatd` reads it from its configuration file.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Settings of the host, all of them decided.
+#[derive(Debug, Clone)]
+pub struct HostConfig {
+    /// Where images, disks, logs and the registry are kept.
+    pub state_dir: PathBuf,
+    /// Where sockets and reports of running machines are; survives restarts of the daemon, not of the host.
+    pub run_dir: PathBuf,
+    /// Directories in which users may name kernels, initrds and disks.
+    pub file_roots: Vec<PathBuf>,
+    /// Registries spoken to over plain HTTP, as `host` or `host:port`.
+    pub insecure_registries: Vec<String>,
+    /// The `karat-vmm` program.
+    pub vmm_path: PathBuf,
+    /// Size at which a machine's console log is rotated, bytes.
+    pub console_log_max_bytes: u64,
+    /// How many rotated console logs are kept per machine.
+    pub console_log_keep: u32,
+    /// Largest disk an image may have, bytes.
+    pub image_max_bytes: u64,
+    /// Space a new disk must leave free on the state directory's file system, bytes.
+    pub reserved_space_bytes: u64,
+    /// How long a guest has to shut down when the caller does not say.
+    pub stop_timeout: Duration,
+}

@@ -1,0 +1,43 @@
+//! What every part of the host works with.
+
+use std::path::PathBuf;
+
+use spec::{HostLimits, VmId};
+
+use crate::HostConfig;
+use crate::operations::LiveOperations;
+use crate::registry::Registry;
+
+/// Shared by all machines and requests; nothing in it changes but by its own locks.
+pub(crate) struct Context {
+    pub(crate) config: HostConfig,
+    pub(crate) limits: HostLimits,
+    pub(crate) registry: Registry,
+    pub(crate) store: images::Store,
+    pub(crate) operations: LiveOperations,
+}
+
+/// Name of the root disk inside a machine's directory.
+const ROOT_DISK: &str = "root.raw";
+
+impl Context {
+    /// Directory of everything that is kept of a machine.
+    pub(crate) fn vm_dir(&self, id: VmId) -> PathBuf {
+        self.vms_dir().join(id.to_string())
+    }
+
+    /// Directory of the directories of all machines.
+    pub(crate) fn vms_dir(&self) -> PathBuf {
+        self.config.state_dir.join("vms")
+    }
+
+    /// A machine's private disk.
+    pub(crate) fn root_disk(&self, id: VmId) -> PathBuf {
+        self.vm_dir(id).join(ROOT_DISK)
+    }
+
+    /// Directory of a machine's console logs.
+    pub(crate) fn log_dir(&self, id: VmId) -> PathBuf {
+        self.vm_dir(id).join("log")
+    }
+}

@@ -1,0 +1,221 @@
+//! Making a machine: check, clone, record. Nothing is left behind when it fails.
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
+
+use api_types::{ErrorCode, EventReason, Vm, VmPhase, VmStatus};
+use images::{CloneError, CloneMethod, ImageRecord};
+use jiff::Timestamp;
+use spec::{ByteSize, VmId, VmPlan, VmSpec};
+
+use crate::failure::Failure;
+use crate::host::Host;
+use crate::limits;
+use crate::machine::{self, Machine};
+use crate::registry::{About, RegistryError};
+
+/// What every refused machine is told first; the fields follow.
+const REFUSED: &str = "the machine can not be made as it is written";
+
+impl Host {
+    /// Makes a machine, which stands still until it is started.
+    pub async fn create_vm(&self, spec: VmSpec) -> Result<Vm, Failure> {
+        let context = &self.0.context;
+        let plan = VmPlan::new(&spec, &context.limits).map_err(|problems| Failure::refused(REFUSED, &problems))?;
+        let _name = self.reserve(&spec.name).await?;
+        let _image_stays = self.0.images.read().await;
+        let image = match &plan.image {
+            Some(image) => Some(self.find_image(image).await?.ok_or_else(|| unknown_image(image))?),
+            None => None,
+        };
+        check_kernel(&plan, image.as_ref())?;
+        machine::probe(context, &plan)?;
+        let id = VmId::random();
+        // Checks what depends on the image, such as its command line.
+        plan.machine(id, image.as_ref().and_then(|image| image.cmdline.as_deref()))
+            .map_err(|problems| Failure::refused(REFUSED, &problems))?;
+        let directory = Unfinished::make(context.vm_dir(id))?;
+        let clone_method = match &image {
+            Some(image) => Some(self.clone_disk(id, image, plan.root_size).await?),
+            None => None,
+        };
+        let vm = Vm {
+            id,
+            spec,
+            image_digest: image.map(|image| image.digest.to_string()),
+            status: VmStatus {
+                phase: VmPhase::Stopped,
+                reason: None,
+                message: None,
+                pid: None,
+                started_at: None,
+                start_to_guest_us: None,
+                resets: 0,
+                clone_method,
+            },
+            created_at: Timestamp::now(),
+            revision: 1,
+        };
+        self.record(&vm).await?;
+        directory.keep();
+        let machine = Machine::supervise(context, vm.clone());
+        self.lock_machines().insert(id, machine);
+        Ok(vm)
+    }
+
+    async fn record(&self, vm: &Vm) -> Result<(), Failure> {
+        let row = vm.clone();
+        let recorded = self.registry().change(move |change| -> Result<(), RegistryError> {
+            change.insert_vm(&row)?;
+            let text = format!("machine {} was created", row.spec.name);
+            change.event(&About::Vm(row.id, &row.spec.name), EventReason::Created, &text)
+        });
+        recorded.await.map_err(|error| {
+            if error.is_conflict() {
+                name_taken(&vm.spec.name)
+            } else {
+                error.into()
+            }
+        })
+    }
+
+    /// Keeps others from making a machine of this name meanwhile.
+    async fn reserve(&self, name: &str) -> Result<Reserved, Failure> {
+        let fresh = self
+            .0
+            .names
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(name.to_owned());
+        if !fresh {
+            return Err(name_taken(name));
+        }
+        let reserved = Reserved {
+            host: self.clone(),
+            name: name.to_owned(),
+        };
+        let wanted = name.to_owned();
+        match self.registry().change(move |change| change.vm(&wanted)).await? {
+            Some(vm) if vm.spec.name == name => Err(name_taken(name)),
+            _ => Ok(reserved),
+        }
+    }
+
+    async fn clone_disk(&self, id: VmId, image: &ImageRecord, wished: Option<ByteSize>) -> Result<String, Failure> {
+        let context = &self.0.context;
+        let size_bytes = wished.map_or(image.disk.virtual_bytes, ByteSize::bytes);
+        let free = limits::free_bytes(&context.vm_dir(id))
+            .map_err(|error| Failure::new(ErrorCode::Internal, format!("free space can not be read: {error}")))?;
+        if free < context.config.reserved_space_bytes {
+            return Err(Failure::new(
+                ErrorCode::NoSpace,
+                format!(
+                    "{} has {} MiB left, and {} MiB are kept free (reserved_space): remove machines or images",
+                    context.config.state_dir.display(),
+                    free >> 20,
+                    context.config.reserved_space_bytes >> 20
+                ),
+            ));
+        }
+        let cloned = context
+            .store
+            .clone_disk(&image.digest, &context.root_disk(id), size_bytes)
+            .await
+            .map_err(|error| clone_failure(&error))?;
+        Ok(match cloned.method {
+            CloneMethod::Reflink => "reflink".to_owned(),
+            CloneMethod::SparseCopy => "copy".to_owned(),
+        })
+    }
+}
+
+fn check_kernel(plan: &VmPlan, image: Option<&ImageRecord>) -> Result<(), Failure> {
+    match image {
+        Some(image) if plan.boot.kernel.is_none() && image.kernel.is_none() => Err(Failure::refused_field(
+            REFUSED,
+            "boot.kernel",
+            "needed, since the image brings no kernel",
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn unknown_image(image: &str) -> Failure {
+    Failure::refused_field(
+        REFUSED,
+        "image",
+        format!("no image {image:?} in the store; pull it first, or look at the list of images"),
+    )
+}
+
+fn name_taken(name: &str) -> Failure {
+    Failure::new(
+        ErrorCode::NameTaken,
+        format!("there is a machine {name:?} already; choose another name, or delete that one"),
+    )
+}
+
+fn clone_failure(error: &CloneError) -> Failure {
+    match error {
+        CloneError::TooSmall { .. } | CloneError::NotSectors(_) => {
+            Failure::refused_field(REFUSED, "disk_size", error.to_string())
+        }
+        CloneError::DiskFull(_) => Failure::new(
+            ErrorCode::NoSpace,
+            format!("{error}: nothing was left of it; remove machines or images, and try again"),
+        ),
+        CloneError::Cancelled(_) => Failure::of(ErrorCode::Cancelled, error),
+        CloneError::Image(_) => Failure::of(ErrorCode::NotFound, error),
+        CloneError::Exists(_) | CloneError::Io { .. } => Failure::of(ErrorCode::Internal, error),
+    }
+}
+
+/// A name that nobody else may take while this exists.
+struct Reserved {
+    host: Host,
+    name: String,
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        let mut names = self.host.0.names.lock().unwrap_or_else(PoisonError::into_inner);
+        names.remove(&self.name);
+    }
+}
+
+/// The directory of a machine that is not recorded yet; removed unless it is kept.
+struct Unfinished(Option<PathBuf>);
+
+impl Unfinished {
+    fn make(path: PathBuf) -> Result<Self, Failure> {
+        let failed = |error: std::io::Error| {
+            let code = match error.kind() {
+                std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => ErrorCode::NoSpace,
+                _ => ErrorCode::Internal,
+            };
+            Failure::new(code, format!("{} can not be made: {error}", path.display()))
+        };
+        DirBuilder::new().mode(0o700).create(&path).map_err(failed)?;
+        Ok(Self(Some(path)))
+    }
+
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some(path) = self.0.take() {
+            remove(&path);
+        }
+    }
+}
+
+fn remove(path: &Path) {
+    if let Err(error) = std::fs::remove_dir_all(path) {
+        tracing::warn!(path = %path.display(), %error, "files of a machine that was not made remain until the next start");
+    }
+}

@@ -1,0 +1,318 @@
+//! The host: opened once, then asked by many.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use api_types::{ErrorCode, Event, EventReason, OperationPhase, Vm};
+use spec::{HostLimits, OperationId, VmId};
+use tokio::sync::{RwLock, watch};
+
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::machine::{self, Action, Machine};
+use crate::operations::LiveOperations;
+use crate::registry::{self, About, OperationRecord, Registry, RegistryError};
+use crate::{HostConfig, limits};
+
+/// Most events in one answer.
+const EVENTS_PAGE: u32 = 1000;
+
+/// Why the host can not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A directory can not be made or read.
+    #[error("{path:?} can not be used")]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The image store.
+    #[error("the image store can not be opened")]
+    Images(#[source] images::OpenError),
+    /// The registry.
+    #[error("the registry {path:?} can not be opened")]
+    Registry {
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: RegistryError,
+    },
+    /// The host itself can not be read.
+    #[error("the host's memory can not be read")]
+    Limits(#[source] io::Error),
+}
+
+/// The host. Clones are the same one.
+#[derive(Clone)]
+pub struct Host(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) context: Arc<Context>,
+    pub(crate) machines: Mutex<HashMap<VmId, Machine>>,
+    /// Names of machines that are being made.
+    pub(crate) names: Mutex<HashSet<String>>,
+    /// Held for reading while a machine is made from an image, for writing while one is removed.
+    pub(crate) images: RwLock<()>,
+}
+
+impl Host {
+    /// Opens everything under `config`, cleans up after an earlier daemon, and looks for its machines. Within a tokio
+    /// runtime only.
+    pub async fn open(config: HostConfig) -> Result<Self, OpenError> {
+        let opened = tokio::task::spawn_blocking(move || open_context(config)).await;
+        let (context, vms) = opened.map_err(|error| OpenError::Limits(io::Error::other(error)))??;
+        let context = Arc::new(context);
+        let known: Vec<_> = vms.iter().map(|vm| vm.id).collect();
+        tokio::spawn(machine::clear_strays(Arc::clone(&context), known));
+        let supervised = vms.into_iter().map(|vm| (vm.id, Machine::supervise(&context, vm)));
+        let machines = Mutex::new(supervised.collect());
+        Ok(Self(Arc::new(Inner {
+            context,
+            machines,
+            names: Mutex::default(),
+            images: RwLock::new(()),
+        })))
+    }
+
+    /// All machines, by name.
+    #[expect(
+        clippy::redundant_closure_for_method_calls,
+        reason = "the method itself is not general in its lifetime"
+    )]
+    pub async fn vms(&self) -> Result<Vec<Vm>, Failure> {
+        Ok(self.registry().change(|change| change.vms()).await?)
+    }
+
+    /// A machine by name or id.
+    pub async fn vm(&self, name_or_id: &str) -> Result<Vm, Failure> {
+        let wanted = name_or_id.to_owned();
+        let found = self.registry().change(move |change| change.vm(&wanted)).await?;
+        found.ok_or_else(|| {
+            Failure::new(
+                ErrorCode::NotFound,
+                format!("no machine {name_or_id:?} on this host; the list has all"),
+            )
+        })
+    }
+
+    /// Begins to start a machine. With `revision`, only if its record still has that one.
+    pub async fn start(&self, name_or_id: &str, revision: Option<u64>) -> Result<OperationRecord, Failure> {
+        self.machine(name_or_id).await?.1.start(revision).await
+    }
+
+    /// Begins to stop a machine: by its power button, or with `force` as if its power was cut.
+    pub async fn stop(
+        &self,
+        name_or_id: &str,
+        revision: Option<u64>,
+        force: bool,
+        timeout: Option<Duration>,
+    ) -> Result<OperationRecord, Failure> {
+        let timeout = timeout.unwrap_or(self.0.context.config.stop_timeout);
+        self.machine(name_or_id).await?.1.stop(revision, force, timeout).await
+    }
+
+    /// Pauses, resumes or resets a machine; returns when it is done.
+    pub async fn act(&self, name_or_id: &str, revision: Option<u64>, action: Action) -> Result<Vm, Failure> {
+        let (id, machine) = self.machine(name_or_id).await?;
+        machine.act(revision, action).await?;
+        self.vm(&id.to_string()).await
+    }
+
+    /// Removes a machine that does not run, with its disk and its logs. With `force` it is ended first.
+    pub async fn delete_vm(&self, name_or_id: &str, revision: Option<u64>, force: bool) -> Result<(), Failure> {
+        let (id, machine) = self.machine(name_or_id).await?;
+        if force {
+            match machine.stop(revision, true, Duration::ZERO).await {
+                Ok(operation) => self.ended(operation.id).await?,
+                // It does not run.
+                Err(failure) if failure.code == ErrorCode::WrongState => {}
+                Err(failure) => return Err(failure),
+            }
+            machine.delete(None).await?;
+        } else {
+            machine.delete(revision).await?;
+        }
+        self.lock_machines().remove(&id);
+        Ok(())
+    }
+
+    /// All operations that are remembered, newest first.
+    #[expect(
+        clippy::redundant_closure_for_method_calls,
+        reason = "the method itself is not general in its lifetime"
+    )]
+    pub async fn operations(&self) -> Result<Vec<OperationRecord>, Failure> {
+        let mut records = self.registry().change(|change| change.operations()).await?;
+        for record in &mut records {
+            record.progress = self.0.context.operations.progress(record.id);
+        }
+        Ok(records)
+    }
+
+    /// One operation.
+    pub async fn operation(&self, id: OperationId) -> Result<OperationRecord, Failure> {
+        let found = self.registry().change(move |change| change.operation(id)).await?;
+        let mut record =
+            found.ok_or_else(|| Failure::new(ErrorCode::NotFound, format!("no operation {id} is remembered")))?;
+        record.progress = self.0.context.operations.progress(id);
+        Ok(record)
+    }
+
+    /// Asks for an operation to be given up; it ends soon, or has ended before.
+    pub async fn cancel(&self, id: OperationId) -> Result<OperationRecord, Failure> {
+        let record = self.operation(id).await?;
+        if record.phase.is_final() {
+            return Err(Failure::new(
+                ErrorCode::WrongState,
+                format!(
+                    "operation {id} is over ({:?}); there is nothing to cancel",
+                    record.phase
+                ),
+            ));
+        }
+        self.0.context.operations.cancel(id);
+        Ok(record)
+    }
+
+    /// Events after the one with this number, oldest first, at most a thousand.
+    pub async fn events_after(&self, after: u64) -> Result<Vec<Event>, Failure> {
+        Ok(self
+            .registry()
+            .change(move |change| change.events_after(after, EVENTS_PAGE))
+            .await?)
+    }
+
+    /// The number of the newest event, now and whenever there is a newer one.
+    pub fn newest_event(&self) -> watch::Receiver<u64> {
+        self.registry().newest_event()
+    }
+
+    /// The daemon ends: pulls stop, what they have fetched stays. Machines go on.
+    pub fn close(&self) {
+        self.0.context.operations.cancel_pulls();
+    }
+
+    /// Waits until an operation is over.
+    async fn ended(&self, id: OperationId) -> Result<(), Failure> {
+        let mut newest = self.newest_event();
+        loop {
+            newest.borrow_and_update();
+            let record = self.operation(id).await?;
+            if record.phase.is_final() {
+                return record.failure.map_or(Ok(()), Err);
+            }
+            if newest.changed().await.is_err() {
+                return Err(Failure::new(ErrorCode::Internal, "the daemon is ending"));
+            }
+        }
+    }
+
+    pub(crate) async fn machine(&self, name_or_id: &str) -> Result<(VmId, Machine), Failure> {
+        let vm = self.vm(name_or_id).await?;
+        let machine = self.lock_machines().get(&vm.id).cloned();
+        machine
+            .map(|machine| (vm.id, machine))
+            .ok_or_else(|| Failure::new(ErrorCode::NotFound, format!("machine {name_or_id:?} is being deleted")))
+    }
+
+    pub(crate) fn lock_machines(&self) -> std::sync::MutexGuard<'_, HashMap<VmId, Machine>> {
+        self.0.machines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.0.context.registry
+    }
+}
+
+/// Directories, image store, registry; what an earlier daemon had begun is ended in the records. Blocks.
+fn open_context(config: HostConfig) -> Result<(Context, Vec<Vm>), OpenError> {
+    for path in [&config.state_dir, &config.run_dir, &config.state_dir.join("vms")] {
+        make_dir(path)?;
+    }
+    let settings = images::Settings {
+        root: config.state_dir.clone(),
+        insecure_registries: config.insecure_registries.clone(),
+        max_disk_bytes: config.image_max_bytes,
+        ..images::Settings::default()
+    };
+    // Its lock also keeps a second daemon away from the registry and the machines.
+    let (store, recovery) = images::Store::open(settings).map_err(OpenError::Images)?;
+    if recovery.removed > 0 || !recovery.damaged.is_empty() {
+        tracing::warn!(
+            removed = recovery.removed,
+            damaged = recovery.damaged.len(),
+            "image store was cleaned"
+        );
+    }
+    let path = registry::file(&config.state_dir);
+    let failed = |source| OpenError::Registry {
+        path: path.clone(),
+        source,
+    };
+    let registry = Registry::open(&path).map_err(failed)?;
+    let vms = registry.change_now(take_over).map_err(failed)?;
+    let context = Context {
+        limits: HostLimits {
+            memory_bytes: limits::memory_bytes().map_err(OpenError::Limits)?,
+            file_roots: config.file_roots.clone(),
+        },
+        config,
+        registry,
+        store,
+        operations: LiveOperations::default(),
+    };
+    clear_disks(&context, &vms)?;
+    Ok((context, vms))
+}
+
+/// Ends what an earlier daemon had begun, and tells what machines there are.
+fn take_over(change: &registry::Change<'_>) -> Result<Vec<Vm>, RegistryError> {
+    let cut_off = Failure::new(
+        ErrorCode::Internal,
+        "the daemon was restarted meanwhile; ask again (a pull goes on where it ended)",
+    );
+    for operation in change.operations()? {
+        change.end_operation(operation.id, OperationPhase::Failed, Err(&cut_off))?;
+    }
+    change.event(&About::Host, EventReason::DaemonStarted, "karatd started")?;
+    change.vms()
+}
+
+/// Removes directories of machines without a record: their creation or deletion was cut off.
+fn clear_disks(context: &Context, vms: &[Vm]) -> Result<(), OpenError> {
+    let path = context.vms_dir();
+    let failed = |source| OpenError::Directory {
+        path: path.clone(),
+        source,
+    };
+    for entry in std::fs::read_dir(&path).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let id = entry.file_name().to_str().and_then(|name| name.parse::<VmId>().ok());
+        if id.is_some_and(|id| vms.iter().all(|vm| vm.id != id)) {
+            tracing::info!(path = %entry.path().display(), "files of an unknown machine are removed");
+            std::fs::remove_dir_all(entry.path()).map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
+fn make_dir(path: &Path) -> Result<(), OpenError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(path)
+        .map_err(|source| OpenError::Directory {
+            path: path.to_owned(),
+            source,
+        })
+}

@@ -1,0 +1,30 @@
+//! The daemon without HTTP: it keeps the records of machines, images, operations and events, supervises the machine
+//! processes, and finds everything again after a restart.
+//!
+//! | state | kept in | changed by |
+//! |---|---|---|
+//! | machines, references, operations, events | the registry (SQLite) | one transaction per change |
+//! | which process is which machine | the machine's task | that task alone |
+//! | image bytes | the image store | pulls and removals |
+//! | progress of pulls | memory | the pull |
+//!
+//! Nothing here knows of HTTP: a call comes back with a value or a [`Failure`], whose code says what kind of trouble it is.
+
+mod config;
+mod console;
+mod context;
+mod create;
+mod failure;
+mod host;
+mod image;
+mod limits;
+mod machine;
+mod operations;
+mod registry;
+
+pub use config::HostConfig;
+pub use console::{Console, LogTail};
+pub use failure::Failure;
+pub use host::{Host, OpenError};
+pub use machine::Action;
+pub use registry::{OperationRecord, RegistryError};

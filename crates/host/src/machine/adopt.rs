@@ -1,0 +1,145 @@
+//! What an earlier daemon left: processes that run, reports of those that ended meanwhile, directories of nobody.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api_types::{ErrorCode, VmPhase};
+use control::{Hello, VmRequest, VmState};
+use spec::VmId;
+
+use super::lifecycle::Happened;
+use super::link::{Link, LinkError};
+use super::process::{Exit, Process};
+use super::run_dir::{self, RunDir};
+use super::task::Task;
+use crate::context::Context;
+use crate::failure::{Failure, chain};
+
+/// How long a process has to answer or to end while it is looked at.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
+/// What the kernel calls the machine program (`/proc/PID/comm`, at most 15 characters).
+const PROGRAM_NAME: &str = "karat-vmm";
+
+impl Task {
+    /// Finds out what became of the machine while no daemon looked.
+    pub(super) async fn adopt(&mut self) {
+        let idle = matches!(self.life.phase(), VmPhase::Stopped | VmPhase::Failed);
+        if idle && !self.run.path().exists() {
+            return;
+        }
+        match Link::open(&self.run.control()).await {
+            Ok((link, hello)) => self.meet(link, hello).await,
+            Err(LinkError::NobodyListens(_)) => self.is_gone(idle),
+            Err(error) => self.is_silent(&error),
+        }
+        self.save().await;
+    }
+
+    async fn meet(&mut self, mut link: Link, hello: Hello) {
+        let process = match Process::found(hello.pid) {
+            // An answer after the pidfd was opened proves that the pidfd is of the process that answers.
+            Ok(process) if still_there(&mut link).await => process,
+            _ => return self.is_gone(false),
+        };
+        match hello.status.state {
+            VmState::Running | VmState::Paused => {
+                tracing::info!(pid = hello.pid, "running machine found again");
+                self.life.enter(VmPhase::Running, None, None);
+                self.life.status.pid = Some(hello.pid);
+                self.process = Some(process);
+                self.link = Some(link);
+                self.apply_status(&hello.status);
+                self.tell_adopted(hello.pid).await;
+            }
+            VmState::Empty | VmState::Created => {
+                tracing::warn!(pid = hello.pid, "machine process that was never started is ended");
+                end(&mut link, process).await;
+                self.start_was_cut_off();
+            }
+            VmState::Ended => {
+                end(&mut link, process).await;
+                self.exited(Exit::Unknown);
+            }
+        }
+    }
+
+    /// Nobody listens on its socket, so there is no process.
+    fn is_gone(&mut self, idle: bool) {
+        if idle {
+            if let Err(error) = self.run.remove() {
+                tracing::warn!(path = %self.run.path().display(), %error, "run directory can not be removed");
+            }
+        } else if self.life.phase() == VmPhase::Starting && self.run.report().is_none() {
+            self.start_was_cut_off();
+        } else {
+            self.exited(Exit::Unknown);
+        }
+    }
+
+    fn start_was_cut_off(&mut self) {
+        let text = "the daemon was restarted while the machine was being started; start it again";
+        let failure = Failure::new(ErrorCode::MachineFailed, text);
+        let effects = self.life.happened(Happened::LaunchFailed(failure));
+        debug_assert!(effects.is_empty(), "nobody waits after a restart");
+        if let Err(error) = self.run.remove() {
+            tracing::warn!(path = %self.run.path().display(), %error, "run directory can not be removed");
+        }
+    }
+
+    /// There is a process, but it does not speak to us. It is watched, and the connection tried again and again.
+    fn is_silent(&mut self, error: &LinkError) {
+        let pid = self.life.status.pid.filter(|pid| is_machine_process(*pid));
+        let Some(process) = pid.and_then(|pid| Process::found(pid).ok()) else {
+            return self.is_gone(false);
+        };
+        tracing::error!(
+            pid = process.pid(),
+            error = chain(error),
+            "running machine does not answer"
+        );
+        self.life.status.message = Some(format!("the machine process does not answer: {}", chain(error)));
+        self.process = Some(process);
+    }
+}
+
+async fn still_there(link: &mut Link) -> bool {
+    let Ok(number) = link.send(VmRequest::Status) else {
+        return false;
+    };
+    matches!(tokio::time::timeout(LOOK_TIMEOUT, link.answer(number)).await, Ok(Ok(_)))
+}
+
+async fn end(link: &mut Link, mut process: Process) {
+    let asked = link.send(VmRequest::Quit).is_ok();
+    if !asked || tokio::time::timeout(LOOK_TIMEOUT, process.exited()).await.is_err() {
+        process.kill();
+        process.exited().await;
+    }
+}
+
+fn is_machine_process(pid: u32) -> bool {
+    std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("comm"))
+        .is_ok_and(|name| name.trim_end() == PROGRAM_NAME)
+}
+
+/// Ends processes and removes run directories of machines that have no record: their creation was cut off, or their removal.
+pub(crate) async fn clear_strays(context: Arc<Context>, known: Vec<VmId>) {
+    for id in run_dir::present(&context.config.run_dir) {
+        if known.contains(&id) {
+            continue;
+        }
+        let run = RunDir::new(&context.config.run_dir, id);
+        if let Ok((mut link, hello)) = Link::open(&run.control()).await
+            && let Ok(process) = Process::found(hello.pid)
+            && still_there(&mut link).await
+        {
+            tracing::warn!(%id, pid = hello.pid, "process of an unknown machine is ended");
+            end(&mut link, process).await;
+        }
+        match run.remove() {
+            Ok(()) => tracing::info!(%id, "run directory of an unknown machine removed"),
+            Err(error) => tracing::warn!(%id, %error, "run directory of an unknown machine can not be removed"),
+        }
+    }
+}

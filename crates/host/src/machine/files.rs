@@ -1,0 +1,334 @@
+//! The files a machine is made from, opened on its behalf.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
+use std::path::{Path, PathBuf};
+
+use api_types::{ErrorCode, Vm};
+use control::FdRole;
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use spec::{MachineSpec, VmPlan};
+
+use crate::context::Context;
+use crate::failure::Failure;
+
+/// Why the files of a machine can not be opened.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FilesError {
+    /// A file users name.
+    #[error("{field}: {path:?} can not be opened")]
+    Named {
+        field: String,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    /// A link in it leads elsewhere.
+    #[error("{field}: a link in {path:?} leads out of the allowed directories (file_roots); put the file itself there")]
+    LeadsOut { field: String, path: PathBuf },
+    /// It is something that can not be used as what it is named for.
+    #[error("{field}: {path:?} is no {wanted}")]
+    WrongKind {
+        field: String,
+        path: PathBuf,
+        wanted: &'static str,
+    },
+    /// Another machine has it.
+    #[error("disk {path:?} is in use by another machine; stop that one, or attach the disk read-only to both")]
+    InUse { path: PathBuf },
+    /// A file of the daemon's own.
+    #[error("can not open {path:?}, which belongs to the machine")]
+    Own {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    /// The image is gone or damaged.
+    #[error("the machine's image can not be used")]
+    Image(#[source] images::StoreError),
+    /// Nothing to boot.
+    #[error("there is no kernel to boot: the machine names none and its image brings none; set boot.kernel")]
+    NoKernel,
+    /// Opening it would make it, which is not what a machine on a network of the host is about.
+    #[error("there is no network device {name}; make it with: ip tuntap add {name} mode tap multi_queue vnet_hdr")]
+    NoInterface { name: String },
+    /// A network device.
+    #[error("network device {name} can not be opened")]
+    Tap {
+        name: String,
+        #[source]
+        source: tap::OpenError,
+    },
+}
+
+impl FilesError {
+    pub(crate) fn code(&self) -> ErrorCode {
+        match self {
+            Self::Named { .. } | Self::LeadsOut { .. } | Self::WrongKind { .. } | Self::NoKernel => {
+                ErrorCode::InvalidSpec
+            }
+            Self::InUse { .. } => ErrorCode::InUse,
+            Self::Own { .. } => ErrorCode::Internal,
+            Self::Image(_) => ErrorCode::NotFound,
+            Self::NoInterface { .. } | Self::Tap { .. } => ErrorCode::HostLacks,
+        }
+    }
+}
+
+impl From<FilesError> for Failure {
+    fn from(error: FilesError) -> Self {
+        Self::of(error.code(), &error)
+    }
+}
+
+/// What is needed of a file a user names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Need {
+    /// Bytes to read once.
+    Read,
+    /// A disk.
+    Disk { read_only: bool },
+}
+
+/// Everything a machine process is handed, in order. Disks are locked as long as anybody has them open, so that no two
+/// machines write one. Blocks.
+pub(crate) fn open(
+    context: &Context,
+    vm: &Vm,
+    plan: &VmPlan,
+    machine: &MachineSpec,
+    run_dir: &Path,
+) -> Result<Vec<(FdRole, OwnedFd)>, FilesError> {
+    let mut files = open_boot(context, vm, plan)?;
+    let mut disks = Vec::new();
+    if plan.image.is_some() {
+        let path = context.root_disk(vm.id);
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .open(&path)
+            .map_err(|source| FilesError::Own {
+                path: path.clone(),
+                source,
+            })?;
+        disks.push(lock(file, &path, false)?);
+    }
+    for (index, disk) in plan.disks.iter().enumerate() {
+        let need = Need::Disk {
+            read_only: disk.disk.read_only,
+        };
+        let file = open_named(context, &format!("disks[{index}].path"), &disk.path, need)?;
+        disks.push(lock(file, &disk.path, disk.disk.read_only)?);
+    }
+    files.extend((0..).zip(disks).map(|(index, disk)| (FdRole::Disk { index }, disk)));
+    for ((index, wish), net) in (0..).zip(&plan.nets).zip(machine.nets()) {
+        let failed = |source| FilesError::Tap {
+            name: wish.tap.clone(),
+            source,
+        };
+        if !interface_exists(&wish.tap) {
+            return Err(FilesError::NoInterface { name: wish.tap.clone() });
+        }
+        let queues = tap::open(&wish.tap, net.queue_pairs).map_err(failed)?;
+        files.extend(
+            (0..)
+                .zip(queues)
+                .map(|(pair, queue)| (FdRole::Tap { index, pair }, queue)),
+        );
+    }
+    let log_dir = context.log_dir(vm.id);
+    files.push((FdRole::LogDirectory, make_and_open_dir(&log_dir)?));
+    files.push((FdRole::RunDirectory, make_and_open_dir(run_dir)?));
+    Ok(files)
+}
+
+/// Tries to open what the user names, so that mistakes are told when the machine is made and not only when it starts.
+pub(crate) fn probe(context: &Context, plan: &VmPlan) -> Result<(), FilesError> {
+    for (field, path) in [("boot.kernel", &plan.boot.kernel), ("boot.initrd", &plan.boot.initrd)] {
+        if let Some(path) = path {
+            open_named(context, field, path, Need::Read)?;
+        }
+    }
+    for (index, disk) in plan.disks.iter().enumerate() {
+        let need = Need::Disk {
+            read_only: disk.disk.read_only,
+        };
+        open_named(context, &format!("disks[{index}].path"), &disk.path, need)?;
+    }
+    Ok(())
+}
+
+fn open_boot(context: &Context, vm: &Vm, plan: &VmPlan) -> Result<Vec<(FdRole, OwnedFd)>, FilesError> {
+    let image = match vm.image_digest.as_deref().map(str::parse::<images::ImageDigest>) {
+        Some(Ok(digest)) => Some(context.store.get(&digest).map_err(FilesError::Image)?),
+        _ => None,
+    };
+    let mut files = Vec::new();
+    match (&plan.boot.kernel, &image) {
+        (Some(path), _) => files.push((
+            FdRole::Kernel,
+            open_named(context, "boot.kernel", path, Need::Read)?.into(),
+        )),
+        (None, Some(image)) if image.kernel.is_some() => {
+            let kernel = context.store.open_kernel(&image.digest).map_err(FilesError::Image)?;
+            files.push((FdRole::Kernel, kernel.into()));
+        }
+        _ => return Err(FilesError::NoKernel),
+    }
+    match (&plan.boot.initrd, &image) {
+        (Some(path), _) => files.push((
+            FdRole::Initrd,
+            open_named(context, "boot.initrd", path, Need::Read)?.into(),
+        )),
+        (None, Some(image)) if plan.boot.kernel.is_none() && image.initrd.is_some() => {
+            let initrd = context.store.open_initrd(&image.digest).map_err(FilesError::Image)?;
+            files.push((FdRole::Initrd, initrd.into()));
+        }
+        _ => {}
+    }
+    Ok(files)
+}
+
+/// Opens a file a user names: beneath one of the allowed directories, whatever links are on the way.
+fn open_named(context: &Context, field: &str, path: &Path, need: Need) -> Result<File, FilesError> {
+    let named = |source: Errno| match source {
+        Errno::XDEV => FilesError::LeadsOut {
+            field: field.to_owned(),
+            path: path.to_owned(),
+        },
+        source => FilesError::Named {
+            field: field.to_owned(),
+            path: path.to_owned(),
+            source: source.into(),
+        },
+    };
+    let access = match need {
+        Need::Read | Need::Disk { read_only: true } => OFlags::RDONLY,
+        Need::Disk { read_only: false } => OFlags::RDWR,
+    };
+    let file = File::from(open_beneath(&context.limits.file_roots, path, access).map_err(named)?);
+    let kind = file.metadata().map_err(|source| FilesError::Named {
+        field: field.to_owned(),
+        path: path.to_owned(),
+        source,
+    })?;
+    let kind = kind.file_type();
+    let (fits, wanted) = match need {
+        Need::Read => (kind.is_file(), "regular file"),
+        Need::Disk { .. } => (kind.is_file() || kind.is_block_device(), "regular file or block device"),
+    };
+    if !fits {
+        return Err(FilesError::WrongKind {
+            field: field.to_owned(),
+            path: path.to_owned(),
+            wanted,
+        });
+    }
+    // It was set so that a FIFO can not hold us up; on a disk it would make requests fail instead of wait.
+    rustix::fs::fcntl_setfl(&file, access).map_err(named)?;
+    Ok(file)
+}
+
+fn open_beneath(roots: &[PathBuf], path: &Path, access: OFlags) -> Result<OwnedFd, Errno> {
+    let mut told = Errno::XDEV;
+    for root in roots {
+        let Ok(rest) = path.strip_prefix(root) else { continue };
+        let flags = access | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let opened = rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .and_then(|dir| {
+                let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+                rustix::fs::openat2(&dir, rest, flags, Mode::empty(), resolve)
+            });
+        match opened {
+            Ok(file) => return Ok(file),
+            Err(errno) => told = errno,
+        }
+    }
+    Err(told)
+}
+
+fn lock(file: File, path: &Path, shared: bool) -> Result<OwnedFd, FilesError> {
+    // The lock belongs to the open file, which the machine process gets: it lasts until the process ends, however it does.
+    let operation = if shared {
+        FlockOperation::NonBlockingLockShared
+    } else {
+        FlockOperation::NonBlockingLockExclusive
+    };
+    match rustix::fs::flock(&file, operation) {
+        Ok(()) => Ok(file.into()),
+        Err(Errno::WOULDBLOCK) => Err(FilesError::InUse { path: path.to_owned() }),
+        Err(errno) => Err(FilesError::Own {
+            path: path.to_owned(),
+            source: errno.into(),
+        }),
+    }
+}
+
+fn interface_exists(name: &str) -> bool {
+    let flags = SocketFlags::CLOEXEC;
+    rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, flags, None)
+        .and_then(|socket| rustix::net::netdevice::name_to_index(&socket, name))
+        .is_ok()
+}
+
+fn make_and_open_dir(path: &Path) -> Result<OwnedFd, FilesError> {
+    let failed = |source: io::Error| FilesError::Own {
+        path: path.to_owned(),
+        source,
+    };
+    if !fs::exists(path).map_err(failed)? {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(failed)?;
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(|errno| failed(errno.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn files_are_opened_beneath_their_root_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("files");
+        fs::create_dir_all(root.join("sub")).unwrap();
+        fs::write(root.join("sub/disk"), "x").unwrap();
+        fs::write(dir.path().join("secret"), "x").unwrap();
+        symlink(dir.path().join("secret"), root.join("absolute")).unwrap();
+        symlink("../secret", root.join("relative")).unwrap();
+        symlink("sub/disk", root.join("inside")).unwrap();
+        let roots = [root.clone()];
+        let open = |name: &str| open_beneath(&roots, &root.join(name), OFlags::RDWR).map(drop);
+        assert_eq!(open("sub/disk"), Ok(()));
+        assert_eq!(open("inside"), Ok(()));
+        assert_eq!(open("absolute"), Err(Errno::XDEV));
+        assert_eq!(open("relative"), Err(Errno::XDEV));
+        assert_eq!(open("sub/../../secret"), Err(Errno::XDEV));
+        assert_eq!(open("none"), Err(Errno::NOENT));
+        assert_eq!(
+            open_beneath(&roots, Path::new("/etc/passwd"), OFlags::RDONLY).map(drop),
+            Err(Errno::XDEV)
+        );
+    }
+
+    #[test]
+    fn a_disk_that_is_written_has_one_user_and_one_that_is_read_any_number() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let take = |shared| lock(File::open(file.path()).unwrap(), file.path(), shared);
+        let reader = take(true).unwrap();
+        let second = take(true).unwrap();
+        assert!(matches!(take(false), Err(FilesError::InUse { .. })));
+        drop((reader, second));
+        let _writer = take(false).unwrap();
+        assert!(matches!(take(true), Err(FilesError::InUse { .. })));
+    }
+}

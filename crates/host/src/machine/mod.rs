@@ -1,0 +1,145 @@
+//! Supervision: one task per machine, which alone decides what happens to it.
+//!
+//! A [`Machine`] is a handle that posts orders to the task and waits for its word. The task waits for orders, for its
+//! machine process and for the clock, hands what comes to [`lifecycle::Lifecycle`], and carries out the effects. Every
+//! change of a machine's record goes through its task, so that a revision that was compared stays the same until the change
+//! is written.
+
+mod adopt;
+mod files;
+mod launch;
+mod lifecycle;
+mod link;
+mod process;
+mod run_dir;
+mod save;
+mod task;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use api_types::{ErrorCode, Vm};
+use spec::{OperationId, VmId};
+use tokio::sync::{mpsc, oneshot};
+use tracing::Instrument;
+
+pub(crate) use adopt::clear_strays;
+pub(crate) use files::probe;
+pub(crate) use run_dir::RunDir;
+
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::registry::OperationRecord;
+use task::Task;
+
+/// Orders a machine's task takes in before senders wait.
+const ORDERS_QUEUED: usize = 64;
+
+/// Where a task puts its answer.
+type Reply<T> = oneshot::Sender<Result<T, Failure>>;
+
+/// What is ordered.
+enum Order {
+    Start {
+        asked_at: Instant,
+        reply: Reply<OperationRecord>,
+    },
+    Stop {
+        force: bool,
+        timeout: Duration,
+        reply: Reply<OperationRecord>,
+    },
+    Act {
+        action: Action,
+        reply: Reply<()>,
+    },
+    Cancel(OperationId),
+    Delete {
+        reply: Reply<()>,
+    },
+}
+
+/// What a process can be told to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Stop the vCPUs, keep the memory.
+    Pause,
+    /// Let them go on.
+    Resume,
+    /// Power-cycle the guest.
+    Reset,
+}
+
+/// An order, and the only revision of the record at which it is meant to be carried out.
+struct Conditional {
+    order: Order,
+    revision: Option<u64>,
+}
+
+/// A machine's task, from outside. Clones talk to the same one.
+#[derive(Clone)]
+pub(crate) struct Machine(mpsc::Sender<Conditional>);
+
+impl Machine {
+    /// Starts the task of a machine whose record exists. It finds out by itself whether there is a process.
+    pub(crate) fn supervise(context: &Arc<Context>, vm: Vm) -> Self {
+        let (sender, orders) = mpsc::channel(ORDERS_QUEUED);
+        let machine = Self(sender);
+        let span = tracing::info_span!("machine", name = vm.spec.name, id = %vm.id);
+        // A weak handle: the task ends when everybody has let go of the machine.
+        let task = Task::new(Arc::clone(context), vm, orders, machine.0.downgrade());
+        tokio::spawn(task.run().instrument(span));
+        machine
+    }
+
+    /// Begins to start it.
+    pub(crate) async fn start(&self, revision: Option<u64>) -> Result<OperationRecord, Failure> {
+        let asked_at = Instant::now();
+        self.order(revision, |reply| Order::Start { asked_at, reply }).await
+    }
+
+    /// Begins to stop it.
+    pub(crate) async fn stop(
+        &self,
+        revision: Option<u64>,
+        force: bool,
+        timeout: Duration,
+    ) -> Result<OperationRecord, Failure> {
+        self.order(revision, |reply| Order::Stop { force, timeout, reply })
+            .await
+    }
+
+    /// Does it, and returns when it is done.
+    pub(crate) async fn act(&self, revision: Option<u64>, action: Action) -> Result<(), Failure> {
+        self.order(revision, |reply| Order::Act { action, reply }).await
+    }
+
+    /// Removes its record and everything that is kept of it; the task ends.
+    pub(crate) async fn delete(&self, revision: Option<u64>) -> Result<(), Failure> {
+        self.order(revision, |reply| Order::Delete { reply }).await
+    }
+
+    /// Asks for an operation to be given up.
+    pub(crate) fn cancel(&self, operation: OperationId) {
+        let conditional = Conditional {
+            order: Order::Cancel(operation),
+            revision: None,
+        };
+        if self.0.try_send(conditional).is_err() {
+            tracing::warn!(%operation, "machine is too busy to cancel an operation");
+        }
+    }
+
+    async fn order<T>(&self, revision: Option<u64>, order: impl FnOnce(Reply<T>) -> Order) -> Result<T, Failure> {
+        let (reply, answer) = oneshot::channel();
+        let order = order(reply);
+        let gone = || Failure::new(ErrorCode::NotFound, "the machine was deleted just now");
+        self.0.send(Conditional { order, revision }).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+}
+
+/// What a machine is called in texts: its id alone says nothing to people.
+fn about(vm: &Vm) -> (VmId, String) {
+    (vm.id, vm.spec.name.clone())
+}

@@ -1,0 +1,98 @@
+//! Events: appended by changes, read by number.
+
+use api_types::{Event, EventReason, Subject};
+use rusqlite::{Connection, Row, params};
+
+use super::{Change, RegistryError, to_row};
+
+/// Newest events that are kept; older ones go.
+const EVENTS_KEPT: i64 = 10_000;
+/// How often old events are removed: at every so many new ones.
+const PRUNE_EVERY: i64 = 256;
+
+/// What an event is about, for those who write one.
+pub(crate) enum About<'a> {
+    /// A machine, by id and name.
+    Vm(spec::VmId, &'a str),
+    /// An image, by digest and reference.
+    Image(&'a str, Option<&'a str>),
+    /// An operation.
+    Operation(spec::OperationId, &'a str),
+    /// The daemon itself.
+    Host,
+}
+
+impl About<'_> {
+    fn subject(&self) -> Subject {
+        let (collection, id, name) = match self {
+            Self::Vm(id, name) => ("vms", id.to_string(), Some(*name)),
+            Self::Image(digest, name) => ("images", (*digest).to_owned(), *name),
+            Self::Operation(id, name) => ("operations", id.to_string(), Some(*name)),
+            Self::Host => ("host", "karatd".to_owned(), None),
+        };
+        Subject {
+            collection: collection.to_owned(),
+            id,
+            name: name.map(str::to_owned),
+        }
+    }
+}
+
+impl Change<'_> {
+    /// Appends an event.
+    pub(crate) fn event(&self, about: &About<'_>, reason: EventReason, message: &str) -> Result<(), RegistryError> {
+        let subject = about.subject();
+        self.transaction.execute(
+            "INSERT INTO events (at, collection, subject, name, reason, message) VALUES (?, ?, ?, ?, ?, ?)",
+            params![
+                self.now.to_string(),
+                subject.collection,
+                subject.id,
+                subject.name,
+                serde_json::to_string(&reason)?,
+                message
+            ],
+        )?;
+        let id = self.transaction.last_insert_rowid();
+        if id % PRUNE_EVERY == 0 {
+            self.transaction
+                .execute("DELETE FROM events WHERE id <= ?", [id - EVENTS_KEPT])?;
+        }
+        Ok(())
+    }
+
+    /// Up to `limit` events that came after the one with number `after`, oldest first.
+    pub(crate) fn events_after(&self, after: u64, limit: u32) -> Result<Vec<Event>, RegistryError> {
+        let after = to_row(after.min(i64::MAX.unsigned_abs()))?;
+        let mut statement = self.transaction.prepare_cached(
+            "SELECT id, at, collection, subject, name, reason, message FROM events WHERE id > ? ORDER BY id LIMIT ?",
+        )?;
+        let mut rows = statement.query(params![after, limit])?;
+        let mut events = Vec::new();
+        while let Some(row) = rows.next()? {
+            events.push(read(row)?);
+        }
+        Ok(events)
+    }
+}
+
+fn read(row: &Row<'_>) -> Result<Event, RegistryError> {
+    let id: i64 = row.get(0)?;
+    Ok(Event {
+        id: id.unsigned_abs(),
+        at: super::vms::timestamp(row, 1)?,
+        subject: Subject {
+            collection: row.get(2)?,
+            id: row.get(3)?,
+            name: row.get(4)?,
+        },
+        reason: serde_json::from_str(&row.get::<_, String>(5)?)?,
+        message: row.get(6)?,
+    })
+}
+
+/// Number of the newest event there ever was; 0 before the first.
+pub(super) fn newest(connection: &Connection) -> Result<u64, RegistryError> {
+    let newest: Option<i64> = connection.query_row("SELECT MAX(id) FROM events", [], |row| row.get(0))?;
+    Ok(newest.unwrap_or(0).unsigned_abs())
+}

@@ -1,0 +1,162 @@
+//! What the daemon knows, in one SQLite file: machines, image references, operations, events.
+//!
+//! Every change is one transaction that also holds the events it causes, so that a reader who saw an event finds what it
+//! tells of. Work happens on blocking threads, one at a time; a change is on the disk when it returns (WAL, `synchronous =
+//! FULL`).
+
+mod events;
+mod operations;
+mod references;
+mod schema;
+mod vms;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use api_types::ErrorCode;
+use jiff::Timestamp;
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+use tokio::sync::watch;
+
+pub(crate) use events::About;
+pub use operations::OperationRecord;
+
+use crate::failure::Failure;
+
+/// Why the registry could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// The database refused.
+    #[error("the registry can not be read or written")]
+    Database(#[from] rusqlite::Error),
+    /// A row holds what this program does not understand.
+    #[error("the registry holds a row that is not understood")]
+    Malformed(#[source] serde_json::Error),
+    /// Written by a newer program.
+    #[error("the registry has schema version {found}, this program knows up to {known}: start the newer karatd again")]
+    TooNew {
+        /// Version in the file.
+        found: u32,
+        /// Newest version known here.
+        known: u32,
+    },
+    /// A number does not fit the database's integers.
+    #[error("the registry can not hold the number {0}")]
+    Number(u64),
+    /// The work was lost: the daemon is shutting down, or a defect ended it.
+    #[error("the registry's worker ended")]
+    WorkerGone,
+}
+
+impl From<serde_json::Error> for RegistryError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Malformed(error)
+    }
+}
+
+impl RegistryError {
+    fn is_disk_full(&self) -> bool {
+        matches!(self, Self::Database(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull))
+    }
+
+    /// The row would break a uniqueness rule.
+    pub(crate) fn is_conflict(&self) -> bool {
+        matches!(self, Self::Database(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation))
+    }
+}
+
+impl From<RegistryError> for Failure {
+    fn from(error: RegistryError) -> Self {
+        let code = if error.is_disk_full() {
+            ErrorCode::NoSpace
+        } else {
+            ErrorCode::Internal
+        };
+        tracing::error!(error = crate::failure::chain(&error), "registry");
+        Self::of(code, &error)
+    }
+}
+
+/// The open registry; clones share it.
+#[derive(Clone)]
+pub(crate) struct Registry {
+    connection: Arc<Mutex<Connection>>,
+    newest_event: watch::Sender<u64>,
+}
+
+/// One transaction and the time at which it happens.
+pub(crate) struct Change<'a> {
+    transaction: Transaction<'a>,
+    now: Timestamp,
+}
+
+impl Registry {
+    /// Opens or makes the file, and brings its schema up to date. Blocks.
+    pub(crate) fn open(path: &Path) -> Result<Self, RegistryError> {
+        let mut connection = Connection::open(path)?;
+        schema::prepare(&mut connection)?;
+        let newest = events::newest(&connection)?;
+        Ok(Self {
+            connection: Arc::new(Mutex::new(connection)),
+            newest_event: watch::Sender::new(newest),
+        })
+    }
+
+    /// Runs `work` in one transaction; an error from it changes nothing.
+    pub(crate) async fn change<T, E>(
+        &self,
+        work: impl FnOnce(&Change<'_>) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<RegistryError> + Send + 'static,
+    {
+        let this = self.clone();
+        tokio::task::spawn_blocking(move || this.change_now(work))
+            .await
+            .unwrap_or_else(|_| Err(RegistryError::WorkerGone.into()))
+    }
+
+    /// [`Registry::change`] for callers that may block.
+    pub(crate) fn change_now<T, E: From<RegistryError>>(
+        &self,
+        work: impl FnOnce(&Change<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let transaction = connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(RegistryError::from)?;
+        let change = Change {
+            transaction,
+            now: Timestamp::now(),
+        };
+        let value = work(&change)?;
+        let newest = events::newest(&change.transaction);
+        change.transaction.commit().map_err(RegistryError::from)?;
+        let newest = newest?;
+        self.newest_event.send_if_modified(|known| {
+            let moved = *known != newest;
+            *known = newest;
+            moved
+        });
+        Ok(value)
+    }
+
+    /// The id of the newest event; changes whenever there is a newer one.
+    pub(crate) fn newest_event(&self) -> watch::Receiver<u64> {
+        self.newest_event.subscribe()
+    }
+}
+
+/// Where the registry is kept.
+pub(crate) fn file(state_dir: &Path) -> PathBuf {
+    state_dir.join("karat.db")
+}
+
+/// A counter as the database keeps it.
+fn to_row(number: u64) -> Result<i64, RegistryError> {
+    i64::try_from(number).map_err(|_| RegistryError::Number(number))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,71 @@
+//! The tables, and how a file written by an older program becomes one of today's.
+
+use rusqlite::Connection;
+
+use super::RegistryError;
+
+/// How long a statement waits for another process (a person with the `sqlite3` shell, say), milliseconds.
+const BUSY_TIMEOUT_MS: u64 = 5000;
+
+/// Steps from each schema version to the next; a file of version *n* gets all from the *n*-th on. Steps are never edited
+/// once released, only added.
+const MIGRATIONS: [&str; 1] = [r"
+    CREATE TABLE vms (
+        id           TEXT PRIMARY KEY,
+        name         TEXT NOT NULL UNIQUE,
+        spec         TEXT NOT NULL,
+        image_digest TEXT,
+        status       TEXT NOT NULL,
+        created_at   TEXT NOT NULL,
+        revision     INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE image_references (
+        reference TEXT PRIMARY KEY,
+        digest    TEXT NOT NULL,
+        pulled_at TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX image_references_by_digest ON image_references (digest);
+    CREATE TABLE operations (
+        number     INTEGER PRIMARY KEY AUTOINCREMENT,
+        id         TEXT NOT NULL UNIQUE,
+        kind       TEXT NOT NULL,
+        subject    TEXT NOT NULL,
+        phase      TEXT NOT NULL,
+        result     TEXT,
+        failure    TEXT,
+        created_at TEXT NOT NULL,
+        updated_at TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE events (
+        id         INTEGER PRIMARY KEY AUTOINCREMENT,
+        at         TEXT NOT NULL,
+        collection TEXT NOT NULL,
+        subject    TEXT NOT NULL,
+        name       TEXT,
+        reason     TEXT NOT NULL,
+        message    TEXT NOT NULL
+    ) STRICT;
+"];
+
+/// Sets the connection up and runs the steps the file lacks, each in a transaction of its own.
+pub(super) fn prepare(connection: &mut Connection) -> Result<(), RegistryError> {
+    connection.busy_timeout(std::time::Duration::from_millis(BUSY_TIMEOUT_MS))?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    let found: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let known = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);
+    if found > known {
+        return Err(RegistryError::TooNew { found, known });
+    }
+    for (step, version) in MIGRATIONS
+        .iter()
+        .zip(1..)
+        .skip(usize::try_from(found).unwrap_or(usize::MAX))
+    {
+        let transaction = connection.transaction()?;
+        transaction.execute_batch(step)?;
+        transaction.pragma_update(None, "user_version", version)?;
+        transaction.commit()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,163 @@
+//! The registry as its users see it.
+
+use api_types::{EventReason, OperationKind, OperationPhase, Vm, VmPhase, VmStatus};
+use spec::{OperationId, VmId};
+
+use super::*;
+
+fn open() -> (tempfile::TempDir, Registry) {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = Registry::open(&file(dir.path())).unwrap();
+    (dir, registry)
+}
+
+fn vm(name: &str) -> Vm {
+    Vm {
+        id: VmId::random(),
+        spec: serde_json::from_str(&format!(r#"{{"name": "{name}", "image": "x"}}"#)).unwrap(),
+        image_digest: Some("sha256:1".to_owned()),
+        status: VmStatus {
+            phase: VmPhase::Stopped,
+            reason: None,
+            message: None,
+            pid: None,
+            started_at: None,
+            start_to_guest_us: None,
+            resets: 0,
+            clone_method: Some("copy".to_owned()),
+        },
+        created_at: Timestamp::now(),
+        revision: 1,
+    }
+}
+
+fn now<T>(registry: &Registry, work: impl FnOnce(&Change<'_>) -> Result<T, RegistryError>) -> T {
+    registry.change_now(work).unwrap()
+}
+
+fn all(registry: &Registry) -> Vec<Vm> {
+    now(registry, |change| {
+        let vms = change.vms()?;
+        Ok(vms)
+    })
+}
+
+#[test]
+fn machines_survive_reopening_and_names_are_unique() {
+    let (dir, registry) = open();
+    let web = vm("web");
+    now(&registry, |change| change.insert_vm(&web));
+    let taken = registry.change_now(|change| change.insert_vm(&vm("web")));
+    assert!(taken.unwrap_err().is_conflict());
+    drop(registry);
+    let registry = Registry::open(&file(dir.path())).unwrap();
+    assert_eq!(all(&registry), std::slice::from_ref(&web));
+    for key in ["web".to_owned(), web.id.to_string()] {
+        assert_eq!(now(&registry, |change| change.vm(&key)), Some(web.clone()));
+    }
+    assert_eq!(now(&registry, |change| change.image_users("sha256:1")), ["web"]);
+    now(&registry, |change| change.delete_vm(web.id));
+    assert_eq!(now(&registry, |change| change.vm("web")), None);
+}
+
+#[test]
+fn each_written_status_is_a_revision() {
+    let (_dir, registry) = open();
+    let mut web = vm("web");
+    now(&registry, |change| change.insert_vm(&web));
+    web.status.phase = VmPhase::Running;
+    assert!(now(&registry, |change| change.update_vm_status(web.id, &web.status)));
+    assert!(!now(&registry, |change| change.update_vm_status(VmId::random(), &web.status)));
+    web.revision = 2;
+    assert_eq!(now(&registry, |change| change.vm("web")), Some(web));
+}
+
+#[test]
+fn a_change_that_fails_leaves_nothing_and_tells_nobody() {
+    let (_dir, registry) = open();
+    let newest = registry.newest_event();
+    let failed: Result<(), _> = registry.change_now(|change| {
+        change.insert_vm(&vm("web"))?;
+        change.event(&About::Host, EventReason::DaemonStarted, "x")?;
+        Err(RegistryError::WorkerGone)
+    });
+    assert!(failed.is_err() && !newest.has_changed().unwrap());
+    assert!(all(&registry).is_empty());
+    assert!(now(&registry, |change| change.events_after(0, 10)).is_empty());
+}
+
+#[test]
+fn operations_end_once() {
+    let (_dir, registry) = open();
+    let id = OperationId::random();
+    let begun = now(&registry, |change| {
+        change.begin_operation(id, OperationKind::ImagePull, "x")
+    });
+    assert_eq!(begun.phase, OperationPhase::Running);
+    let failure = Failure::new(ErrorCode::NoSpace, "full");
+    now(&registry, |change| {
+        change.end_operation(id, OperationPhase::Failed, Err(&failure))
+    });
+    now(&registry, |change| {
+        change.end_operation(id, OperationPhase::Succeeded, Ok(None))
+    });
+    let ended = now(&registry, |change| change.operation(id)).unwrap();
+    assert_eq!((ended.phase, ended.failure), (OperationPhase::Failed, Some(failure)));
+    let events = now(&registry, |change| change.events_after(0, 10));
+    assert_eq!(events.len(), 2);
+    assert_eq!(events[1].message, "pulling the image failed: full");
+    assert_eq!(
+        now(&registry, |change| change.events_after(events[0].id, 10)),
+        events[1..]
+    );
+    assert_eq!(*registry.newest_event().borrow(), events[1].id);
+}
+
+#[test]
+fn old_operations_go_and_events_are_bounded() {
+    let (_dir, registry) = open();
+    let first = OperationId::random();
+    now(&registry, |change| {
+        change.begin_operation(first, OperationKind::ImagePull, "x")?;
+        change.end_operation(first, OperationPhase::Succeeded, Ok(None))?;
+        for _ in 0..1100 {
+            change.begin_operation(OperationId::random(), OperationKind::ImagePull, "x")?;
+        }
+        for _ in 0..10_000 {
+            change.event(&About::Host, EventReason::DaemonStarted, "x")?;
+        }
+        Ok(())
+    });
+    assert_eq!(now(&registry, |change| change.operation(first)), None);
+    let left = now(&registry, |change| change.events_after(0, 20_000)).len();
+    assert!((10_000..10_300).contains(&left), "{left}");
+}
+
+#[test]
+fn references_move_to_the_newest_image() {
+    let (_dir, registry) = open();
+    now(&registry, |change| change.point_reference("q.io/a:1", "sha256:1"));
+    now(&registry, |change| change.point_reference("q.io/a:2", "sha256:1"));
+    now(&registry, |change| change.point_reference("q.io/a:1", "sha256:2"));
+    assert_eq!(
+        now(&registry, |change| change.referenced("q.io/a:1")).as_deref(),
+        Some("sha256:2")
+    );
+    assert_eq!(now(&registry, |change| change.references_to("sha256:1")), ["q.io/a:2"]);
+    now(&registry, |change| change.forget_references_to("sha256:1"));
+    assert_eq!(now(&registry, |change| change.referenced("q.io/a:2")), None);
+}
+
+#[test]
+fn a_registry_of_a_newer_program_is_left_alone() {
+    let (dir, registry) = open();
+    drop(registry);
+    Connection::open(file(dir.path()))
+        .unwrap()
+        .pragma_update(None, "user_version", 99)
+        .unwrap();
+    assert!(matches!(
+        Registry::open(&file(dir.path())),
+        Err(RegistryError::TooNew { found: 99, .. })
+    ));
+}

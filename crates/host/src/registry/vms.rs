@@ -1,0 +1,96 @@
+//! Machines.
+
+use api_types::{Vm, VmStatus};
+use jiff::Timestamp;
+use rusqlite::{OptionalExtension, Row, params};
+use spec::VmId;
+
+use super::{Change, RegistryError, to_row};
+
+const COLUMNS: &str = "id, spec, image_digest, status, created_at, revision";
+
+impl Change<'_> {
+    /// Adds a machine; a name that is taken is a conflict.
+    pub(crate) fn insert_vm(&self, vm: &Vm) -> Result<(), RegistryError> {
+        self.transaction.execute(
+            "INSERT INTO vms (id, name, spec, image_digest, status, created_at, revision) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            params![
+                vm.id.to_string(),
+                vm.spec.name,
+                serde_json::to_string(&vm.spec)?,
+                vm.image_digest,
+                serde_json::to_string(&vm.status)?,
+                vm.created_at.to_string(),
+                to_row(vm.revision)?
+            ],
+        )?;
+        Ok(())
+    }
+
+    /// Writes how a machine is, and moves its revision on. False when there is no such machine.
+    pub(crate) fn update_vm_status(&self, id: VmId, status: &VmStatus) -> Result<bool, RegistryError> {
+        let changed = self.transaction.execute(
+            "UPDATE vms SET status = ?, revision = revision + 1 WHERE id = ?",
+            params![serde_json::to_string(status)?, id.to_string()],
+        )?;
+        Ok(changed > 0)
+    }
+
+    /// Removes a machine's record.
+    pub(crate) fn delete_vm(&self, id: VmId) -> Result<(), RegistryError> {
+        self.transaction
+            .execute("DELETE FROM vms WHERE id = ?", [id.to_string()])?;
+        Ok(())
+    }
+
+    /// A machine by name or id.
+    pub(crate) fn vm(&self, name_or_id: &str) -> Result<Option<Vm>, RegistryError> {
+        // A name may look like an id; the id wins, since it can not be chosen.
+        let query = format!("SELECT {COLUMNS} FROM vms WHERE id = ?1 OR name = ?1 ORDER BY id = ?1 DESC LIMIT 1");
+        self.transaction
+            .prepare_cached(&query)?
+            .query_row([name_or_id], |row| Ok(read(row)))
+            .optional()?
+            .transpose()
+    }
+
+    /// All machines, by name.
+    pub(crate) fn vms(&self) -> Result<Vec<Vm>, RegistryError> {
+        let mut statement = self
+            .transaction
+            .prepare_cached(&format!("SELECT {COLUMNS} FROM vms ORDER BY name"))?;
+        let mut rows = statement.query([])?;
+        let mut vms = Vec::new();
+        while let Some(row) = rows.next()? {
+            vms.push(read(row)?);
+        }
+        Ok(vms)
+    }
+
+    /// Names of the machines made from an image.
+    pub(crate) fn image_users(&self, digest: &str) -> Result<Vec<String>, RegistryError> {
+        let mut statement = self
+            .transaction
+            .prepare_cached("SELECT name FROM vms WHERE image_digest = ? ORDER BY name")?;
+        let names = statement.query_map([digest], |row| row.get(0))?;
+        Ok(names.collect::<Result<_, _>>()?)
+    }
+}
+
+fn read(row: &Row<'_>) -> Result<Vm, RegistryError> {
+    let revision: i64 = row.get(5)?;
+    Ok(Vm {
+        id: serde_json::from_value(row.get::<_, String>(0)?.into())?,
+        spec: serde_json::from_str(&row.get::<_, String>(1)?)?,
+        image_digest: row.get(2)?,
+        status: serde_json::from_str(&row.get::<_, String>(3)?)?,
+        created_at: timestamp(row, 4)?,
+        revision: revision.unsigned_abs(),
+    })
+}
+
+/// The time in a column, as RFC 3339.
+pub(super) fn timestamp(row: &Row<'_>, column: usize) -> Result<Timestamp, RegistryError> {
+    let text: String = row.get(column)?;
+    Ok(serde_json::from_value(text.into())?)
+}

@@ -1,0 +1,63 @@
+//! The API's description, derived from the handlers.
+
+use utoipa::OpenApi;
+
+use crate::{console, events, images, operations, router, vms};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Karat",
+        version = "1.0.0",
+        description = "Golden images and the machines made from them, on one host. Served on a UNIX socket. Every answer that is no success is `application/problem+json` (RFC 9457) with a stable `code`.",
+        license(name = "Apache-2.0")
+    ),
+    paths(
+        router::health,
+        router::document,
+        images::list,
+        images::pull,
+        images::show,
+        images::delete,
+        vms::list,
+        vms::create,
+        vms::show,
+        vms::delete,
+        vms::start,
+        vms::stop,
+        vms::pause,
+        vms::resume,
+        vms::reset,
+        console::attach,
+        console::log,
+        operations::list,
+        operations::show,
+        operations::cancel,
+        events::read
+    )
+)]
+struct Document;
+
+/// The OpenAPI document, pretty-printed, with a line feed at its end.
+pub fn openapi_json() -> String {
+    let mut text = Document::openapi().to_pretty_json().unwrap_or_default();
+    text.push('\n');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where the document is committed.
+    const COMMITTED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../api/openapi.json");
+
+    #[test]
+    fn the_committed_document_is_fresh() {
+        let committed = std::fs::read_to_string(COMMITTED).unwrap_or_default();
+        assert!(
+            committed == openapi_json(),
+            "api/openapi.json is stale: write it anew with cargo run -p karatd -- --print-openapi > api/openapi.json"
+        );
+    }
+}

@@ -1,0 +1,147 @@
+//! Connections: accepted, checked, served, drained.
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
+
+use crate::limits::{CONNECTIONS_MAX, HEADER_TIMEOUT};
+
+/// How long to wait when no connection can be accepted, as when the daemon is out of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Who connected, as the kernel tells (`SO_PEERCRED`, unix(7)).
+#[derive(Debug, Clone, Copy)]
+pub struct Peer {
+    /// User id.
+    pub uid: u32,
+    /// Primary group id.
+    pub gid: u32,
+    /// Process id, if it can be seen from here.
+    pub pid: Option<i32>,
+}
+
+/// The daemon is ending: long answers and consoles come to their end. Clones are the same.
+#[derive(Debug, Clone, Default)]
+pub struct Closing(CancellationToken);
+
+impl Closing {
+    /// Nothing ends yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// From now on it does.
+    pub fn begin(&self) {
+        self.0.cancel();
+    }
+
+    /// Waits until it does.
+    pub async fn begun(&self) {
+        self.0.cancelled().await;
+    }
+}
+
+/// Serves `router` on `listener` until `closing` begins, then waits for the requests under way. Peers that `may` refuses are
+/// hung up on.
+pub async fn serve(
+    listener: UnixListener,
+    router: Router,
+    closing: Closing,
+    may: impl Fn(Peer) -> bool + Send + Sync + 'static,
+) {
+    let tracker = TaskTracker::new();
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let accepted = tokio::select! {
+            accepted = accept(&listener, &room) => accepted,
+            () = closing.begun() => break,
+        };
+        let Some((stream, seat)) = accepted else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        match peer(&stream) {
+            Some(peer) if may(peer) => {}
+            peer => {
+                tracing::warn!(?peer, "connection refused: only root and the group of the socket may");
+                continue;
+            }
+        }
+        let connection = connection(stream, router.clone(), closing.clone());
+        tracker.spawn(async move {
+            connection.await;
+            drop(seat);
+        });
+    }
+    tracker.close();
+    tracker.wait().await;
+}
+
+async fn accept(
+    listener: &UnixListener,
+    room: &Arc<Semaphore>,
+) -> Option<(UnixStream, tokio::sync::OwnedSemaphorePermit)> {
+    let seat = Arc::clone(room).acquire_owned().await.ok()?;
+    match listener.accept().await {
+        Ok((stream, _)) => Some((stream, seat)),
+        Err(error) => {
+            tracing::error!(%error, "connection can not be accepted");
+            None
+        }
+    }
+}
+
+fn peer(stream: &UnixStream) -> Option<Peer> {
+    let credentials = stream.peer_cred().ok()?;
+    Some(Peer {
+        uid: credentials.uid(),
+        gid: credentials.gid(),
+        pid: credentials.pid(),
+    })
+}
+
+async fn connection(stream: UnixStream, router: Router, closing: Closing) {
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let router = router.clone();
+        async move { Ok::<_, Infallible>(answer(router, request.map(axum::body::Body::new)).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = closing.begun() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "connection ended");
+    }
+}
+
+async fn answer(router: Router, request: Request) -> axum::response::Response {
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let response = match router.oneshot(request).await {
+        Ok(response) => response,
+        Err(never) => match never {},
+    };
+    tracing::debug!(%method, path, status = response.status().as_u16(), "request");
+    response
+}
