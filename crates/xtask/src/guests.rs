@@ -80,6 +80,19 @@ fn guest_files() -> Result<PathBuf> {
     Ok(dir)
 }
 
+/// Puts the tiny stock guest into a payload, under `guest/`.
+pub fn add_guest(payload: &mut Payload) -> Result<()> {
+    add_files(payload, &guest_files()?)
+}
+
+fn add_files(payload: &mut Payload, guest: &Path) -> Result<()> {
+    for entry in fs::read_dir(guest)? {
+        let entry = entry?;
+        payload.add(&entry.path(), &format!("guest/{}", entry.file_name().to_string_lossy()))?;
+    }
+    Ok(())
+}
+
 fn directly(program: &Program, built: &Path, guest: &Path) -> Result<Ended> {
     let scratch = target().join("lab/run").join(program.name);
     let results = scratch.join("results");
@@ -111,10 +124,7 @@ fn in_lab(program: &Program, built: &Path, guest: &Path) -> Result<Ended> {
     for name in PROGRAMS.iter().chain([&program.name]) {
         payload.add(&built.join(name), &format!("bin/{name}"))?;
     }
-    for entry in fs::read_dir(guest)? {
-        let entry = entry?;
-        payload.add(&entry.path(), &format!("guest/{}", entry.file_name().to_string_lossy()))?;
-    }
+    add_files(&mut payload, guest)?;
     let line = command_line(program, "/payload/bin", "/payload/guest", "/var/tmp/karat");
     payload.script(&format!("#!/bin/bash\nexec {line}\n"))?;
     let lab = Lab::boot(program.name, program.with_peer, &[(HostConfig::default(), &payload)])?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use xtask::registry::Registry;
-use xtask::{demo, figures, golden, lab, openapi, probe, suite, tidy, tools};
+use xtask::{demo, figures, golden, guests, lab, openapi, probe, suite, tidy, tools};
 
 /// The project's own commands.
 #[derive(Parser)]
@@ -59,6 +59,9 @@ struct LabArgs {
     /// A file to put into the lab host, under /payload.
     #[arg(long, value_name = "FILE:PATH", value_parser = parse_file)]
     add: Vec<(PathBuf, String)>,
+    /// With the tiny stock guest in it: /payload/guest/{vmlinuz,vmlinux,initrd,blank.qcow2}.
+    #[arg(long)]
+    guest: bool,
     /// How many hosts, 1 or 2; two run the same script and are joined by a network, 10.99.0.1 and 10.99.0.2 on eth1.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
     hosts: u8,
@@ -102,6 +105,9 @@ fn lab_command(args: &LabArgs) -> Result<()> {
     let mut payload = lab::Payload::new(&tools::target().join("lab/payload"))?;
     for (from, to) in &args.add {
         payload.add(from, to)?;
+    }
+    if args.guest {
+        guests::add_guest(&mut payload)?;
     }
     if what.as_os_str() == "shell" {
         return lab::shell(&payload);
