@@ -354,12 +354,12 @@ impl Task {
                     let failure = Failure::new(ErrorCode::WrongState, refusal.message);
                     let _ = waiting.reply.send(Err(failure)); // As above.
                 }
-                None => tracing::warn!(message = refusal.message, "machine process refused a request"),
+                None => tracing::warn!(why = refusal.message, "machine process refused a request"),
             },
             FromVm::Event(VmEvent::StateChanged { state }) => self.note(Happened::State(state)),
             FromVm::Event(VmEvent::GuestReset { resets }) => self.note(Happened::Resets(resets)),
             // The process ends now; its report is read when it is gone.
-            FromVm::Event(VmEvent::Ended { report }) => tracing::info!(message = report.message, "machine ended"),
+            FromVm::Event(VmEvent::Ended { report }) => tracing::info!(why = report.message, "machine ended"),
             FromVm::Hello(_) => tracing::warn!("machine process introduced itself twice"),
         }
     }
@@ -404,9 +404,9 @@ impl Task {
         }
         let end = process::end(exit, self.run.report());
         if end.clean || self.life.phase() == VmPhase::Stopping {
-            tracing::info!(reason = end.reason, message = end.message, "machine process ended");
+            tracing::info!(reason = end.reason, why = end.message, "machine process ended");
         } else {
-            tracing::error!(reason = end.reason, message = end.message, "machine process ended");
+            tracing::error!(reason = end.reason, why = end.message, "machine process ended");
         }
         self.note(Happened::Exited(end));
         if let Err(error) = self.run.remove() {

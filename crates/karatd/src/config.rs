@@ -1,0 +1,251 @@
+//! The configuration file. Every key is documented in `packaging/karat.toml`, which a test reads.
+
+use std::fmt::Display;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use host::HostConfig;
+use serde::de::DeserializeOwned;
+use spec::ByteSize;
+use toml::{Table, Value};
+
+/// Longest path of a UNIX socket, bytes, without the terminating zero (`sun_path`, unix(7)).
+const SOCKET_PATH_MAX: usize = 107;
+/// What a machine's sockets add to the run directory: `/vms/`, a UUID, `/console.sock`.
+const MACHINE_SOCKET_TAIL: usize = 5 + 36 + 13;
+/// Where distributions put programs that are not for people.
+const LIBEXEC_VMM: &str = "/usr/libexec/karat/karat-vmm";
+
+/// Everything that is configured.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    /// Where the API is served.
+    pub(crate) socket: PathBuf,
+    /// Whose members may use it.
+    pub(crate) socket_group: String,
+    /// How long requests under way may take when the daemon ends.
+    pub(crate) shutdown_grace: Duration,
+    /// Threads that serve requests.
+    pub(crate) worker_threads: usize,
+    /// What concerns the host.
+    pub(crate) host: HostConfig,
+}
+
+/// Takes keys out of the file and collects what is wrong with them.
+struct Reader {
+    table: Table,
+    problems: Vec<String>,
+}
+
+impl Reader {
+    fn take<T: DeserializeOwned>(&mut self, key: &str, default: T) -> T {
+        match self.table.remove(key).map(Value::try_into) {
+            Some(Ok(value)) => value,
+            Some(Err(error)) => {
+                self.wrong(key, error);
+                default
+            }
+            None => default,
+        }
+    }
+
+    fn absolute(&mut self, key: &str, default: &Path) -> PathBuf {
+        let path: PathBuf = self.take(key, default.to_owned());
+        self.check_absolute(key, &path);
+        path
+    }
+
+    fn check_absolute(&mut self, key: &str, path: &Path) {
+        if !path.is_absolute() || path.components().any(|part| part == Component::ParentDir) {
+            self.wrong(
+                key,
+                format_args!("{} must be an absolute path without ..", path.display()),
+            );
+        }
+    }
+
+    fn seconds(&mut self, key: &str, default: u32) -> Duration {
+        Duration::from_secs(self.take(key, default).into())
+    }
+
+    fn wrong(&mut self, key: &str, what: impl Display) {
+        self.problems.push(format!("{key}: {}", what.to_string().trim_end()));
+    }
+}
+
+impl Config {
+    /// Reads `path`. Without the file all defaults hold, unless it must exist.
+    pub(crate) fn read(path: &Path, must_exist: bool) -> Result<Self, Vec<String>> {
+        match std::fs::read_to_string(path) {
+            Ok(text) => Self::parse(&text),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !must_exist => Self::parse(""),
+            Err(error) => Err(vec![format!("can not be read: {error}")]),
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self, Vec<String>> {
+        let table = text.parse::<Table>().map_err(|error| vec![error.to_string()])?;
+        let mut reader = Reader {
+            table,
+            problems: Vec::new(),
+        };
+        let config = Self::take(&mut reader);
+        let unknown: Vec<_> = reader.table.keys().cloned().collect();
+        for key in unknown {
+            reader.wrong(
+                &key,
+                "no such key; packaging/karat.toml and docs/operations.md list all",
+            );
+        }
+        if reader.problems.is_empty() {
+            Ok(config)
+        } else {
+            Err(reader.problems)
+        }
+    }
+
+    fn take(reader: &mut Reader) -> Self {
+        let socket = reader.absolute("socket", Path::new("/run/karat/karat.sock"));
+        if socket.as_os_str().len() > SOCKET_PATH_MAX {
+            reader.wrong(
+                "socket",
+                format_args!("more than {SOCKET_PATH_MAX} bytes, the most of a socket"),
+            );
+        }
+        let worker_threads = reader.take("worker_threads", 2usize);
+        if !(1..=64).contains(&worker_threads) {
+            reader.wrong("worker_threads", "take 1 to 64");
+        }
+        Self {
+            socket,
+            socket_group: reader.take("socket_group", "karat".to_owned()),
+            shutdown_grace: reader.seconds("shutdown_grace_seconds", 10),
+            worker_threads,
+            host: take_host(reader),
+        }
+    }
+}
+
+fn take_host(reader: &mut Reader) -> HostConfig {
+    let state_dir = reader.absolute("state_dir", Path::new("/var/lib/karat"));
+    let run_dir = reader.absolute("run_dir", Path::new("/run/karat"));
+    if run_dir.as_os_str().len() + MACHINE_SOCKET_TAIL > SOCKET_PATH_MAX {
+        let most = SOCKET_PATH_MAX - MACHINE_SOCKET_TAIL;
+        reader.wrong(
+            "run_dir",
+            format_args!("more than {most} bytes: machines' sockets in it would not fit"),
+        );
+    }
+    let file_roots: Vec<PathBuf> = reader.take("file_roots", vec![state_dir.join("files")]);
+    for root in &file_roots {
+        reader.check_absolute("file_roots", root);
+    }
+    let vmm_path = reader.absolute("vmm_path", &default_vmm());
+    if !is_program(&vmm_path) {
+        let text = format!(
+            "{} is no program; install karat-vmm there, or name it here",
+            vmm_path.display()
+        );
+        reader.wrong("vmm_path", text);
+    }
+    let console_log_max_bytes = reader.take("console_log_max", ByteSize::from_mib(16)).bytes();
+    if console_log_max_bytes < 4096 {
+        reader.wrong("console_log_max", "take at least 4Ki");
+    }
+    HostConfig {
+        file_roots,
+        insecure_registries: reader.take("insecure_registries", Vec::new()),
+        vmm_path,
+        console_log_max_bytes,
+        console_log_keep: reader.take("console_log_keep", 3),
+        image_max_bytes: reader.take("image_max", ByteSize::from_bytes(256 << 30)).bytes(),
+        reserved_space_bytes: reader.take("reserved_space", ByteSize::from_mib(256)).bytes(),
+        stop_timeout: reader.seconds("stop_timeout_seconds", 180),
+        state_dir,
+        run_dir,
+    }
+}
+
+/// Beside this program if it is there, as in a build directory; else where packages put it.
+fn default_vmm() -> PathBuf {
+    let beside = std::env::current_exe()
+        .ok()
+        .and_then(|program| Some(program.parent()?.join("karat-vmm")));
+    beside
+        .filter(|path| is_program(path))
+        .unwrap_or_else(|| PathBuf::from(LIBEXEC_VMM))
+}
+
+fn is_program(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PACKAGED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../packaging/karat.toml");
+
+    fn packaged(active: bool) -> String {
+        let text = std::fs::read_to_string(PACKAGED).unwrap();
+        let keys = text.lines().map(|line| match line.strip_prefix('#') {
+            // A key that is commented out stands right behind the mark; prose has a space there.
+            Some(key) if active && !key.starts_with(' ') => key,
+            _ => line,
+        });
+        keys.collect::<Vec<_>>()
+            .join("\n")
+            .replace("/usr/libexec/karat/karat-vmm", "/bin/sh")
+    }
+
+    fn problems(text: &str) -> Vec<String> {
+        Config::parse(text).unwrap_err()
+    }
+
+    #[test]
+    fn the_packaged_file_names_every_key_with_its_default() {
+        let vmm = "vmm_path = \"/bin/sh\"";
+        let default = Config::parse(vmm).unwrap();
+        let named = Config::parse(&packaged(true)).unwrap();
+        assert_eq!(format!("{named:?}"), format!("{default:?}"));
+        let keys = packaged(true).parse::<Table>().unwrap().len();
+        assert_eq!(
+            keys, 14,
+            "a new key is documented in packaging/karat.toml and counted here"
+        );
+        assert!(packaged(false).parse::<Table>().unwrap().is_empty());
+    }
+
+    #[test]
+    fn everything_that_is_wrong_is_told_at_once() {
+        let text = r#"
+            socket = "karat.sock"
+            run_dir = "/a/../b"
+            file_roots = ["/ok", "not"]
+            vmm_path = "/nowhere"
+            console_log_max = "lots"
+            worker_threads = 0
+            insecure = []
+        "#;
+        let told = problems(text).join("\n");
+        for key in [
+            "socket:",
+            "run_dir:",
+            "file_roots:",
+            "vmm_path:",
+            "console_log_max:",
+            "worker_threads:",
+            "insecure: no such key",
+        ] {
+            assert!(told.contains(key), "{key} is missing in {told}");
+        }
+    }
+
+    #[test]
+    fn a_run_directory_too_long_for_sockets_is_refused() {
+        let long = format!("vmm_path = \"/bin/sh\"\nrun_dir = \"/{}\"", "x".repeat(60));
+        assert!(problems(&long)[0].contains("would not fit"));
+        assert!(!problems("socket = [").is_empty());
+    }
+}

@@ -1,0 +1,139 @@
+//! `karatd`: the daemon. Reads its configuration, opens the host, serves the API on a UNIX socket, and ends when told.
+//!
+//! Machines are processes of their own: they go on when this program ends, however it ends, and are found again by the next.
+
+mod config;
+mod notify;
+mod peers;
+mod socket;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Parser;
+use host::Host;
+use rest::Closing;
+use tokio::signal::unix::{SignalKind, signal};
+
+use config::Config;
+
+/// Where the configuration is read from unless told otherwise; it may be missing there.
+const DEFAULT_CONFIG: &str = "/etc/karat/karat.toml";
+/// Exit status for wrong usage or configuration.
+const EXIT_USAGE: u8 = 2;
+/// Most threads for work that blocks: files and the registry.
+const BLOCKING_THREADS: usize = 32;
+/// How long an idle thread for blocking work is kept.
+const BLOCKING_KEPT: Duration = Duration::from_secs(5);
+
+/// Turns golden images into running KVM machines.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+struct Arguments {
+    /// Configuration file. Default: /etc/karat/karat.toml, where it may be missing.
+    #[arg(long, value_name = "PATH")]
+    config: Option<PathBuf>,
+    /// Say everything that is wrong with the configuration, and end.
+    #[arg(long)]
+    check_config: bool,
+    /// Print the API's description, and end.
+    #[arg(long)]
+    print_openapi: bool,
+}
+
+#[expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "answers and errors of a command line"
+)]
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if arguments.print_openapi {
+        print!("{}", rest::openapi_json());
+        return ExitCode::SUCCESS;
+    }
+    let (path, must_exist) = match &arguments.config {
+        Some(path) => (path.as_path(), true),
+        None => (Path::new(DEFAULT_CONFIG), false),
+    };
+    let config = match Config::read(path, must_exist) {
+        Ok(config) => config,
+        Err(problems) => {
+            for problem in &problems {
+                eprintln!("karatd: {}: {problem}", path.display());
+            }
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    if arguments.check_config {
+        println!("{}: ok", path.display());
+        return ExitCode::SUCCESS;
+    }
+    if let Err(error) = telemetry::init("karatd") {
+        eprintln!("karatd: {error}");
+        return ExitCode::from(EXIT_USAGE);
+    }
+    match run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            notify::status(&format!("failed: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(config: Config) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.worker_threads)
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_keep_alive(BLOCKING_KEPT)
+        .enable_all()
+        .build()
+        .context("threads can not be started")?;
+    runtime.block_on(serve(config))
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    // Before anything is begun, so that no signal is lost.
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM can not be watched")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT can not be watched")?;
+    let grace = config.shutdown_grace;
+    let host = Host::open(config.host.clone())
+        .await
+        .context("the host can not be opened")?;
+    let listener = socket::listen(&config).await?;
+    let group = peers::group_id(&config.socket_group);
+    if group.is_none() {
+        tracing::warn!(
+            group = config.socket_group,
+            "no such group: only root and this user may use the API"
+        );
+    }
+    let closing = Closing::new();
+    let router = rest::router(host.clone(), closing.clone());
+    let serving = tokio::spawn(rest::serve(listener, router, closing.clone(), move |peer| {
+        peers::may(peer, group)
+    }));
+    notify::ready(&format!("serving on {}", config.socket.display()));
+    tracing::info!(socket = %config.socket.display(), version = env!("CARGO_PKG_VERSION"), "ready");
+    let watchdog = tokio::spawn(notify::watchdog(host.clone()));
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("ending; machines go on");
+    notify::stopping();
+    closing.begin();
+    host.close();
+    if tokio::time::timeout(grace, serving).await.is_err() {
+        tracing::warn!(
+            seconds = grace.as_secs(),
+            "requests were still under way and are cut off"
+        );
+    }
+    watchdog.abort();
+    Ok(())
+}

@@ -1,0 +1,72 @@
+//! Every example under `api/examples` is what its name says, whole and without a field that does not exist.
+
+use std::path::Path;
+
+use api_types::{Event, Image, ImagePull, ImagePulled, Operation, ProblemBody, StopRequest, Vm, VmSpec};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+/// Reads `text` as a `T`, and compares what is written back: a field that was not understood would be missing there.
+fn same<T: DeserializeOwned + Serialize>(text: &str) -> Result<(), String> {
+    let value: T = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let (read, written) = (serde_json::from_str::<Value>(text), serde_json::to_value(value));
+    covers(
+        &written.map_err(|error| error.to_string())?,
+        &read.map_err(|error| error.to_string())?,
+    )
+}
+
+fn covers(written: &Value, read: &Value) -> Result<(), String> {
+    match (written, read) {
+        (Value::Object(written), Value::Object(read)) => read.iter().try_for_each(|(key, value)| {
+            let found = written.get(key).ok_or_else(|| format!("{key} is no field"))?;
+            covers(found, value).map_err(|error| format!("{key}: {error}"))
+        }),
+        (Value::Array(written), Value::Array(read)) if written.len() == read.len() => written
+            .iter()
+            .zip(read)
+            .try_for_each(|(written, read)| covers(written, read)),
+        _ if written == read => Ok(()),
+        _ => Err(format!("{read} became {written}")),
+    }
+}
+
+#[test]
+fn examples_are_what_they_say() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../api/examples");
+    let mut seen = 0;
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let kind = [
+            "image-pulled",
+            "image-pull",
+            "vm-spec",
+            "stop-request",
+            "operation",
+            "event",
+            "problem",
+            "image",
+            "vm",
+        ]
+        .into_iter()
+        .find(|kind| name.starts_with(kind));
+        let result = match kind {
+            Some("image-pulled") => same::<ImagePulled>(&text),
+            Some("image-pull") => same::<ImagePull>(&text),
+            Some("vm-spec") => same::<VmSpec>(&text),
+            Some("stop-request") => same::<StopRequest>(&text),
+            Some("operation") => same::<Operation>(&text),
+            Some("event") => same::<Event>(&text),
+            Some("problem") => same::<ProblemBody>(&text),
+            Some("image") => same::<Image>(&text),
+            Some("vm") => same::<Vm>(&text),
+            _ => Err("its name says no kind; see this test".to_owned()),
+        };
+        assert_eq!(result, Ok(()), "{name}");
+        seen += 1;
+    }
+    assert!(seen >= 9, "only {seen} examples");
+}
