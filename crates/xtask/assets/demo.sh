@@ -35,23 +35,22 @@ config() {
 start_daemon() {
     if [ "$how" = service ]; then
         note "karatd is installed and started as a systemd service"
-        for program in karatd karat karat-vmm; do install -m 755 "$programs/$program" "/usr/bin/$program"; done
-        # Where the unit looks for the daemon decides where it goes.
-        wanted=$(sed -n 's/^ExecStart=\([^ ]*\).*/\1/p' "$packaging/karatd.service" | head -n 1)
-        [ -n "$wanted" ] && [ ! -e "$wanted" ] && { mkdir -p "${wanted%/*}"; install -m 755 "$programs/karatd" "$wanted"; }
-        install -m 644 "$packaging"/karatd.* /etc/systemd/system/
-        mkdir -p /etc/karat
-        [ -e "$packaging/karat.toml" ] && cp "$packaging/karat.toml" /etc/karat/karat.toml
-        config > /tmp/insecure
-        # The default configuration has only comments at its top level; ours goes before any table.
-        cat /tmp/insecure "$packaging/karat.toml" 2> /dev/null > /etc/karat/karat.toml || cp /tmp/insecure /etc/karat/karat.toml
-        getent group karat > /dev/null || groupadd --system karat
+        install -D -m 755 "$programs/karatd" /usr/sbin/karatd
+        install -D -m 755 "$programs/karat" /usr/bin/karat
+        install -D -m 755 "$programs/karat-vmm" /usr/libexec/karat/karat-vmm
+        install -D -m 644 "$packaging"/karatd.* --target-directory=/etc/systemd/system
+        install -D -m 644 "$packaging"/sysusers.d/* --target-directory=/usr/lib/sysusers.d
+        systemd-sysusers
+        # Only plain HTTP for the registry differs from the defaults.
+        install -D -m 644 "$packaging/karat.toml" /etc/karat/karat.toml
+        config >> /etc/karat/karat.toml
+        show tail -n 1 /etc/karat/karat.toml
         systemctl daemon-reload
-        show systemctl start karatd.service || fail "karatd.service did not start"
+        show systemctl enable --quiet --now karatd.socket karatd.service || fail "karatd.service did not start"
         show systemctl --no-pager --lines=0 status karatd.service
     else
         note "karatd is started as a transient systemd unit with directories of its own"
-        { config; printf 'state_dir = "%s/state"\nrun_dir = "%s/run"\nsocket = "%s/run/karat.sock"\n' "$work" "$work" "$work"; } > "$work/karat.toml"
+        { config; printf 'state_dir = "%s/state"\nrun_dir = "%s/run"\nsocket = "%s/run/karat.sock"\nsocket_group = "root"\n' "$work" "$work" "$work"; } > "$work/karat.toml"
         mkdir -p "$work/run" "$work/state"
         export KARAT_SOCKET=$work/run/karat.sock
         if [ -d /run/systemd/system ]; then

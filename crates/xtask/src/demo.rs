@@ -1,6 +1,5 @@
 //! The demonstration: from Debian packages to a login prompt in a machine that karatd runs.
 
-use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -57,15 +56,7 @@ fn in_lab(built: &Path, registry: &Registry) -> Result<()> {
     for name in PROGRAMS {
         payload.add(&built.join(name), &format!("bin/{name}"))?;
     }
-    for entry in fs::read_dir(root().join("packaging")).context("there is no packaging directory")? {
-        let entry = entry?;
-        if entry.file_type()?.is_file() {
-            payload.add(
-                &entry.path(),
-                &format!("packaging/{}", entry.file_name().to_string_lossy()),
-            )?;
-        }
-    }
+    payload.add_tree(&root().join("packaging"), "packaging")?;
     payload.add(&asset("demo.sh"), "demo.sh")?;
     let outer = format!("10.0.2.2:{}", registry.port());
     payload.script(&format!(

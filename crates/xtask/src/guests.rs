@@ -82,15 +82,7 @@ fn guest_files() -> Result<PathBuf> {
 
 /// Puts the tiny stock guest into a payload, under `guest/`.
 pub fn add_guest(payload: &mut Payload) -> Result<()> {
-    add_files(payload, &guest_files()?)
-}
-
-fn add_files(payload: &mut Payload, guest: &Path) -> Result<()> {
-    for entry in fs::read_dir(guest)? {
-        let entry = entry?;
-        payload.add(&entry.path(), &format!("guest/{}", entry.file_name().to_string_lossy()))?;
-    }
-    Ok(())
+    payload.add_tree(&guest_files()?, "guest").map(drop)
 }
 
 fn directly(program: &Program, built: &Path, guest: &Path) -> Result<Ended> {
@@ -124,7 +116,7 @@ fn in_lab(program: &Program, built: &Path, guest: &Path) -> Result<Ended> {
     for name in PROGRAMS.iter().chain([&program.name]) {
         payload.add(&built.join(name), &format!("bin/{name}"))?;
     }
-    add_files(&mut payload, guest)?;
+    payload.add_tree(guest, "guest")?;
     let line = command_line(program, "/payload/bin", "/payload/guest", "/var/tmp/karat");
     payload.script(&format!("#!/bin/bash\nexec {line}\n"))?;
     let lab = Lab::boot(program.name, program.with_peer, &[(HostConfig::default(), &payload)])?;

@@ -14,7 +14,7 @@ mod qemu;
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
@@ -255,14 +255,4 @@ pub fn shell(payload: &Payload) -> Result<()> {
     ));
     let _ = fs::remove_file(dir.join(PAYLOAD));
     ended
-}
-
-/// The release binaries that a lab host gets, as far as `dir` has them.
-pub fn add_binaries(payload: &mut Payload, dir: &Path, names: &[&str]) -> Result<()> {
-    for name in names {
-        payload
-            .add(&dir.join(name), &format!("bin/{name}"))
-            .context("a release binary is missing")?;
-    }
-    Ok(())
 }

@@ -39,6 +39,20 @@ impl Payload {
         Ok(self)
     }
 
+    /// Puts all files below the directory `from` under `to`.
+    pub fn add_tree(&mut self, from: &Path, to: &str) -> Result<&mut Self> {
+        for entry in fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))? {
+            let path = entry?.path();
+            let to = format!("{to}/{}", path.file_name().unwrap_or_default().to_string_lossy());
+            if path.is_dir() {
+                self.add_tree(&path, &to)?;
+            } else {
+                self.add(&path, &to)?;
+            }
+        }
+        Ok(self)
+    }
+
     /// Sets what runs in the lab host: a bash script. `/payload/bin` is on its search path, `/results` is its working directory.
     pub fn script(&mut self, text: &str) -> Result<&mut Self> {
         let path = self.dir.join("run");

@@ -50,7 +50,7 @@ const MACHINE: &str = "-nodefaults -no-user-config -no-reboot -display none -mac
     -object rng-random,id=rng,filename=/dev/urandom -device virtio-rng-pci,rng=rng -device virtio-serial-pci";
 /// Kernel command line of every lab host.
 const CMDLINE: &str = "console=ttyS0 root=LABEL=karat-lab rw quiet mitigations=off tsc=reliable net.ifnames=0 audit=0 \
-    apparmor=0 random.trust_cpu=on";
+    apparmor=0 random.trust_cpu=on panic=-1";
 
 /// The QEMU command of host number `number` (from 1) of `hosts`, its files in `run`.
 pub(super) fn command(
