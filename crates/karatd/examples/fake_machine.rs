@@ -44,7 +44,7 @@ fn main() -> std::io::Result<()> {
         console
             .incoming()
             .flatten()
-            .for_each(|stream| drop(std::thread::spawn(|| echo(stream))))
+            .for_each(|stream| drop(std::thread::spawn(|| echo(stream))));
     });
     for stream in control.incoming() {
         let (stream, machine) = (stream?, Arc::clone(&machine));
@@ -162,7 +162,7 @@ fn answer(stream: &UnixStream, machine: &mut Machine, number: u64, request: &VmR
     );
     match request {
         VmRequest::PowerButton if !machine.deaf => {
-            end(machine, EndReason::GuestPowerOff, "the guest powered itself off")
+            end(machine, EndReason::GuestPowerOff, "the guest powered itself off");
         }
         VmRequest::Quit => end(machine, EndReason::Requested, "ended on request"),
         _ => {}

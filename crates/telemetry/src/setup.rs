@@ -45,7 +45,9 @@ pub fn init(program: &str) -> Result<(), FilterError> {
     let done = if std::io::stderr().is_terminal() {
         registry.with(lines.with_target(false)).try_init()
     } else {
-        registry.with(lines.json().flatten_event(true)).try_init()
+        registry
+            .with(lines.json().flatten_event(true).with_current_span(false))
+            .try_init()
     };
     done.map_err(FilterError::Twice)?;
     tracing::debug!(program, version = env!("CARGO_PKG_VERSION"), "logs are set up");

@@ -86,7 +86,7 @@ impl Machine {
         let (sender, orders) = mpsc::channel(ORDERS_QUEUED);
         let machine = Self(sender);
         // Of the highest level, so that no filter takes the name from a line.
-        let span = tracing::error_span!("machine", name = vm.spec.name, id = %vm.id);
+        let span = tracing::error_span!("machine", vm = vm.spec.name, id = %vm.id);
         // A weak handle: the task ends when everybody has let go of the machine.
         let task = Task::new(Arc::clone(context), vm, orders, machine.0.downgrade());
         tokio::spawn(task.run().instrument(span));

@@ -61,12 +61,18 @@ impl Daemon {
 
     /// With more lines of configuration.
     pub(crate) fn start_with(more: &str) -> Self {
+        Self::start_seeded(more, |_| ())
+    }
+
+    /// With a state directory that `seed` fills first.
+    pub(crate) fn start_seeded(more: &str, seed: impl FnOnce(&Path)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         std::fs::create_dir_all(at("state/files")).unwrap();
         std::fs::write(at("state/files/kernel"), "a kernel").unwrap();
+        seed(&at("state"));
         let config = format!(
-            "socket = {:?}\nstate_dir = {:?}\nrun_dir = {:?}\nvmm_path = {:?}\nreserved_space = 0\n{more}\n",
+            "socket = {:?}\nstate_dir = {:?}\nrun_dir = {:?}\nvmm_path = {:?}\n{more}\n",
             at("karat.sock"),
             at("state"),
             at("run"),

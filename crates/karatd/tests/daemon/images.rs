@@ -1,8 +1,76 @@
 //! Images as far as they can be had without a registry; pulling is tested with the image store and in the scenarios.
 
+use std::path::Path;
+
 use serde_json::json;
 
 use crate::harness::Daemon;
+
+/// Bytes of the seeded image's disk.
+const DISK_BYTES: usize = 1 << 20;
+const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+/// Puts a sealed image into a store that is not open, as a pull would leave it.
+fn seed(state: &Path) {
+    let dir = state.join("images/sha256").join(DIGEST.trim_start_matches("sha256:"));
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::write(dir.join("disk.raw"), vec![7; DISK_BYTES]).unwrap();
+    std::fs::write(dir.join("kernel"), "kernel").unwrap();
+    let manifest = json!({"version": 1, "image": {
+        "digest": DIGEST, "index_digest": null, "reference": "q.io/demo/x:1",
+        "disk": {"source_path": "disk/x.raw", "source_format": "raw", "source_bytes": DISK_BYTES, "virtual_bytes": DISK_BYTES},
+        "kernel": {"source_path": "boot/vmlinuz", "size_bytes": 6},
+        "initrd": null, "cmdline": null, "imported_at_s": 1_790_000_000,
+    }});
+    std::fs::write(dir.join("manifest.json"), manifest.to_string()).unwrap();
+}
+
+#[test]
+fn a_machine_gets_a_private_disk_and_its_image_stays_until_it_is_gone() {
+    let daemon = Daemon::start_seeded("reserved_space = 0", seed);
+    let image = daemon.get(&format!("/v1/images/{DIGEST}")).json();
+    assert_eq!(
+        (&image["virtual_size_bytes"], &image["has_kernel"]),
+        (&json!(DISK_BYTES), &json!(true))
+    );
+    let small = daemon.post(
+        "/v1/vms",
+        &json!({"name": "small", "image": DIGEST, "disk_size": "512Ki"}),
+    );
+    assert_eq!(small.problem(422, "invalid_spec")["errors"][0]["field"], "disk_size");
+    let vm = daemon
+        .post("/v1/vms", &json!({"name": "web", "image": DIGEST, "disk_size": "2Mi"}))
+        .json();
+    assert_eq!(vm["image_digest"], DIGEST);
+    let disk = daemon
+        .path("state/vms")
+        .join(vm["id"].as_str().unwrap())
+        .join("root.raw");
+    let bytes = std::fs::read(&disk).unwrap();
+    assert_eq!(bytes.len(), 2 << 20);
+    assert!(bytes[..DISK_BYTES].iter().all(|byte| *byte == 7) && bytes[DISK_BYTES..].iter().all(|byte| *byte == 0));
+    let refused = daemon.delete(&format!("/v1/images/{DIGEST}")).problem(409, "in_use");
+    assert!(refused["detail"].as_str().unwrap().contains("used by web"), "{refused}");
+    assert_eq!(daemon.begin("/v1/vms/web/start", &json!({}))["phase"], "Succeeded");
+    assert_eq!(daemon.delete("/v1/vms/web?force=true").status, 204);
+    assert_eq!(daemon.delete(&format!("/v1/images/{DIGEST}")).status, 204);
+    daemon.get(&format!("/v1/images/{DIGEST}")).problem(404, "not_found");
+    assert_eq!(std::fs::read_dir(daemon.path("state/vms")).unwrap().count(), 0);
+}
+
+#[test]
+fn no_machine_is_made_when_space_is_short_and_nothing_is_left() {
+    let daemon = Daemon::start_seeded("reserved_space = \"900Ti\"", seed);
+    let refused = daemon.post("/v1/vms", &json!({"name": "web", "image": DIGEST}));
+    assert!(
+        refused.problem(507, "no_space")["detail"]
+            .as_str()
+            .unwrap()
+            .contains("reserved_space")
+    );
+    assert_eq!(std::fs::read_dir(daemon.path("state/vms")).unwrap().count(), 0);
+    daemon.get("/v1/vms/web").problem(404, "not_found");
+}
 
 #[test]
 fn a_pull_from_a_registry_that_is_down_fails_and_says_so() {
