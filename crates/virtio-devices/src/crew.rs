@@ -75,8 +75,10 @@ enum Wanted {
 
 struct Orders {
     wanted: Wanted,
-    /// Nothing is in flight, and nothing will be begun until other orders come. Also when the thread has ended.
+    /// Nothing is in flight, and nothing will be begun until other orders come.
     quiet: bool,
+    /// The thread has ended, by order or because it could not go on: it is quiet whatever is ordered.
+    ended: bool,
 }
 
 struct Gate {
@@ -88,7 +90,11 @@ struct Gate {
 impl Gate {
     fn new(wanted: Wanted) -> Self {
         Self {
-            orders: Mutex::new(Orders { wanted, quiet: false }),
+            orders: Mutex::new(Orders {
+                wanted,
+                quiet: false,
+                ended: false,
+            }),
             quieted: Condvar::new(),
             bell: Bell::new(),
         }
@@ -116,15 +122,13 @@ impl Gate {
     }
 
     fn report_end(&self) {
-        let mut orders = self.lock();
-        orders.wanted = Wanted::Stop;
-        orders.quiet = true;
+        self.lock().ended = true;
         self.quieted.notify_all();
     }
 
     fn wait_quiet(&self) {
         let mut orders = self.lock();
-        while orders.wanted != Wanted::Run && !orders.quiet {
+        while orders.wanted != Wanted::Run && !orders.quiet && !orders.ended {
             orders = self.quieted.wait(orders).unwrap_or_else(PoisonError::into_inner);
         }
     }
@@ -319,5 +323,24 @@ impl Served {
             self.queue.fail(error);
         }
         result.ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn nobody_waits_for_a_worker_that_has_ended() {
+        let gate = Arc::new(Gate::new(Wanted::Run));
+        gate.report_end();
+        gate.want(Wanted::Pause);
+        let (tell, told) = mpsc::channel();
+        std::thread::spawn(move || {
+            gate.wait_quiet();
+            let _ = tell.send(());
+        });
+        assert!(told.recv_timeout(Duration::from_secs(5)).is_ok(), "still waiting");
     }
 }
