@@ -64,7 +64,8 @@ impl Net {
             let queues = Queues {
                 receive: queues
                     .remove(&(2 * pair))
-                    .map(|queue| Receiver::new(queue, merges, frame_max)),
+                    .map(|queue| Receiver::new(queue, merges, frame_max))
+                    .transpose()?,
                 transmit: queues.remove(&(2 * pair + 1)).map(Served::new),
                 control,
             };

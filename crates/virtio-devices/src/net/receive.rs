@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::io;
 
+use guestmem::{IoBuf, IoBufError};
 use uring::{File, Immediate};
 use virtio::{RingError, Scatter, VirtQueue};
 
@@ -36,8 +37,8 @@ enum Room {
 pub(super) enum Received {
     /// A frame of so many bytes went to the guest, its header not counted.
     Frame(usize),
-    /// A frame was lost: too short to be one.
-    Runt,
+    /// A frame was lost: too short to be one, or too long for what the guest gave.
+    Misfit,
     /// The guest has no room.
     NoRoom,
     /// The guest has made room meanwhile: try again.
@@ -59,17 +60,20 @@ pub(super) struct Receiver {
     /// A frame may go to several chains.
     merges: bool,
     frame_max: usize,
+    /// Ours, behind the guest's buffers: a frame that reaches into it was cut off.
+    beyond: IoBuf,
 }
 
 impl Receiver {
-    pub(super) const fn new(queue: VirtQueue, merges: bool, frame_max: usize) -> Self {
-        Self {
+    pub(super) fn new(queue: VirtQueue, merges: bool, frame_max: usize) -> Result<Self, IoBufError> {
+        Ok(Self {
             queue: Served::new(queue),
             posted: VecDeque::new(),
             room: 0,
             merges,
             frame_max,
-        }
+            beyond: IoBuf::heap(1, 1)?,
+        })
     }
 
     /// Moves one frame, if there is one and room for it.
@@ -81,9 +85,11 @@ impl Receiver {
             Some(Room::Enough) => {}
         }
         let chains = if self.merges { self.posted.len() } else { 1 };
-        let bufs = self.posted.iter().take(chains).flat_map(|posted| posted.into.bufs());
-        match io.receive(wire, bufs) {
-            Ok(length) if length < HEADER_SIZE => Received::Runt,
+        let posted = self.posted.iter().take(chains);
+        let room: usize = posted.clone().map(|posted| posted.into.len()).sum();
+        let bufs = posted.flat_map(|posted| posted.into.bufs());
+        match io.receive(wire, bufs.chain(std::iter::once(&self.beyond))) {
+            Ok(length) if length < HEADER_SIZE || length > room => Received::Misfit,
             Ok(length) => match self.hand_over(length) {
                 Some(()) => Received::Frame(length - HEADER_SIZE),
                 None => Received::GivenUp,
@@ -93,7 +99,7 @@ impl Receiver {
         }
     }
 
-    /// Takes chains until the longest frame fits. A driver whose whole queue is shorter than a frame gets what fits.
+    /// Takes chains until the longest frame fits. A driver whose whole queue is shorter than a frame gets shorter ones.
     fn post(&mut self) -> Option<Room> {
         loop {
             let enough = if self.merges {

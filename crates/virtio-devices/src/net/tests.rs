@@ -195,6 +195,19 @@ fn receives_into_one_chain_without_merging() {
 }
 
 #[test]
+fn frames_longer_than_the_buffers_are_lost_whole() {
+    for features in [EVENT_IDX, EVENT_IDX | feature::MRG_RXBUF] {
+        let mut bench = Bench::new(1, features);
+        let place = bench.post(RX, &[1526])[0];
+        bench.arrive(0, &frame(3000, 1));
+        bench.arrive(0, &[9; 60]);
+        assert_eq!(bench.driver.wait_used(RX).len, 72);
+        assert_eq!(bench.driver.bytes(place + 12, 60), [9; 60]);
+        assert_eq!(bench.device.counters().wire_errors.load(Ordering::Relaxed), 1);
+    }
+}
+
+#[test]
 fn merges_buffers_for_long_frames() {
     let mut bench = Bench::new(
         1,

@@ -35,7 +35,7 @@ pub struct NetCounters {
     pub sent_bytes: AtomicU64,
     /// Frames of the guest that the wire did not take.
     pub dropped_frames: AtomicU64,
-    /// Times the wire failed to give a frame.
+    /// Times the wire failed to give a frame, or gave one that is too short, or too long for the guest's buffers.
     pub wire_errors: AtomicU64,
 }
 
@@ -166,7 +166,7 @@ impl Worker {
                 Received::Frame(length) => {
                     NetCounters::frame(&counters.received_frames, &counters.received_bytes, length);
                 }
-                Received::Runt => {
+                Received::Misfit => {
                     counters.wire_errors.fetch_add(1, Ordering::Relaxed);
                 }
                 Received::NoFrame => {
