@@ -10,6 +10,8 @@ use crate::mock::{Buf, MockDriver, Used, status};
 use crate::{ActivateError, Activation, DeviceKind, RingError, VirtQueue, VirtioDevice, feature};
 
 const OWN_FEATURE: u64 = 1 << 5;
+/// Status: the driver gave up.
+const FAILED: u8 = 128;
 
 #[derive(Default)]
 struct Turner {
@@ -240,6 +242,30 @@ fn a_device_that_can_not_start_asks_for_a_reset() {
     assert_eq!(driver.routes().delivered(0), 1);
     assert_eq!((driver.isr(), driver.isr()), (2, 0));
     driver.reset();
+}
+
+#[test]
+fn a_driver_that_gave_up_is_remembered_until_reset() {
+    let driver = MockDriver::new(Arc::new(Turner::default()));
+    driver.set_status(status::ACKNOWLEDGE);
+    driver.set_status(status::ACKNOWLEDGE | FAILED);
+    assert_eq!(driver.status(), status::ACKNOWLEDGE | FAILED);
+    driver.set_status(0);
+    assert_eq!(driver.status(), 0);
+}
+
+#[test]
+fn a_driver_without_vectors_is_told_by_the_isr() {
+    let (device, mut driver) = running(0);
+    for vector in [0xffff_u16, 1] {
+        driver.set_common(0x16, &0_u16.to_le_bytes());
+        driver.set_common(0x1a, &vector.to_le_bytes());
+        let out = driver.allocate(16);
+        driver.submit(0, &[Buf::Writable(out, 1)]);
+        device.serve();
+        assert_eq!(driver.isr(), u8::from(vector == 0xffff));
+    }
+    assert_eq!(driver.routes().delivered(1), 1);
 }
 
 /// What a driver may do wrong with its rings.

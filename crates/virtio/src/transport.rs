@@ -94,6 +94,8 @@ pub enum TransportError {
 
 struct State {
     phase: Phase,
+    /// [`status::FAILED`], or 0.
+    failed: u8,
     registers: Registers,
 }
 
@@ -134,6 +136,7 @@ impl VirtioPci {
             doorbells: Arc::new(doorbells),
             state: Mutex::new(State {
                 phase: Phase::Blank,
+                failed: 0,
                 registers: Registers::new(sizes),
             }),
             memory,
@@ -192,7 +195,7 @@ impl VirtioPci {
 
     fn read_common(&self, offset: u64, data: &mut [u8]) {
         let state = self.lock();
-        let status = state.phase.status() | self.link.status();
+        let status = state.phase.status() | state.failed | self.link.status();
         let bytes = state.registers.bytes(self.offered(), status, &self.link);
         data.fill(0);
         let bytes = bytes.iter().skip(usize::try_from(offset).unwrap_or(usize::MAX));
@@ -218,6 +221,7 @@ impl VirtioPci {
             wanted & !self.offered() == 0 && wanted & feature::VERSION_1 != 0
         };
         let (next, step) = state.phase.after(status, acceptable);
+        state.failed |= status & status::FAILED;
         match step {
             Step::Nothing => state.phase = next,
             Step::Reset => self.clear(state),
@@ -257,6 +261,7 @@ impl VirtioPci {
     fn clear(&self, state: &mut State) {
         drop(self.device.deactivate());
         state.phase = Phase::Blank;
+        state.failed = 0;
         state.registers = Registers::new(self.device.queue_sizes());
         self.link.clear();
     }

@@ -13,6 +13,8 @@ use crate::queue::RingError;
 
 /// "No vector": the event raises no interrupt (virtio 1.2 §4.1.5.1.2).
 const NO_VECTOR: u16 = 0xffff;
+/// ISR status: a queue was used. Only told where no vector tells it: to drivers without MSI-X (virtio 1.2 §4.1.4.5.1).
+const ISR_QUEUE: u8 = 1;
 /// ISR status: configuration changed.
 const ISR_CONFIG: u8 = 2;
 
@@ -113,9 +115,11 @@ impl Link {
 
 impl Signals for Link {
     fn queue_used(&self, index: u16) {
-        let vector = self.queue_vector(index);
-        if vector != NO_VECTOR {
-            self.msix.trigger(vector);
+        match self.queue_vector(index) {
+            NO_VECTOR => {
+                self.isr.fetch_or(ISR_QUEUE, Ordering::AcqRel);
+            }
+            vector => self.msix.trigger(vector),
         }
     }
 

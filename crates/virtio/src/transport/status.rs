@@ -8,14 +8,16 @@
 //!     └──────────────────── 0 written, from anywhere: queues are taken back ◀────────────────────────┘
 //! ```
 //!
-//! Held in `Live`: the device owns its queues (or failed to take them). `FAILED` is remembered in every phase but changes
-//! nothing. `NEEDS_RESET` is no phase: the device sets it from its workers, in [`super::link::Link`], and reset clears it.
+//! Held in `Live`: the device owns its queues (or failed to take them). `FAILED` is remembered beside the phase until reset, but
+//! changes nothing. `NEEDS_RESET` is no phase: the device sets it from its workers, in [`super::link::Link`], and reset clears it.
 //! A write that takes several steps at once takes them in order; a bit whose turn has not come is dropped.
 
 const ACKNOWLEDGE: u8 = 1;
 const DRIVER: u8 = 2;
 const DRIVER_OK: u8 = 4;
 const FEATURES_OK: u8 = 8;
+/// The driver gave up.
+pub(super) const FAILED: u8 = 128;
 /// The device gave up until it is reset.
 pub(super) const NEEDS_RESET: u8 = 64;
 
