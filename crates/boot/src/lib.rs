@@ -4,7 +4,7 @@
 //! files, and their content decides what they are. Nothing here knows of KVM, and no register is set here.
 //!
 //! Images are not trusted: every offset and length in them is checked before use, and no allocation is larger than the file
-//! or, for a compressed kernel, than the memory its header asks for.
+//! or, for a compressed kernel, than the memory its header asks for and the guest has.
 
 mod entry;
 mod image;

@@ -1,6 +1,6 @@
 //! Whole-crate tests: images made here, guest memory looked at afterwards.
 
-use std::io::Write;
+use std::io::{Read, Write};
 
 use guestmem::MemoryConfig;
 
@@ -185,6 +185,23 @@ fn bzimage_with_known_compression_boots_its_vmlinux() {
     let entry = boot(&memory, &bzimage(&lz4(&elf(false))), None, "").unwrap();
     assert!(matches!(entry, Entry::Linux64 { rip: ELF_ENTRY, .. }), "{entry:?}");
     assert_eq!(u16::from_le_bytes(read(&memory, layout::ZERO_PAGE + 0x206)), 0x020f);
+}
+
+#[test]
+fn a_compressed_kernel_is_bounded_by_the_machines_memory() {
+    let mut vmlinux = elf(true);
+    vmlinux.resize(24 << 20, 0);
+    let mut packed = Vec::new();
+    let mut encoder = flate2::read::GzEncoder::new(vmlinux.as_slice(), flate2::Compression::fast());
+    encoder.read_to_end(&mut packed).unwrap();
+    let mut image = bzimage(&packed);
+    image[0x260..0x264].fill(0xff);
+    let error = boot(&memory(20 * MIB), &image, None, "").unwrap_err().to_string();
+    assert!(
+        error.contains("25165824 bytes decompressed where 20971520 are allowed"),
+        "{error}"
+    );
+    boot(&memory(32 * MIB), &image, None, "").unwrap();
 }
 
 #[test]

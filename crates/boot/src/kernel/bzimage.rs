@@ -78,7 +78,7 @@ pub(super) fn load(memory: &GuestMemory, file: &File, len: u64, ram_end: u64) ->
         let end = code_start + 1;
         return Err(KernelError::Truncated { what, end, len });
     }
-    let mut kernel = match extract(file, &header, code_start, len)? {
+    let mut kernel = match extract(file, &header, code_start, len, ram_end)? {
         Some(vmlinux) => elf::load(memory, &vmlinux.as_slice(), &mut Cursor::new(&vmlinux), ram_end)?,
         None => load_compressed(memory, file, &header, len - code_start, ram_end)?,
     };
@@ -86,8 +86,15 @@ pub(super) fn load(memory: &GuestMemory, file: &File, len: u64, ram_end: u64) ->
     Ok(kernel)
 }
 
-/// The vmlinux in the bzImage; `None` if it is compressed in a way only the guest knows.
-fn extract(file: &File, header: &setup_header, code_start: u64, len: u64) -> Result<Option<Vec<u8>>, KernelError> {
+/// The vmlinux in the bzImage; `None` if it is compressed in a way only the guest knows. No larger
+/// than what the guest has below `ram_end`: it would not fit anyway, and this process must not grow by what an image claims.
+fn extract(
+    file: &File,
+    header: &setup_header,
+    code_start: u64,
+    len: u64,
+    ram_end: u64,
+) -> Result<Option<Vec<u8>>, KernelError> {
     let start = code_start + u64::from(header.payload_offset);
     let end = start + u64::from(header.payload_length);
     if end > len {
@@ -97,7 +104,8 @@ fn extract(file: &File, header: &setup_header, code_start: u64, len: u64) -> Res
     let mut compressed = vec![0; usize::try_from(end - start).unwrap_or(0)];
     file.read_at(start, &mut compressed)
         .map_err(|source| KernelError::Read { source })?;
-    let vmlinux = payload::decompress(&compressed, header.init_size)?;
+    let limit = header.init_size.min(u32::try_from(ram_end).unwrap_or(u32::MAX));
+    let vmlinux = payload::decompress(&compressed, limit)?;
     Ok(vmlinux.filter(|bytes| bytes.starts_with(&elf::MAGIC)))
 }
 

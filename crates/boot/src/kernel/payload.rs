@@ -30,7 +30,7 @@ pub(super) fn decompress(compressed: &[u8], limit: u32) -> Result<Option<Vec<u8>
     let size = compressed.last_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
     if size > limit {
         return Err(damaged(format!(
-            "it claims {size} bytes decompressed where the kernel's header allows {limit}"
+            "it claims {size} bytes decompressed where {limit} are allowed, by its header and the machine's memory"
         )));
     }
     let size = usize::try_from(size).unwrap_or(0);
