@@ -206,11 +206,13 @@ impl IoBuf {
     /// Sets `count` bytes from `offset` to `value`.
     pub fn fill(&mut self, offset: usize, count: usize, value: u8) -> Result<(), IoBufError> {
         self.check(offset, count)?;
-        // SAFETY: `check` found `offset..offset + count` inside the buffer, whose memory `owner` keeps.
-        let start = unsafe { self.start.add(offset) };
-        // SAFETY: as above, all `count` bytes are ours to write; no reference into them exists anywhere, and a guest that
-        // writes there meanwhile only loses its own bytes.
-        unsafe { start.write_bytes(value, count) };
+        let pattern = [value; 512];
+        for start in (0..count).step_by(pattern.len()) {
+            let piece = pattern.get(..count - start).unwrap_or(&pattern);
+            self.as_volatile_slice()
+                .write_slice(piece, offset + start)
+                .map_err(|_| self.out_of_bounds(offset, count))?;
+        }
         self.mark_range_written(offset, count);
         Ok(())
     }
