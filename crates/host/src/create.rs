@@ -3,7 +3,7 @@
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use api_types::{ErrorCode, EventReason, Vm, VmPhase, VmStatus};
 use images::{CloneError, CloneMethod, ImageRecord};
@@ -31,7 +31,11 @@ impl Host {
             None => None,
         };
         check_kernel(&plan, image.as_ref())?;
-        machine::probe(context, &plan)?;
+        let (probed, wanted) = (Arc::clone(context), plan.clone());
+        tokio::task::spawn_blocking(move || machine::probe(&probed, &wanted))
+            .await
+            .map_err(|_| Failure::new(ErrorCode::Internal, "the work was lost"))?
+            .map_err(|problems| Failure::refused(REFUSED, &problems))?;
         let id = VmId::random();
         // Checks what depends on the image, such as its command line.
         plan.machine(id, image.as_ref().and_then(|image| image.cmdline.as_deref()))

@@ -71,8 +71,10 @@ impl Host {
         let opened = tokio::task::spawn_blocking(move || open_context(config)).await;
         let (context, vms) = opened.map_err(|error| OpenError::Limits(io::Error::other(error)))??;
         let context = Arc::new(context);
-        let known: Vec<_> = vms.iter().map(|vm| vm.id).collect();
-        tokio::spawn(machine::clear_strays(Arc::clone(&context), known));
+        let mut strays = machine::run_dirs(&context);
+        // Told apart now: machines made from here on are not among them.
+        strays.retain(|id| vms.iter().all(|vm| vm.id != *id));
+        tokio::spawn(machine::clear_strays(Arc::clone(&context), strays));
         let supervised = vms.into_iter().map(|vm| (vm.id, Machine::supervise(&context, vm)));
         let machines = Mutex::new(supervised.collect());
         Ok(Self(Arc::new(Inner {
@@ -238,6 +240,14 @@ impl Host {
 fn open_context(config: HostConfig) -> Result<(Context, Vec<Vm>), OpenError> {
     for path in [&config.state_dir, &config.run_dir, &config.state_dir.join("vms")] {
         make_dir(path)?;
+    }
+    // Others are the operator's, who may mount something there.
+    for root in config
+        .file_roots
+        .iter()
+        .filter(|root| root.starts_with(&config.state_dir))
+    {
+        make_dir(root)?;
     }
     let settings = images::Settings {
         root: config.state_dir.clone(),

@@ -93,7 +93,10 @@ fn run(config: Config) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("threads can not be started")?;
-    runtime.block_on(serve(config))
+    let result = runtime.block_on(serve(config));
+    // Work on files that does not look up is left behind; whatever it was, the next start clears it away.
+    runtime.shutdown_timeout(BLOCKING_KEPT);
+    result
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {

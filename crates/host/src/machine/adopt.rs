@@ -123,12 +123,14 @@ fn is_machine_process(pid: u32) -> bool {
         .is_ok_and(|name| name.trim_end() == PROGRAM_NAME)
 }
 
+/// Ids of the machines that have a run directory.
+pub(crate) fn run_dirs(context: &Context) -> Vec<VmId> {
+    run_dir::present(&context.config.run_dir)
+}
+
 /// Ends processes and removes run directories of machines that have no record: their creation was cut off, or their removal.
-pub(crate) async fn clear_strays(context: Arc<Context>, known: Vec<VmId>) {
-    for id in run_dir::present(&context.config.run_dir) {
-        if known.contains(&id) {
-            continue;
-        }
+pub(crate) async fn clear_strays(context: Arc<Context>, strays: Vec<VmId>) {
+    for id in strays {
         let run = RunDir::new(&context.config.run_dir, id);
         if let Ok((mut link, hello)) = Link::open(&run.control()).await
             && let Ok(process) = Process::found(hello.pid)

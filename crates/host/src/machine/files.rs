@@ -11,16 +11,16 @@ use control::FdRole;
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use spec::{MachineSpec, VmPlan};
+use spec::{MachineSpec, Problems, VmPlan};
 
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::{Failure, chain};
 
 /// Why the files of a machine can not be opened.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FilesError {
     /// A file users name.
-    #[error("{field}: {path:?} can not be opened")]
+    #[error("{path:?} can not be opened")]
     Named {
         field: String,
         path: PathBuf,
@@ -28,10 +28,10 @@ pub(crate) enum FilesError {
         source: io::Error,
     },
     /// A link in it leads elsewhere.
-    #[error("{field}: a link in {path:?} leads out of the allowed directories (file_roots); put the file itself there")]
+    #[error("a link in {path:?} leads out of the allowed directories (file_roots); put the file itself there")]
     LeadsOut { field: String, path: PathBuf },
     /// It is something that can not be used as what it is named for.
-    #[error("{field}: {path:?} is no {wanted}")]
+    #[error("{path:?} is no {wanted}")]
     WrongKind {
         field: String,
         path: PathBuf,
@@ -79,9 +79,22 @@ impl FilesError {
     }
 }
 
+impl FilesError {
+    /// The field of the specification that names the file, if one does.
+    fn field(&self) -> Option<&str> {
+        match self {
+            Self::Named { field, .. } | Self::LeadsOut { field, .. } | Self::WrongKind { field, .. } => Some(field),
+            _ => None,
+        }
+    }
+}
+
 impl From<FilesError> for Failure {
     fn from(error: FilesError) -> Self {
-        Self::of(error.code(), &error)
+        match error.field() {
+            Some(field) => Self::new(error.code(), format!("{field}: {}", chain(&error))),
+            None => Self::of(error.code(), &error),
+        }
     }
 }
 
@@ -146,20 +159,29 @@ pub(crate) fn open(
     Ok(files)
 }
 
-/// Tries to open what the user names, so that mistakes are told when the machine is made and not only when it starts.
-pub(crate) fn probe(context: &Context, plan: &VmPlan) -> Result<(), FilesError> {
-    for (field, path) in [("boot.kernel", &plan.boot.kernel), ("boot.initrd", &plan.boot.initrd)] {
-        if let Some(path) = path {
-            open_named(context, field, path, Need::Read)?;
+/// Tries to open what the user names, so that mistakes are told when the machine is made and not only when it starts. Blocks.
+pub(crate) fn probe(context: &Context, plan: &VmPlan) -> Result<(), Problems> {
+    let mut named = vec![
+        ("boot.kernel".to_owned(), plan.boot.kernel.as_deref(), Need::Read),
+        ("boot.initrd".to_owned(), plan.boot.initrd.as_deref(), Need::Read),
+    ];
+    for (index, disk) in plan.disks.iter().enumerate() {
+        let read_only = disk.disk.read_only;
+        named.push((
+            format!("disks[{index}].path"),
+            Some(disk.path.as_path()),
+            Need::Disk { read_only },
+        ));
+    }
+    let mut problems = Problems::new();
+    for (field, path, need) in named {
+        if let Some(path) = path
+            && let Err(error) = open_named(context, &field, path, need)
+        {
+            problems.add(field, chain(&error));
         }
     }
-    for (index, disk) in plan.disks.iter().enumerate() {
-        let need = Need::Disk {
-            read_only: disk.disk.read_only,
-        };
-        open_named(context, &format!("disks[{index}].path"), &disk.path, need)?;
-    }
-    Ok(())
+    problems.into_result(())
 }
 
 fn open_boot(context: &Context, vm: &Vm, plan: &VmPlan) -> Result<Vec<(FdRole, OwnedFd)>, FilesError> {

@@ -23,7 +23,7 @@ use spec::{OperationId, VmId};
 use tokio::sync::{mpsc, oneshot};
 use tracing::Instrument;
 
-pub(crate) use adopt::clear_strays;
+pub(crate) use adopt::{clear_strays, run_dirs};
 pub(crate) use files::probe;
 pub(crate) use run_dir::RunDir;
 

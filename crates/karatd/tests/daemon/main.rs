@@ -1,5 +1,12 @@
 //! The real daemon in a directory of its own, asked over its socket, with machines that run no guest.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking, also outside of #[test] functions"
+)]
+
 mod harness;
 mod images;
 mod machines;

@@ -87,7 +87,11 @@ fn a_machine_that_can_not_be_is_refused_with_every_field_and_leaves_nothing() {
     std::os::unix::fs::symlink("/etc/passwd", &link).unwrap();
     let leads_out = daemon.post("/v1/vms", &json!({"name": "web", "boot": {"kernel": link}}));
     let told = leads_out.problem(422, "invalid_spec");
-    assert!(told["detail"].as_str().unwrap().contains("leads out"), "{told}");
+    assert_eq!(told["errors"][0]["field"], "boot.kernel");
+    assert!(
+        told["errors"][0]["message"].as_str().unwrap().contains("leads out"),
+        "{told}"
+    );
     assert_eq!(daemon.get("/v1/vms").json()["items"], json!([]));
     assert_eq!(std::fs::read_dir(daemon.path("state/vms")).unwrap().count(), 0);
 }
