@@ -146,8 +146,11 @@ impl Runner {
                 }
             }
         }
-        let exits = &self.exits;
-        tracing::debug!(vcpu = index, ?exits, "vcpu ends");
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            let exits = &self.exits;
+            let state = self.describe("state at its end");
+            tracing::debug!(vcpu = index, ?exits, state, "vcpu ends");
+        }
     }
 
     /// Runs the guest until its next exit, and answers that.

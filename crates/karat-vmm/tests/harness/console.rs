@@ -45,7 +45,12 @@ impl Console {
 
     /// Reads until `text` has come.
     pub(crate) fn wait_for(&mut self, text: &str) {
-        let deadline = Instant::now() + PATIENCE;
+        self.wait_within(text, PATIENCE);
+    }
+
+    /// Reads until `text` has come, which takes up to `limit`.
+    pub(crate) fn wait_within(&mut self, text: &str, limit: Duration) {
+        let deadline = Instant::now() + limit;
         while !self.seen.contains(text) {
             assert!(Instant::now() < deadline, "no {text:?} on the console:\n{}", self.seen);
             assert!(

@@ -57,10 +57,18 @@ pub(crate) struct Setup {
 impl Setup {
     /// One vCPU, 32 MiB, a debug-exit port, and the tiny guest doing `test`.
     pub(crate) fn tiny(test: &str) -> Self {
+        let mut setup = Self::plain(tiny_guest());
+        setup.parts.cmdline = format!("test={test}");
+        setup.parts.debug_exit = true;
+        setup
+    }
+
+    /// One vCPU, 32 MiB, and this kernel.
+    pub(crate) fn plain(kernel: PathBuf) -> Self {
         Self {
             parts: MachineParts {
                 id: VmId::random(),
-                name: "tiny".parse().unwrap(),
+                name: "test".parse().unwrap(),
                 cpus: Cpus {
                     sockets: 1,
                     cores: 1,
@@ -71,12 +79,12 @@ impl Setup {
                     hugepages: None,
                     prefault: false,
                 },
-                cmdline: format!("test={test}"),
+                cmdline: String::new(),
                 disks: vec![],
                 nets: vec![],
-                debug_exit: true,
+                debug_exit: false,
             },
-            kernel: tiny_guest(),
+            kernel,
             initrd: None,
             disks: vec![],
             taps: vec![],
@@ -123,7 +131,7 @@ impl Vmm {
         // A shell moves the sockets to their numbers; a test can not do that safely by itself.
         let child = Command::new("sh")
             .args(["-c", r#"exec 3<&0 4<&1 0</dev/null 1>&2; exec "$0""#])
-            .arg(env!("CARGO_BIN_EXE_karat-vmm"))
+            .arg(std::env::var_os("KARAT_VMM").unwrap_or_else(|| env!("CARGO_BIN_EXE_karat-vmm").into()))
             .stdin(Stdio::from(listen("control.sock")))
             .stdout(Stdio::from(listen("console.sock")))
             .stderr(File::create(folder.path().join("stderr")).unwrap())
