@@ -4,6 +4,7 @@
 //! tells of. Work happens on blocking threads, one at a time; a change is on the disk when it returns (WAL, `synchronous =
 //! FULL`).
 
+mod ballast;
 mod events;
 mod operations;
 mod references;
@@ -17,6 +18,8 @@ use api_types::ErrorCode;
 use jiff::Timestamp;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::watch;
+
+use ballast::Ballast;
 
 pub(crate) use events::About;
 pub use operations::OperationRecord;
@@ -67,20 +70,25 @@ impl RegistryError {
 
 impl From<RegistryError> for Failure {
     fn from(error: RegistryError) -> Self {
-        let code = if error.is_disk_full() {
-            ErrorCode::NoSpace
-        } else {
-            ErrorCode::Internal
-        };
         tracing::error!(error = crate::failure::chain(&error), "registry");
-        Self::of(code, &error)
+        if error.is_disk_full() {
+            let text = "the disk is full, so nothing can be written down; space was put aside for this: ask once more, then make room";
+            return Self::new(ErrorCode::NoSpace, text);
+        }
+        Self::of(ErrorCode::Internal, &error)
     }
+}
+
+/// The connection, and the space it may fall back on.
+struct Database {
+    connection: Connection,
+    ballast: Ballast,
 }
 
 /// The open registry; clones share it.
 #[derive(Clone)]
 pub(crate) struct Registry {
-    connection: Arc<Mutex<Connection>>,
+    database: Arc<Mutex<Database>>,
     newest_event: watch::Sender<u64>,
 }
 
@@ -97,7 +105,10 @@ impl Registry {
         schema::prepare(&mut connection)?;
         let newest = events::newest(&connection)?;
         Ok(Self {
-            connection: Arc::new(Mutex::new(connection)),
+            database: Arc::new(Mutex::new(Database {
+                connection,
+                ballast: Ballast::beside(path),
+            })),
             newest_event: watch::Sender::new(newest),
         })
     }
@@ -122,7 +133,8 @@ impl Registry {
         &self,
         work: impl FnOnce(&Change<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
-        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let Database { connection, ballast } = &mut *database;
         let transaction = connection
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(RegistryError::from)?;
@@ -132,7 +144,14 @@ impl Registry {
         };
         let value = work(&change)?;
         let newest = events::newest(&change.transaction);
-        change.transaction.commit().map_err(RegistryError::from)?;
+        change.transaction.commit().map_err(|error| {
+            let error = RegistryError::from(error);
+            if error.is_disk_full() && ballast.drop_now() {
+                tracing::error!("the disk is full; the space put aside for this is given up: make room");
+            }
+            error
+        })?;
+        ballast.take();
         let newest = newest?;
         self.newest_event.send_if_modified(|known| {
             let moved = *known != newest;
