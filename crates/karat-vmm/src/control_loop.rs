@@ -51,6 +51,7 @@ pub(crate) fn run(sockets: Sockets, termination: &Bell) -> anyhow::Result<bool> 
             first_entry_us: None,
         },
         end: None,
+        span: None,
     };
     tracing::info!(pid = std::process::id(), "waiting for a machine");
     while this.end.is_none() {
@@ -78,6 +79,8 @@ struct ControlLoop {
     status: VmStatus,
     /// Whether it ended well, once it has.
     end: Option<bool>,
+    /// Names the machine in what this thread logs, once it is known.
+    span: Option<tracing::span::EnteredSpan>,
 }
 
 impl ControlLoop {
@@ -224,6 +227,8 @@ impl ControlLoop {
         let fds = connection.map(Connection::take_files).unwrap_or_default();
         tracing::info!(id = %create.machine.id(), name = %create.machine.name(), "asked to become a machine");
         let files = if self.run_directory.is_none() {
+            let span = tracing::info_span!("machine", id = %create.machine.id(), name = %create.machine.name());
+            self.span = Some(span.entered());
             // Found by itself first, so that wrong files can be reported in it.
             let place = create.fds.iter().position(|role| *role == FdRole::RunDirectory);
             let directory = place.filter(|_| fds.len() == create.fds.len());

@@ -99,10 +99,8 @@ fn disk_data_is_there_after_a_reset_and_in_another_machine() {
 fn pings_over_a_tap_and_pause() {
     let Some(guest) = guest() else { return };
     let sh = |line: &str| {
-        assert!(
-            Command::new("sh").args(["-c", line]).status().unwrap().success(),
-            "{line}"
-        )
+        let done = Command::new("sh").args(["-c", line]).status().unwrap();
+        assert!(done.success(), "{line}");
     };
     let pairs = tap::open("karat-stock0", 2).unwrap();
     sh("ip address add 10.77.0.1/24 dev karat-stock0 && ip link set karat-stock0 up");
@@ -120,7 +118,7 @@ fn pings_over_a_tap_and_pause() {
     let (mut vmm, mut link) = Vmm::boot(setup);
     let mut console = vmm.console();
     console.wait_within("karat: tick n=0", BOOT);
-    eprintln!("{}", console.seen);
+    eprintln!("{}\n{}", console.seen, vmm.resident());
     assert!(
         console.seen.contains("ping address=10.77.0.1 answered=yes"),
         "{}",

@@ -27,12 +27,16 @@ impl pci::BarSpace for MachineBars {
         let Some(bus) = self.bus.upgrade() else {
             return Err(MapError::NotMapped { base });
         };
+        static SLOW: telemetry::RateLimited = telemetry::RateLimited::new();
         let bells = handler.doorbells();
         bus.map(base, size, handler)?;
         for bell in bells {
             // Without the kernel's help the write arrives at the handler, which treats both alike: slower, not wrong.
-            if let Err(error) = self.vm.add_doorbell(Doorbell::Mmio(base + bell.offset), &bell.event) {
-                tracing::warn!(%error, "doorbell without ioeventfd: its queue will be slow");
+            if let Err(error) = self.vm.add_doorbell(Doorbell::Mmio(base + bell.offset), &bell.event)
+                && let Some(admitted) = SLOW.admit()
+            {
+                let suppressed = admitted.suppressed;
+                tracing::warn!(%error, suppressed, "doorbell without ioeventfd: its queue will be slow");
             }
         }
         Ok(())

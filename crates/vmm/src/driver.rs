@@ -26,33 +26,10 @@ use spec::MachineSpec;
 use crate::action::{Action, GuestEvent, Notice, Outlet, Reporter, Ticket};
 use crate::build::BuildError;
 use crate::files::MachineFiles;
+use crate::hardware::{Blueprint, Hardware};
 
 /// Stack of the driver's thread, bytes; building a machine is the deepest it goes.
 const STACK_BYTES: usize = 512 << 10;
-
-/// A built machine as the driver sees it. Called from the driver's thread only.
-pub(crate) trait Hardware: Send {
-    /// Starts devices and vCPUs of a machine that was just built. `asked` is when the start was asked for.
-    fn start(&mut self, asked: Instant);
-
-    /// Stops vCPUs and drains devices; all is quiet when this returns.
-    fn pause(&mut self);
-
-    /// Undoes [`Hardware::pause`].
-    fn resume(&mut self);
-
-    /// Presses the power button.
-    fn press_power_button(&self);
-
-    /// Ends vCPUs and workers, and gives everything back that is not in the [`Blueprint`].
-    fn tear_down(self: Box<Self>);
-}
-
-/// What a machine is built from, again at each reset.
-pub(crate) struct Blueprint {
-    pub(crate) spec: MachineSpec,
-    pub(crate) files: MachineFiles,
-}
 
 /// Builds a machine that does not run yet.
 pub(crate) type Builder = Box<dyn Fn(&Blueprint, Reporter) -> Result<Box<dyn Hardware>, BuildError> + Send>;
@@ -76,6 +53,8 @@ pub(crate) struct Driver {
     generation: u32,
     resets: u32,
     start_asked: Option<Instant>,
+    /// Names the machine in every line that is logged on its behalf.
+    span: tracing::Span,
     first_entry_us: Option<u64>,
 }
 
@@ -104,7 +83,7 @@ pub fn spawn(console: Arc<dyn crate::Console>, outlet: Outlet) -> std::io::Resul
 }
 
 impl Driver {
-    pub(crate) const fn new(builder: Builder, outlet: Outlet, queue: mpsc::Sender<Action>) -> Self {
+    pub(crate) fn new(builder: Builder, outlet: Outlet, queue: mpsc::Sender<Action>) -> Self {
         Self {
             state: VmState::Empty,
             machine: None,
@@ -114,6 +93,7 @@ impl Driver {
             generation: 0,
             resets: 0,
             start_asked: None,
+            span: tracing::Span::none(),
             first_entry_us: None,
         }
     }
@@ -130,6 +110,8 @@ impl Driver {
     }
 
     pub(crate) fn apply(&mut self, action: Action) {
+        let span = self.span.clone();
+        let _named = span.enter();
         match action {
             Action::Create { ticket, machine, files } => self.create(ticket, *machine, files),
             Action::Ask { ticket, action, at } => self.ask(ticket, action, at),
@@ -175,6 +157,9 @@ impl Driver {
             return self.answer(ticket, Err(refusal));
         }
         let id = spec.id();
+        self.span = tracing::info_span!("machine", %id, name = %spec.name());
+        let span = self.span.clone();
+        let _named = span.enter();
         let built = files.and_then(|files| {
             let blueprint = Blueprint { spec, files: *files };
             let hardware = self.build(&blueprint).map_err(|error| error.refusal())?;

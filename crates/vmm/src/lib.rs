@@ -20,6 +20,7 @@ mod console;
 mod driver;
 mod files;
 mod gate;
+mod hardware;
 mod interrupts;
 mod layout;
 mod machine;

@@ -3,17 +3,18 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use chipset::EventRegister;
 use device::{Device, Draining};
 
-use crate::build::Chipset;
-use crate::driver::Hardware;
+use crate::hardware::Hardware;
 use crate::vcpu::{Buses, VcpuThreads};
 
 /// All parts. Order of fields is order of destruction: threads first.
 pub(crate) struct Machine {
     threads: VcpuThreads,
     devices: Vec<Arc<dyn Device>>,
-    chipset: Chipset,
+    /// Where the power button is.
+    events: Arc<EventRegister>,
     /// Holds what is mapped. The last to go.
     _buses: Buses,
 }
@@ -22,13 +23,13 @@ impl Machine {
     pub(crate) const fn new(
         threads: VcpuThreads,
         devices: Vec<Arc<dyn Device>>,
-        chipset: Chipset,
+        events: Arc<EventRegister>,
         buses: Buses,
     ) -> Self {
         Self {
             threads,
             devices,
-            chipset,
+            events,
             _buses: buses,
         }
     }
@@ -53,19 +54,18 @@ impl Hardware for Machine {
     }
 
     fn press_power_button(&self) {
-        self.chipset.events.press_power_button();
+        self.events.press_power_button();
     }
 
     fn tear_down(self: Box<Self>) {
         let Self {
             threads,
             devices,
-            chipset,
+            events: _,
             _buses,
         } = *self;
         drop(threads);
         // Workers end here, with their requests: nothing touches guest memory or files afterwards.
         devices.iter().for_each(|device| device.reset());
-        drop((devices, chipset));
     }
 }

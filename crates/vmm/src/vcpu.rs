@@ -56,10 +56,11 @@ impl VcpuThreads {
                 gate: Arc::clone(&this.gate),
                 exits: Exits::default(),
             };
+            let span = tracing::Span::current();
             let thread = thread::Builder::new()
                 .name(name)
                 .stack_size(STACK_BYTES)
-                .spawn(move || runner.run())?;
+                .spawn(move || span.in_scope(|| runner.run()))?;
             this.threads.push(thread);
         }
         Ok(this)

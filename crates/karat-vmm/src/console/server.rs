@@ -307,3 +307,7 @@ fn listen(reader: &Reader, input: &mut VecDeque<u8>) -> bool {
     }
     true
 }
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;

@@ -77,15 +77,25 @@ impl Link {
     }
 
     pub(crate) fn ask_with_files(&mut self, request: VmRequest, files: &[BorrowedFd<'_>]) -> Result<VmStatus, Refusal> {
+        self.try_ask(request, files)
+            .expect("karat-vmm hung up instead of answering")
+    }
+
+    /// As [`Link::ask`], of a machine that may end just now: `None` when it has.
+    pub(crate) fn ask_if_there(&mut self, request: VmRequest) -> Option<Result<VmStatus, Refusal>> {
+        self.try_ask(request, &[])
+    }
+
+    fn try_ask(&mut self, request: VmRequest, files: &[BorrowedFd<'_>]) -> Option<Result<VmStatus, Refusal>> {
         self.number += 1;
         let mine = self.number;
         let bytes = encode(&ToVm { number: mine, request }).unwrap();
-        let sent = send_with_fds(&self.socket, &bytes, files).unwrap();
-        self.socket.write_all(&bytes[sent..]).unwrap();
+        let sent = send_with_fds(&self.socket, &bytes, files).ok()?;
+        self.socket.write_all(&bytes[sent..]).ok()?;
         loop {
-            match self.next().expect("karat-vmm hung up instead of answering") {
-                FromVm::Done { number, status } if number == mine => return Ok(status),
-                FromVm::Refused { number, refusal } if number == mine => return Err(refusal),
+            match self.next()? {
+                FromVm::Done { number, status } if number == mine => return Some(Ok(status)),
+                FromVm::Refused { number, refusal } if number == mine => return Some(Err(refusal)),
                 FromVm::Event(event) => self.events.push(event),
                 other => panic!("unexpected {other:?}"),
             }

@@ -210,6 +210,15 @@ impl Vmm {
         self.child.try_wait().unwrap().is_none()
     }
 
+    /// What it keeps in memory; `RssShmem` is the guest's.
+    pub(crate) fn resident(&self) -> String {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let lines = status
+            .lines()
+            .filter(|line| line.starts_with("Rss") || line.starts_with("Threads"));
+        lines.collect::<Vec<_>>().join(", ")
+    }
+
     /// Its exit status, once it has ended by itself.
     pub(crate) fn wait(&mut self) -> ExitStatus {
         let deadline = Instant::now() + PATIENCE;

@@ -14,8 +14,8 @@ use crate::action::Reporter;
 use crate::interrupts::WiredIrq;
 
 /// Devices that are asked for something later.
-pub(crate) struct Chipset {
-    pub(crate) events: Arc<EventRegister>,
+pub(super) struct Chipset {
+    pub(super) events: Arc<EventRegister>,
     serial: Arc<Serial>,
     rtc: Arc<Rtc>,
 }

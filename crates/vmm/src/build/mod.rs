@@ -18,12 +18,11 @@ use std::sync::Arc;
 
 use device::Device;
 
-pub(crate) use chipset::Chipset;
 pub use error::BuildError;
 
 use crate::Console;
 use crate::action::Reporter;
-use crate::driver::{Blueprint, Hardware};
+use crate::hardware::{Blueprint, Hardware};
 use crate::layout::Layout;
 use crate::machine::Machine;
 use crate::vcpu::{Buses, VcpuThreads};
@@ -48,5 +47,5 @@ pub(crate) fn build(
     let entry = firmware::build(spec, files, &layout, &vm)?;
     let vcpus = cpus::vcpus(&vm, &entry)?;
     let threads = VcpuThreads::spawn(vcpus, &buses, reporter).map_err(BuildError::Threads)?;
-    Ok(Box::new(Machine::new(threads, devices, chipset, buses)))
+    Ok(Box::new(Machine::new(threads, devices, chipset.events, buses)))
 }
