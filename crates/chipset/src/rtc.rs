@@ -348,10 +348,10 @@ mod tests {
         }
     }
 
-    /// All that a guest can set, and what a host whose clock is set back makes of the first of them.
+    /// From what a host whose clock is set back makes of 1900, the first year a guest can set. Later ones are drawn at random below.
     #[test]
     fn calendar_knows_every_day() {
-        for day in days_from_epoch(1840, 1, 1)..days_from_epoch(10_100, 1, 1) {
+        for day in days_from_epoch(1840, 1, 1)..days_from_epoch(2200, 1, 1) {
             let civil = Civil::from_unix(day * 86_400);
             assert!(
                 (1..=12).contains(&civil.month) && (1..=31).contains(&civil.day),
