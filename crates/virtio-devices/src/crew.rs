@@ -20,7 +20,7 @@ use std::thread::JoinHandle;
 
 use device::Draining;
 use uring::{Bell, Executor, File, Ring};
-use virtio::{ActivateError, RingError, VirtQueue};
+use virtio::{ActivateError, RingError, Signals, VirtQueue};
 
 /// Operations handed to the kernel by one system call; one turn of a busy queue.
 const RING_ENTRIES: u32 = 128;
@@ -64,7 +64,14 @@ impl Place {
 pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Makes a service on its thread.
-pub(crate) type Job<S> = Box<dyn FnOnce(&Place) -> Result<S, Failure> + Send>;
+pub(crate) type Make<S> = Box<dyn FnOnce(&Place) -> Result<S, Failure> + Send>;
+
+/// What one worker is for.
+pub(crate) struct Job<S> {
+    /// Its first queue: the one that is named if the worker fails.
+    pub(crate) queue: u16,
+    pub(crate) make: Make<S>,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wanted {
@@ -151,8 +158,13 @@ pub(crate) struct Crew {
 }
 
 impl Crew {
-    /// Starts a thread per job, named after `device` and its number. All or none.
-    pub(crate) fn start<S: Service + 'static>(&self, device: &str, jobs: Vec<Job<S>>) -> Result<(), ActivateError> {
+    /// Starts a thread per job, named after `device` and its number. All or none. A worker that fails later tells `signals`.
+    pub(crate) fn start<S: Service + 'static>(
+        &self,
+        device: &str,
+        signals: &Arc<dyn Signals>,
+        jobs: Vec<Job<S>>,
+    ) -> Result<(), ActivateError> {
         let mut workers = self.lock();
         let wanted = if self.paused.load(Ordering::SeqCst) {
             Wanted::Pause
@@ -160,7 +172,7 @@ impl Crew {
             Wanted::Run
         };
         for (number, job) in jobs.into_iter().enumerate() {
-            match start_worker(format!("{device}-{number}"), wanted, job) {
+            match start_worker(format!("{device}-{number}"), wanted, signals, job) {
                 Ok(worker) => workers.push(worker),
                 Err((missing, source)) => {
                     drop(stop_all(&mut workers));
@@ -220,15 +232,20 @@ fn stop_all(workers: &mut Vec<Worker>) -> Vec<VirtQueue> {
 fn start_worker<S: Service + 'static>(
     name: String,
     wanted: Wanted,
+    signals: &Arc<dyn Signals>,
     job: Job<S>,
 ) -> Result<Worker, (&'static str, Failure)> {
     let gate = Arc::new(Gate::new(wanted));
     let (tell, told) = mpsc::channel();
-    let of_thread = Arc::clone(&gate);
+    let mut end = End {
+        gate: Arc::clone(&gate),
+        signals: Arc::clone(signals),
+        queue: job.queue,
+        serving: false,
+    };
     let thread = std::thread::Builder::new().name(name).spawn(move || {
-        let queues = work(&of_thread, job, &tell);
-        of_thread.report_end();
-        queues
+        let make = job.make;
+        work(&mut end, make, &tell)
     });
     let thread = thread.map_err(|error| ("a thread", Failure::from(error)))?;
     match told.recv() {
@@ -243,8 +260,27 @@ fn start_worker<S: Service + 'static>(
 
 type Told = Result<(), (&'static str, Failure)>;
 
+/// What is owed when a worker's thread ends, however it does: nobody waits for it any more, and a driver whose queue it served
+/// learns that nobody does now.
+struct End {
+    gate: Arc<Gate>,
+    signals: Arc<dyn Signals>,
+    queue: u16,
+    serving: bool,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.gate.report_end();
+        if self.serving {
+            let why = "nobody to serve it: its worker has failed";
+            self.signals.needs_reset(self.queue, &RingError::BadRing { why });
+        }
+    }
+}
+
 /// Body of a worker's thread.
-fn work<S: Service + 'static>(gate: &Gate, job: Job<S>, tell: &mpsc::Sender<Told>) -> Vec<VirtQueue> {
+fn work<S: Service + 'static>(end: &mut End, make: Make<S>, tell: &mpsc::Sender<Told>) -> Vec<VirtQueue> {
     // The receiver waits for exactly one word; it can not be gone.
     let fail = |missing, error| {
         let _ = tell.send(Err((missing, error)));
@@ -256,15 +292,19 @@ fn work<S: Service + 'static>(gate: &Gate, job: Job<S>, tell: &mpsc::Sender<Told
     };
     let place = Place {
         ring: executor.ring(),
-        bell: gate.bell.clone(),
+        bell: end.gate.bell.clone(),
     };
-    let service = match job(&place) {
+    let service = match make(&place) {
         Ok(service) => service,
         Err(error) => return fail("what its worker needs", error),
     };
+    end.serving = true;
     let _ = tell.send(Ok(()));
-    match executor.block_on(run(gate, service)) {
-        Ok(queues) => queues,
+    match executor.block_on(run(&end.gate, service)) {
+        Ok(queues) => {
+            end.serving = false;
+            queues
+        }
         Err(error) => {
             tracing::error!(%error, "a virtio worker ended; its queues are not served any more");
             Vec::new()
@@ -331,16 +371,53 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
+    #[derive(Default)]
+    struct Resets(Mutex<Vec<u16>>);
+
+    impl Signals for Resets {
+        fn queue_used(&self, _index: u16) {}
+        fn config_changed(&self) {}
+        fn needs_reset(&self, index: u16, _error: &RingError) {
+            self.0.lock().unwrap().push(index);
+        }
+    }
+
+    /// Does nothing, or dies of it.
+    struct Idle {
+        dies: bool,
+    }
+
+    impl Service for Idle {
+        fn begin(&mut self) {
+            assert!(!self.dies, "as it should in this test");
+        }
+        fn settle(&mut self) -> bool {
+            true
+        }
+        fn finish(self) -> Vec<VirtQueue> {
+            Vec::new()
+        }
+    }
+
     #[test]
-    fn nobody_waits_for_a_worker_that_has_ended() {
-        let gate = Arc::new(Gate::new(Wanted::Run));
-        gate.report_end();
-        gate.want(Wanted::Pause);
+    fn the_driver_hears_of_a_worker_that_failed_and_nobody_waits_for_it() {
+        let crew = Arc::new(Crew::default());
+        let resets = Arc::new(Resets::default());
+        let signals: Arc<dyn Signals> = Arc::clone(&resets) as _;
+        let job = |queue, dies| Job {
+            queue,
+            make: Box::new(move |_: &Place| Ok(Idle { dies })),
+        };
+        crew.start("test", &signals, vec![job(3, false), job(5, true)]).unwrap();
         let (tell, told) = mpsc::channel();
+        let of_thread = Arc::clone(&crew);
         std::thread::spawn(move || {
-            gate.wait_quiet();
-            let _ = tell.send(());
+            of_thread.pause().wait();
+            of_thread.resume();
+            of_thread.pause().wait();
+            let _ = tell.send(of_thread.stop().len());
         });
-        assert!(told.recv_timeout(Duration::from_secs(5)).is_ok(), "still waiting");
+        assert_eq!(told.recv_timeout(Duration::from_secs(10)), Ok(0), "still waiting");
+        assert_eq!(*resets.0.lock().unwrap(), [5]);
     }
 }

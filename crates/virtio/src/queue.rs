@@ -13,7 +13,7 @@ use crate::contract::Signals;
 /// Avail ring flag: the driver wants no interrupts (virtio 1.2 §2.7.6). Meaningless with `EVENT_IDX`.
 const AVAIL_NO_INTERRUPT: u16 = 1;
 
-/// How a ring stopped making sense. Always the driver's fault.
+/// How a ring stopped making sense: the driver's fault, but for a host that lost the worker behind it.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum RingError {
     /// The rings themselves can not be used.

@@ -67,11 +67,14 @@ impl Blk {
 
     fn job(&self, queue: VirtQueue) -> Job<Worker> {
         let (disk, shared) = (Arc::clone(&self.disk), Arc::clone(&self.shared));
-        Box::new(move |place| {
-            place.listen(&queue)?;
-            let io = disk.open_queue()?;
-            Ok(Worker::new(queue, io, shared, place.ring.clone(), place.bell.clone()))
-        })
+        Job {
+            queue: queue.index(),
+            make: Box::new(move |place| {
+                place.listen(&queue)?;
+                let io = disk.open_queue()?;
+                Ok(Worker::new(queue, io, shared, place.ring.clone(), place.bell.clone()))
+            }),
+        }
     }
 }
 
@@ -117,7 +120,7 @@ impl VirtioDevice for Blk {
         let flushes = activation.features & feature::FLUSH != 0;
         self.shared.writeback.store(flushes, Ordering::Relaxed);
         let jobs = activation.queues.into_iter().map(|queue| self.job(queue)).collect();
-        self.crew.start(&self.shared.name, jobs)?;
+        self.crew.start(&self.shared.name, &activation.signals, jobs)?;
         self.set_link(Some((activation.features, activation.signals)));
         Ok(())
     }

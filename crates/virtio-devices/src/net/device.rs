@@ -11,7 +11,7 @@ use super::receive::Receiver;
 use super::wire::Wire;
 use super::worker::{NetCounters, Queues, Shared, Worker};
 use crate::config_space;
-use crate::crew::{Crew, Job, Served};
+use crate::crew::{Crew, Job, Make, Served};
 
 /// A virtio network card on a tap.
 pub struct Net {
@@ -55,7 +55,8 @@ impl Net {
         let merges = features & feature::MRG_RXBUF != 0;
         let frame_max = config::frame_max(features, &self.options);
         let control_index = config::control_index(features, shared.pairs());
-        Box::new(move |place| {
+        let first = queues.values().next().map_or(0, VirtQueue::index);
+        let make: Make<Worker> = Box::new(move |place| {
             let mut queues = queues;
             for queue in queues.values() {
                 place.listen(queue)?;
@@ -70,7 +71,8 @@ impl Net {
                 control,
             };
             Worker::new(queues, pair, shared, place).ok_or_else(|| "a pair the wire does not have".into())
-        })
+        });
+        Job { queue: first, make }
     }
 }
 
@@ -112,7 +114,7 @@ impl VirtioDevice for Net {
             }
         }
         let jobs = pairs.into_iter().map(|(pair, queues)| self.job(pair, queues, features));
-        self.crew.start(&self.options.name, jobs.collect())
+        self.crew.start(&self.options.name, &activation.signals, jobs.collect())
     }
 
     fn deactivate(&self) -> Vec<VirtQueue> {

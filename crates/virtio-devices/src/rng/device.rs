@@ -83,12 +83,15 @@ impl VirtioDevice for Rng {
     fn activate(&self, activation: Activation) -> Result<(), ActivateError> {
         let jobs = activation.queues.into_iter().map(|queue| -> Job<Worker> {
             let (rate, counters) = (self.options.bytes_per_second, Arc::clone(&self.counters));
-            Box::new(move |place| {
-                place.listen(&queue)?;
-                Ok(Worker::new(queue, rate, counters, place))
-            })
+            Job {
+                queue: queue.index(),
+                make: Box::new(move |place| {
+                    place.listen(&queue)?;
+                    Ok(Worker::new(queue, rate, counters, place))
+                }),
+            }
         });
-        self.crew.start(&self.options.name, jobs.collect())
+        self.crew.start(&self.options.name, &activation.signals, jobs.collect())
     }
 
     fn deactivate(&self) -> Vec<VirtQueue> {
