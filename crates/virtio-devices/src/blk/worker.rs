@@ -210,14 +210,19 @@ async fn trim(desk: &Desk, ranges: &[Range], zeroes: bool) -> Status {
 }
 
 impl Shared {
-    /// Turns the disk's word into the driver's. What the host has to know is logged; a guest that asks for the impossible is not.
+    /// Turns the disk's word into the driver's. What the host has to know is logged as such; a guest that asks for the impossible
+    /// has a limit of its own, so that it can not hide the rest.
     fn judge(&self, result: Result<(), DiskError>) -> Status {
+        static REFUSED: RateLimited = RateLimited::new();
         let Err(error) = result else { return Status::Ok };
         let disk = &self.name;
         match error.kind() {
             DiskErrorKind::Unsupported => return Status::Unsupported,
             DiskErrorKind::OutOfRange | DiskErrorKind::Misaligned | DiskErrorKind::ReadOnly => {
-                tracing::debug!(disk, %error, "guest asked a disk for what it can not do");
+                if let Some(admitted) = REFUSED.admit() {
+                    let suppressed = admitted.suppressed;
+                    tracing::debug!(disk, %error, suppressed, "guest asked a disk for what it can not do");
+                }
             }
             DiskErrorKind::NoSpace | DiskErrorKind::Io | DiskErrorKind::Corrupt | DiskErrorKind::Cancelled => {
                 if let Some(admitted) = self.log.admit() {
