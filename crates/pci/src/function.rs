@@ -116,6 +116,7 @@ impl Function {
 
     /// Maps and unmaps until the bus agrees with the registers.
     fn settle_bars(&self, live: &mut Live) {
+        static MISPLACED: telemetry::RateLimited = telemetry::RateLimited::new();
         let decode = live.registers.u16(offset::COMMAND) & COMMAND_MEMORY != 0;
         for (slot, bar) in self.bars.iter().enumerate() {
             let (Some(bar), Some(mapped)) = (bar, live.mapped.get_mut(slot)) else {
@@ -132,7 +133,12 @@ impl Function {
             if let Some(base) = wanted {
                 match self.surroundings.space.map(base, bar.size, Arc::clone(&bar.handler)) {
                     Ok(()) => *mapped = Some(base),
-                    Err(error) => tracing::debug!(%error, "guest placed a bar where it can not be"),
+                    Err(error) => {
+                        if let Some(admitted) = MISPLACED.admit() {
+                            let suppressed = admitted.suppressed;
+                            tracing::debug!(%error, suppressed, "guest placed a bar where it can not be");
+                        }
+                    }
                 }
             }
         }
