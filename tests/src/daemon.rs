@@ -44,7 +44,7 @@ impl Daemon {
             environment.install(name, &files)?;
         }
         std::fs::write(path.join("karat.toml"), configuration(path, environment))?;
-        let client = Client::new(path.join("karat.sock"))?;
+        let client = Client::new(path.join("karat.sock"));
         let mut daemon = Self {
             client,
             environment: environment.clone(),

@@ -37,13 +37,7 @@ impl Client {
     pub async fn console(&self, vm: &str) -> Result<Console, ClientError> {
         // The plain request tells first, in words, what is wrong with the machine's name.
         self.vm(vm).await?;
-        let unreachable = |source| ClientError::Unreachable {
-            socket: self.socket().to_owned(),
-            source,
-        };
-        let stream = UnixStream::connect(self.socket())
-            .await
-            .map_err(|error| unreachable(error.into()))?;
+        let stream = self.connect().await?;
         let url = format!("ws://karat/v1/vms/{}/console", segment(vm));
         match tokio_tungstenite::client_async(url, stream).await {
             Ok((socket, _)) => {

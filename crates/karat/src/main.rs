@@ -47,7 +47,7 @@ fn start(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 async fn dispatch(args: Args) -> anyhow::Result<ExitCode> {
-    let client = Client::new(&args.socket)?;
+    let client = Client::new(&args.socket);
     let format = args.output;
     match args.command {
         Command::Run(wish) => return run::run(&client, wish, format).await,

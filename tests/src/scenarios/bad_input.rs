@@ -45,7 +45,7 @@ pub(super) async fn refusals_leave_nothing_behind(daemon: &mut Daemon) -> anyhow
     let good = daemon.stock("guest", Kernel::Vmlinux);
     let mut image = good.clone();
     image.image = Some("localhost:1/no/such:image".to_owned());
-    refused(daemon.client.create_vm(&image).await, ErrorCode::NotFound, "no/such")?;
+    refused(daemon.client.create_vm(&image).await, ErrorCode::InvalidSpec, "no/such")?;
     let mut large = good.clone();
     large.memory = "1024Ti".parse()?;
     refused(
