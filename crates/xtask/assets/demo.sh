@@ -61,7 +61,7 @@ start_daemon() {
             daemon=$!
         fi
     fi
-    for _ in $(seq 100); do karat ls > /dev/null 2>&1 && return; sleep 0.2; done
+    for _ in $(seq 50); do { karat ls; } > /dev/null 2>&1 && return; sleep 0.2; done 2> /dev/null
     karat ls
     fail "karatd does not answer"
 }

@@ -16,14 +16,14 @@ const LIMIT: Duration = Duration::from_secs(420);
 /// What the golden image is called in the registry.
 const IMAGE: &str = "karat/debian:12";
 
-/// Builds everything and shows it.
-pub fn show() -> Result<()> {
+/// Builds everything and shows it; `programs` is a directory with the product's programs, where they are built already.
+pub fn show(programs: Option<&Path>) -> Result<()> {
     let begun = Instant::now();
     packages::install(&[packages::COMPILER, packages::IMAGES, packages::LAB, packages::REGISTRY])?;
     // Images are made of packages by mostly one core and the network; the programs are compiled meanwhile.
     let (built, container) = std::thread::scope(|scope| {
         let images = scope.spawn(|| golden::debian_container().and_then(|layout| images::host(false).map(|_| layout)));
-        let built = guests::build(None);
+        let built = programs.map_or_else(|| guests::build(None), |dir| Ok(dir.to_path_buf()));
         (
             built,
             images

@@ -20,7 +20,11 @@ struct Line {
 #[derive(Subcommand)]
 enum Task {
     /// From Debian packages to a login prompt: builds a golden image, pulls, boots and stops it, and prints all of it.
-    Demo,
+    Demo {
+        /// Directory with karatd, karat and karat-vmm; they are not built then.
+        #[arg(long)]
+        programs: Option<PathBuf>,
+    },
     /// The whole test suite.
     Test {
         /// Only the steps whose name contains this.
@@ -79,7 +83,7 @@ fn parse_file(text: &str) -> Result<(PathBuf, String), String> {
 
 fn main() -> ExitCode {
     let done = match Line::parse().command {
-        Task::Demo => demo::show(),
+        Task::Demo { programs } => demo::show(programs.as_deref()),
         Task::Test { only } => suite::run_all(only.as_deref()),
         Task::Ci => suite::run_all(None),
         Task::Openapi { check } => openapi::run(check),
