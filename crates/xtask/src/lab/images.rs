@@ -10,7 +10,7 @@ use crate::tools::{as_root, asset, run, say};
 const BASE_PACKAGES: &str =
     "systemd systemd-sysv udev dbus kmod iproute2 iputils-ping linux-image-cloud-amd64 procps e2fsprogs";
 /// In the lab host besides.
-const LAB_PACKAGES: &str = "nftables curl jq socat qemu-utils psmisc strace libcap2-bin netcat-openbsd";
+const LAB_PACKAGES: &str = "ca-certificates nftables curl jq socat qemu-utils psmisc strace libcap2-bin netcat-openbsd";
 /// The lab host with the peer that figures are measured against.
 const PEER_PACKAGES: &str = "qemu-system-x86 seabios";
 
