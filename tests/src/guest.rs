@@ -1,5 +1,6 @@
 //! A stock guest, spoken to over its serial console.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
@@ -20,8 +21,10 @@ pub struct Guest {
     seen: String,
     /// How much of it was consumed by expectations.
     read: usize,
-    commands: u32,
 }
+
+/// Numbers of commands. Never used twice in a run: the scrollback repeats what earlier attachments saw.
+static COMMANDS: AtomicU32 = AtomicU32::new(1);
 
 impl Guest {
     /// Attaches and waits for the shell of a guest that boots.
@@ -50,7 +53,6 @@ impl Guest {
             name: name.to_owned(),
             seen: String::new(),
             read: 0,
-            commands: 0,
         })
     }
 
@@ -110,12 +112,11 @@ impl Guest {
 
     /// Runs a command that may take longer.
     pub async fn run_within(&mut self, command: &str, limit: Duration) -> anyhow::Result<String> {
-        self.commands += 1;
+        let number = COMMANDS.fetch_add(1, Ordering::Relaxed);
         // The numbers are put together by the shell, so that an echo of the line itself is not taken for its output.
-        let (begin, end) = (format!("@begin-{}@", self.commands), format!("@end-{}-", self.commands));
+        let (begin, end) = (format!("@begin-{number}@"), format!("@end-{number}-"));
         self.type_line(&format!(
-            "echo @begin-$(({0}))@; {command}; echo @end-$(({0}))-$?@",
-            self.commands
+            "echo @begin-$(({number}))@; {command}; echo @end-$(({number}))-$?@"
         ))
         .await?;
         self.expect(&begin, limit).await?;
