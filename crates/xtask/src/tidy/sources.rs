@@ -70,10 +70,9 @@ impl Source {
     pub(super) fn is_test(&self) -> bool {
         let parts: Vec<_> = self.path.iter().map(|part| part.to_string_lossy()).collect();
         // The workspace folder `tests` holds a package whose own sources are ordinary code; `x/tests/…` and `tests.rs` are tests.
-        parts
-            .iter()
-            .skip(1)
-            .any(|part| matches!(part.as_ref(), "tests" | "tests.rs" | "test" | "benches"))
+        parts.iter().skip(1).any(|part| {
+            matches!(part.as_ref(), "tests" | "tests.rs" | "test" | "benches") || part.ends_with("_tests.rs")
+        })
     }
 }
 
