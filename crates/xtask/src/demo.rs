@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 
+use crate::cache::own_dir;
 use crate::guests::{self, PROGRAMS};
 use crate::lab::{HostConfig, Lab, Payload, images};
 use crate::registry::Registry;
-use crate::tools::{as_root, asset, root, run, say, target};
+use crate::tools::{as_root, asset, root, run, say};
 use crate::{golden, packages, probe};
 
 /// How long the demonstration may take once everything is built.
@@ -52,7 +53,7 @@ pub fn show(programs: Option<&Path>) -> Result<()> {
 }
 
 fn in_lab(built: &Path, registry: &Registry) -> Result<()> {
-    let mut payload = Payload::new(&target().join("lab/payload/demo"))?;
+    let mut payload = Payload::new(&own_dir("payload", "demo")?)?;
     for name in PROGRAMS {
         payload.add(&built.join(name), &format!("bin/{name}"))?;
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use xtask::registry::Registry;
-use xtask::{demo, figures, golden, guests, lab, openapi, probe, suite, tidy, tools};
+use xtask::{cache, demo, figures, golden, guests, lab, openapi, probe, suite, tidy, tools};
 
 /// The project's own commands.
 #[derive(Parser)]
@@ -106,7 +106,7 @@ fn lab_command(args: &LabArgs) -> Result<()> {
     let Some(what) = &args.what else {
         return lab::images::host(args.with_peer).map(drop);
     };
-    let mut payload = lab::Payload::new(&tools::target().join("lab/payload"))?;
+    let mut payload = lab::Payload::new(&cache::own_dir("payload", "script")?)?;
     for (from, to) in &args.add {
         payload.add(from, to)?;
     }

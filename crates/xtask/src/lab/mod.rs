@@ -14,7 +14,7 @@ mod qemu;
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
@@ -24,8 +24,9 @@ pub use payload::Payload;
 pub use qemu::HostConfig;
 use qemu::{CONSOLE, Console, MESSAGES, OUT, PAYLOAD, RESULTS, STATUS};
 
+use crate::cache::own_dir;
 use crate::packages;
-use crate::tools::{run, say, target};
+use crate::tools::{run, say};
 
 /// How often new output is looked for.
 const POLL: Duration = Duration::from_millis(50);
@@ -33,6 +34,25 @@ const POLL: Duration = Duration::from_millis(50);
 const POWER_OFF: Duration = Duration::from_secs(20);
 /// How much of the console an error shows, in lines.
 const TAIL_LINES: usize = 40;
+
+/// A lab host ended by itself: its kernel panicked, or the emulator died. That is the lab's failure, not that of what ran in it.
+#[derive(Debug)]
+pub struct Crashed {
+    number: usize,
+    tail: String,
+}
+
+impl std::fmt::Display for Crashed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "lab host {} ended before its command did; its console ends with:\n{}",
+            self.number, self.tail
+        )
+    }
+}
+
+impl std::error::Error for Crashed {}
 
 /// What one host's command ended with.
 pub struct Outcome {
@@ -74,13 +94,14 @@ impl Lab {
             "boots {} lab host(s) under emulation (about 20 s)",
             hosts.len()
         ));
+        let run = own_dir("run", name)?;
         let mut lab = Self {
             hosts: Vec::new(),
             booted: Instant::now(),
         };
         for (index, (config, payload)) in hosts.iter().enumerate() {
             let number = index + 1;
-            let dir = run_dir(name, number)?;
+            let dir = host_dir(&run, number)?;
             payload.write(&dir.join(PAYLOAD))?;
             let child = qemu::command(config, &images.dir, &dir, (number, hosts.len()), Console::Log)
                 .spawn()
@@ -176,11 +197,11 @@ impl Host {
                 self.ended = true;
             }
         } else if exited {
-            bail!(
-                "lab host {} ended before its command did; its console ends with:\n{}",
-                self.number,
-                self.tail()
-            );
+            return Err(Crashed {
+                number: self.number,
+                tail: self.tail(),
+            }
+            .into());
         }
         Ok(())
     }
@@ -230,11 +251,8 @@ impl Host {
     }
 }
 
-fn run_dir(name: &str, number: usize) -> Result<PathBuf> {
-    let dir = target().join("lab/run").join(name).join(format!("host{number}"));
-    if dir.exists() {
-        fs::remove_dir_all(&dir).with_context(|| format!("cannot clear {}", dir.display()))?;
-    }
+fn host_dir(run: &Path, number: usize) -> Result<PathBuf> {
+    let dir = run.join(format!("host{number}"));
     fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
     Ok(dir)
 }
@@ -243,7 +261,7 @@ fn run_dir(name: &str, number: usize) -> Result<PathBuf> {
 pub fn shell(payload: &Payload) -> Result<()> {
     packages::install(&[packages::IMAGES, packages::LAB])?;
     let images = images::host(false)?;
-    let dir = run_dir("shell", 1)?;
+    let dir = host_dir(&own_dir("run", "shell")?, 1)?;
     payload.write(&dir.join(PAYLOAD))?;
     say("boots a lab host with a root shell here (about 20 s); `poweroff -f` or Ctrl-a x ends it");
     let ended = run(&mut qemu::command(
