@@ -9,15 +9,9 @@ use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 
 use super::dsdt;
+use super::oem::{OEM, OEM_REVISION, OEM_TABLE};
 use crate::layout;
 use crate::platform::Platform;
-
-/// Who made the machine.
-pub(super) const OEM: [u8; 6] = *b"KARAT ";
-/// Which machine it is.
-pub(super) const OEM_TABLE: [u8; 8] = *b"KARATVM ";
-/// Revision of the tables.
-pub(super) const OEM_REVISION: u32 = 1;
 
 /// Local APIC ids below this fit the 8-bit MADT entry; 255 is its broadcast.
 const APIC_IDS_8_BIT: u32 = 255;

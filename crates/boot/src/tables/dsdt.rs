@@ -8,7 +8,7 @@ use acpi_tables::aml::{
 };
 use acpi_tables::sdt::Sdt;
 
-use super::acpi::{OEM, OEM_REVISION, OEM_TABLE};
+use super::oem::{OEM, OEM_REVISION, OEM_TABLE};
 use crate::layout;
 use crate::platform::Platform;
 

@@ -2,6 +2,7 @@
 
 mod acpi;
 mod dsdt;
+mod oem;
 mod smbios;
 
 use guestmem::{Bytes, GuestAddress, GuestMemory, GuestMemoryError};
