@@ -281,7 +281,7 @@ fn table(memory: &GuestMemory, at: u64) -> Vec<u8> {
 fn tables_survive_disassembly_by_iasl() {
     use std::process::Command;
     if Command::new("iasl").arg("-v").output().is_err() {
-        eprintln!("SKIPPED tables_survive_disassembly_by_iasl: no iasl here (Debian: acpica-tools)");
+        eprintln!("skipped: no iasl here (Debian: acpica-tools)");
         return;
     }
     let memory = memory(2 * MIB);
