@@ -18,8 +18,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
 use crate::engine::{Engine, Wait};
+use crate::inner::Inner;
 use crate::notice::{Notice, TaskWaker};
-use crate::ring::{Inner, Ring};
+use crate::ring::Ring;
 use crate::setup::{self, SetupError};
 use crate::task::{MAIN, Tasks};
 

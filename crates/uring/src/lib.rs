@@ -27,6 +27,7 @@ mod executor;
 mod file;
 mod flight;
 mod immediate;
+mod inner;
 mod notice;
 mod op;
 mod race;

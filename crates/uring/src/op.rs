@@ -3,12 +3,13 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use guestmem::IoBuf;
 
 use crate::flight::{Key, Landing, Progress};
-use crate::ring::Ring;
+use crate::inner::Inner;
 
 /// How an operation ended: the kernel's count, the buffers, the eventfd's counter.
 pub(crate) struct Ending {
@@ -23,7 +24,7 @@ pub(crate) struct Ending {
 /// events, sleep) is cancelled. Buffers and file are kept until the kernel is done with them either way.
 #[must_use = "the operation runs, but its outcome is lost"]
 pub struct Op<T> {
-    ring: Ring,
+    inner: Rc<Inner>,
     state: State,
     finish: fn(Ending) -> T,
 }
@@ -35,17 +36,17 @@ enum State {
 }
 
 impl<T> Op<T> {
-    pub(crate) fn flying(ring: Ring, key: Key, finish: fn(Ending) -> T) -> Self {
+    pub(crate) fn flying(inner: Rc<Inner>, key: Key, finish: fn(Ending) -> T) -> Self {
         Self {
-            ring,
+            inner,
             state: State::Flying(key),
             finish,
         }
     }
 
-    pub(crate) fn refused(ring: Ring, error: io::Error, bufs: Vec<IoBuf>, finish: fn(Ending) -> T) -> Self {
+    pub(crate) fn refused(inner: Rc<Inner>, error: io::Error, bufs: Vec<IoBuf>, finish: fn(Ending) -> T) -> Self {
         Self {
-            ring,
+            inner,
             state: State::Refused(Ending {
                 result: Err(error),
                 bufs,
@@ -62,7 +63,7 @@ impl<T> Op<T> {
             State::Refused(_) | State::Taken => None,
         };
         Canceller {
-            ring: self.ring.clone(),
+            inner: Rc::clone(&self.inner),
             key,
         }
     }
@@ -76,7 +77,7 @@ impl<T> Future for Op<T> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
         let ending = match std::mem::replace(&mut self.state, State::Taken) {
-            State::Flying(key) => match self.ring.progress(key, context.waker()) {
+            State::Flying(key) => match self.inner.progress(key, context.waker()) {
                 Some(Progress::Landed(Landing { result, bufs, word })) => {
                     let result = usize::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result));
                     Ending { result, bufs, word }
@@ -98,7 +99,7 @@ impl<T> Future for Op<T> {
 impl<T> Drop for Op<T> {
     fn drop(&mut self) {
         if let State::Flying(key) = self.state {
-            self.ring.abandon(key);
+            self.inner.abandon(key);
         }
     }
 }
@@ -106,7 +107,7 @@ impl<T> Drop for Op<T> {
 /// Cancels one operation. Outlives it harmlessly.
 #[derive(Clone)]
 pub struct Canceller {
-    ring: Ring,
+    inner: Rc<Inner>,
     key: Option<Key>,
 }
 
@@ -115,7 +116,7 @@ impl Canceller {
     /// too late; a transfer that has begun on a regular file is usually too late.
     pub fn cancel(&self) {
         if let Some(key) = self.key {
-            self.ring.cancel(key);
+            self.inner.cancel(key);
         }
     }
 }

@@ -1,21 +1,21 @@
 //! What code on an executor's thread sees of it: operations, and spawning.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::future::Future;
 use std::io;
 use std::rc::{Rc, Weak};
-use std::task::Waker;
 use std::time::Duration;
 
 use guestmem::IoBuf;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
-use crate::engine::{Action, Engine};
+use crate::engine::Action;
 use crate::file::File;
-use crate::flight::{Abandon, Cargo, Key, Progress};
+use crate::flight::{Abandon, Cargo};
+use crate::inner::Inner;
 use crate::op::{Ending, Op};
-use crate::task::{Task, Tasks};
+use crate::task::Task;
 
 thread_local! {
     static CURRENT: RefCell<Weak<Inner>> = const { RefCell::new(Weak::new()) };
@@ -47,12 +47,6 @@ pub enum Allocation {
     PunchHole,
     /// Make it read as zeroes but stay reserved. The file keeps its size.
     ZeroRange,
-}
-
-pub(crate) struct Inner {
-    pub(crate) engine: RefCell<Engine>,
-    pub(crate) tasks: Tasks,
-    pub(crate) closed: Cell<bool>,
 }
 
 /// A handle to the executor of this thread. Cheap to clone; operations of one that has ended fail with `ECANCELED`.
@@ -227,31 +221,12 @@ impl Ring {
 
     fn start<T>(&self, action: &Action, cargo: Cargo, finish: fn(Ending) -> T) -> Op<T> {
         if self.inner.closed.get() {
-            return Op::refused(self.clone(), Errno::CANCELED.into(), cargo.bufs, finish);
+            return Op::refused(Rc::clone(&self.inner), Errno::CANCELED.into(), cargo.bufs, finish);
         }
         let launched = self.inner.engine.borrow_mut().launch(action, cargo);
         match launched {
-            Ok(key) => Op::flying(self.clone(), key, finish),
-            Err((error, cargo)) => Op::refused(self.clone(), error, cargo.bufs, finish),
-        }
-    }
-
-    pub(crate) fn progress(&self, key: Key, waker: &Waker) -> Option<Progress> {
-        self.inner.engine.borrow_mut().flights.progress(key, waker)
-    }
-
-    pub(crate) fn cancel(&self, key: Key) {
-        if !self.inner.closed.get() {
-            // Failing means that the kernel has no memory now: the operation then simply goes on.
-            let _ = self.inner.engine.borrow_mut().cancel(key);
-        }
-    }
-
-    pub(crate) fn abandon(&self, key: Key) {
-        let (cancel, cargo) = self.inner.engine.borrow_mut().flights.abandon(key);
-        drop(cargo);
-        if cancel {
-            self.cancel(key);
+            Ok(key) => Op::flying(Rc::clone(&self.inner), key, finish),
+            Err((error, cargo)) => Op::refused(Rc::clone(&self.inner), error, cargo.bufs, finish),
         }
     }
 }
