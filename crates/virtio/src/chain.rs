@@ -3,7 +3,7 @@
 use guestmem::{GuestAddress, GuestMemory, GuestRam, IoBuf};
 use virtio_queue::DescriptorChain;
 
-use crate::queue::RingError;
+use crate::fault::RingError;
 use crate::scatter::Scatter;
 
 /// Most buffers of one chain. The specification's limit is the queue size; drivers exceed it with indirect tables by a

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use device::Draining;
 use guestmem::GuestMemory;
 
-use crate::queue::{RingError, VirtQueue};
+use crate::queue::VirtQueue;
+use crate::signals::Signals;
 
 /// Which device this is to a driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,18 +33,6 @@ impl DeviceKind {
         id: 4,
         class: [0x00, 0xff, 0x00],
     };
-}
-
-/// The way from a device to its driver. Callable from any thread; none of it blocks.
-pub trait Signals: Send + Sync {
-    /// Buffers of queue `index` were used. [`VirtQueue::signal`] decides when this is worth it.
-    fn queue_used(&self, index: u16);
-
-    /// Configuration space changed.
-    fn config_changed(&self);
-
-    /// The device can not go on until the driver resets it: queue `index` made no sense, for `error`.
-    fn needs_reset(&self, index: u16, error: &RingError);
 }
 
 /// What a device gets when its driver is ready (`DRIVER_OK`).

@@ -14,6 +14,7 @@
 
 mod chain;
 mod contract;
+mod fault;
 #[cfg(any(test, feature = "test-utils"))]
 #[allow(
     clippy::unwrap_used,
@@ -25,14 +26,17 @@ mod contract;
 pub mod mock;
 mod queue;
 mod scatter;
+mod signals;
 #[cfg(test)]
 mod tests;
 mod transport;
 
 pub use chain::{Chain, Segment};
-pub use contract::{ActivateError, Activation, DeviceKind, Signals, VirtioDevice};
-pub use queue::{RingError, VirtQueue};
+pub use contract::{ActivateError, Activation, DeviceKind, VirtioDevice};
+pub use fault::RingError;
+pub use queue::VirtQueue;
 pub use scatter::Scatter;
+pub use signals::Signals;
 pub use transport::{TransportError, VirtioPci};
 
 /// Feature bits every device has (virtio 1.2 §6); the transport offers them.

@@ -8,7 +8,7 @@
 //!   0x2000 device configuration    0x8000 MSI-X table
 //! ```
 
-mod common;
+mod configuration;
 mod doorbells;
 mod link;
 mod status;
@@ -21,9 +21,10 @@ use guestmem::GuestMemory;
 use pci::{Capability, Endpoint, EndpointError, Identity, Msix, Regions};
 
 use crate::contract::{Activation, VirtioDevice};
+use crate::fault::RingError;
 use crate::feature;
-use crate::queue::{RingError, VirtQueue};
-use common::Registers;
+use crate::queue::VirtQueue;
+use configuration::Registers;
 use doorbells::{DOORBELL_STRIDE, Doorbells};
 use link::{IsrStatus, Link};
 use status::{Phase, Step};
@@ -206,7 +207,7 @@ impl VirtioPci {
 
     fn write_common(&self, offset: u64, data: &[u8]) {
         let mut state = self.lock();
-        if let (common::STATUS, &[status]) = (offset, data) {
+        if let (configuration::STATUS, &[status]) = (offset, data) {
             self.write_status(&mut state, status);
         } else {
             let negotiating = state.phase.negotiates();

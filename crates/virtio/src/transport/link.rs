@@ -8,8 +8,8 @@ use pci::Msix;
 use telemetry::RateLimited;
 
 use super::status::NEEDS_RESET;
-use crate::contract::Signals;
-use crate::queue::RingError;
+use crate::fault::RingError;
+use crate::signals::Signals;
 
 /// "No vector": the event raises no interrupt (virtio 1.2 §4.1.5.1.2).
 const NO_VECTOR: u16 = 0xffff;
