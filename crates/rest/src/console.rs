@@ -18,7 +18,7 @@ use utoipa::IntoParams;
 use crate::extract::{Params, Segment};
 use crate::limits::LOG_TAIL_DEFAULT;
 use crate::problem::Problem;
-use crate::router::Shared;
+use crate::shared::Shared;
 
 /// Bytes read from a console at a time.
 const READ_BYTES: usize = 8 << 10;

@@ -16,7 +16,7 @@ use utoipa::IntoParams;
 use crate::extract::Params;
 use crate::limits::KEEP_ALIVE;
 use crate::problem::Problem;
-use crate::router::Shared;
+use crate::shared::Shared;
 
 /// Where to begin.
 #[derive(Debug, Deserialize, IntoParams)]

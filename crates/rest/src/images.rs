@@ -9,7 +9,7 @@ use axum::response::IntoResponse;
 use crate::extract::{Body, Segment};
 use crate::operations::location;
 use crate::problem::Problem;
-use crate::router::Shared;
+use crate::shared::Shared;
 
 /// All images, newest first.
 #[utoipa::path(get, path = "/v1/images", tag = "images", responses((status = 200, body = ImageList)))]

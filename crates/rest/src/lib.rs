@@ -8,6 +8,7 @@
 mod console;
 mod events;
 mod extract;
+mod health;
 mod images;
 mod limits;
 mod openapi;
@@ -15,6 +16,7 @@ mod operations;
 mod problem;
 mod router;
 mod serve;
+mod shared;
 mod vms;
 
 pub use openapi::openapi_json;

@@ -1,8 +1,10 @@
 //! The API's description, derived from the handlers.
 
+use axum::http::header;
+use axum::response::IntoResponse;
 use utoipa::OpenApi;
 
-use crate::{console, events, images, operations, router, vms};
+use crate::{console, events, health, images, operations, vms};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -13,8 +15,8 @@ use crate::{console, events, images, operations, router, vms};
         license(name = "Apache-2.0")
     ),
     paths(
-        router::health,
-        router::document,
+        health::show,
+        document,
         images::list,
         images::pull,
         images::show,
@@ -43,6 +45,12 @@ pub fn openapi_json() -> String {
     let mut text = Document::openapi().to_pretty_json().unwrap_or_default();
     text.push('\n');
     text
+}
+
+/// This document.
+#[utoipa::path(get, path = "/openapi.json", tag = "host", responses((status = 200, description = "OpenAPI 3.1")))]
+pub(crate) async fn document() -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], openapi_json())
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use spec::OperationId;
 
 use crate::extract::Segment;
 use crate::problem::{self, Problem};
-use crate::router::Shared;
+use crate::shared::Shared;
 
 /// All operations that are remembered, newest first.
 #[utoipa::path(get, path = "/v1/operations", tag = "operations", responses((status = 200, body = OperationList)))]

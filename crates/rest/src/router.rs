@@ -1,30 +1,23 @@
 //! Paths and who answers them.
 
-use api_types::{ErrorCode, Health};
+use api_types::ErrorCode;
+use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::http::{Method, StatusCode, Uri, header};
-use axum::response::IntoResponse;
+use axum::http::{Method, StatusCode, Uri};
 use axum::routing::{get, post};
-use axum::{Json, Router};
 use host::{Failure, Host};
 
 use crate::limits::BODY_MAX;
 use crate::problem::Problem;
 use crate::serve::Closing;
-use crate::{console, events, images, openapi, operations, vms};
-
-/// What every handler has.
-#[derive(Clone)]
-pub(crate) struct Shared {
-    pub(crate) host: Host,
-    pub(crate) closing: Closing,
-}
+use crate::shared::Shared;
+use crate::{console, events, health, images, openapi, operations, vms};
 
 /// The whole API.
 pub fn router(host: Host, closing: Closing) -> Router {
     Router::new()
-        .route("/healthz", get(health))
-        .route("/openapi.json", get(document))
+        .route("/healthz", get(health::show))
+        .route("/openapi.json", get(openapi::document))
         .route("/v1/images", get(images::list).post(images::pull))
         .route("/v1/images/{image}", get(images::show).delete(images::delete))
         .route("/v1/vms", get(vms::list).post(vms::create))
@@ -43,21 +36,6 @@ pub fn router(host: Host, closing: Closing) -> Router {
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(BODY_MAX))
         .with_state(Shared { host, closing })
-}
-
-/// The daemon is there.
-#[utoipa::path(get, path = "/healthz", tag = "host", responses((status = 200, body = Health)))]
-pub(crate) async fn health() -> Json<Health> {
-    Json(Health {
-        status: "ok".to_owned(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-    })
-}
-
-/// This document.
-#[utoipa::path(get, path = "/openapi.json", tag = "host", responses((status = 200, description = "OpenAPI 3.1")))]
-pub(crate) async fn document() -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "application/json")], openapi::openapi_json())
 }
 
 async fn unknown_path(uri: Uri) -> Problem {

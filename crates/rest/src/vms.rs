@@ -14,7 +14,7 @@ use utoipa::IntoParams;
 use crate::extract::{Body, IfMatch, OptionalBody, Params, Segment};
 use crate::operations::accepted;
 use crate::problem::Problem;
-use crate::router::Shared;
+use crate::shared::Shared;
 
 /// How to delete a machine.
 #[derive(Debug, Deserialize, IntoParams)]
