@@ -38,7 +38,7 @@ pub enum OpenError {
 }
 
 /// What a machine cannot do without.
-const REQUIRED: [(Cap, &str); 14] = [
+const REQUIRED: [(Cap, &str); 12] = [
     (Cap::Irqchip, "KVM_CAP_IRQCHIP"),
     (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
     (Cap::SetTssAddr, "KVM_CAP_SET_TSS_ADDR"),
@@ -50,8 +50,6 @@ const REQUIRED: [(Cap, &str); 14] = [
     (Cap::Irqfd, "KVM_CAP_IRQFD"),
     (Cap::Ioeventfd, "KVM_CAP_IOEVENTFD"),
     (Cap::SignalMsi, "KVM_CAP_SIGNAL_MSI"),
-    (Cap::Xsave, "KVM_CAP_XSAVE"),
-    (Cap::Xcrs, "KVM_CAP_XCRS"),
     (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),
 ];
 
