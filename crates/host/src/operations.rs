@@ -9,14 +9,13 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::failure::Failure;
-use crate::machine::Machine;
 
 /// Who carries an operation out.
 pub(crate) enum Worker {
     /// A pull, which can be watched and cancelled.
     Pull(watch::Receiver<images::Progress>, CancellationToken),
-    /// A machine.
-    Machine(Machine),
+    /// A machine; this asks it to give an operation up.
+    Machine(Box<dyn Fn(OperationId) + Send>),
 }
 
 /// How an operation ended, on its way to the registry.
@@ -54,7 +53,7 @@ impl LiveOperations {
     pub(crate) fn cancel(&self, id: OperationId) -> bool {
         match self.lock().get(&id) {
             Some(Worker::Pull(_, token)) => token.cancel(),
-            Some(Worker::Machine(machine)) => machine.cancel(id),
+            Some(Worker::Machine(cancel)) => cancel(id),
             None => return false,
         }
         true

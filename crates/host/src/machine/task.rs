@@ -232,7 +232,9 @@ impl Task {
             }
         };
         if let Some(sender) = self.myself.upgrade() {
-            self.context.operations.begin(id, Worker::Machine(Machine(sender)));
+            let machine = Machine(sender);
+            let cancel = Box::new(move |id| machine.cancel(id));
+            self.context.operations.begin(id, Worker::Machine(cancel));
         }
         if effects.contains(&Effect::Launch) {
             let give_up = CancellationToken::new();
