@@ -219,6 +219,7 @@ const fn pull_code(error: &PullError) -> ErrorCode {
         PullError::Unreachable { .. } | PullError::Status { .. } | PullError::BrokeOff { .. } => {
             ErrorCode::RegistryUnavailable
         }
+        PullError::Insecure { .. } => ErrorCode::InsecureRegistry,
         PullError::DigestMismatch { .. } | PullError::TooLong { .. } => ErrorCode::DigestMismatch,
         PullError::DiskFull { .. } => ErrorCode::NoSpace,
         PullError::Cancelled => ErrorCode::Cancelled,

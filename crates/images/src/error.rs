@@ -27,6 +27,18 @@ pub enum PullError {
         #[source]
         source: Cause,
     },
+    /// It answers, but not in TLS, and plain HTTP is not allowed to it.
+    #[error(
+        "registry {registry} does not answer in TLS, so it seems to speak plain http; \
+         if every network on the way is trusted, add {registry:?} to insecure_registries in the configuration"
+    )]
+    Insecure {
+        /// Host and port.
+        registry: String,
+        /// What the connection said.
+        #[source]
+        source: Cause,
+    },
     /// The registry answered with a failure.
     #[error("registry {registry} answered with status {status}; pull again later, finished layers are kept")]
     Status {

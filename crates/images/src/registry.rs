@@ -3,6 +3,7 @@
 //! `oci-client` authenticates and fetches blobs. Manifests are fetched here, because their length must be bounded before they
 //! are in memory.
 
+use std::error::Error;
 use std::sync::Once;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use oci_client::client::{BlobResponse, ClientConfig, ClientProtocol};
 use oci_client::errors::OciDistributionError;
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, RegistryOperation};
+use rustls::InvalidMessage;
 
 use crate::error::Cause;
 use crate::{ImageDigest, PullError, Reference};
@@ -200,12 +202,24 @@ impl Registry {
         PullError::Unreachable { registry, hint, source }
     }
 
+    /// True for the first URL asked over HTTPS. Others may be of a token server or, after a redirect, of a blob store.
+    fn is_first(&self, url: Option<&reqwest::Url>) -> bool {
+        let first = format!("https://{}/v2/", self.target.resolve_registry());
+        url.is_some() && url == reqwest::Url::parse(&first).ok().as_ref()
+    }
+
     fn explain(&self, error: OciDistributionError) -> PullError {
         match error {
             OciDistributionError::UnauthorizedError { .. } | OciDistributionError::AuthenticationFailure(_) => {
                 self.status(401)
             }
             OciDistributionError::ServerError { code, .. } => self.status(code),
+            OciDistributionError::RequestError(error) if self.is_first(error.url()) && is_no_tls(&error) => {
+                PullError::Insecure {
+                    registry: self.reference.registry().to_owned(),
+                    source: Box::new(error),
+                }
+            }
             OciDistributionError::RegistryError { ref envelope, .. } => {
                 use oci_client::errors::OciErrorCode as Code;
                 match envelope.errors.first().map(|error| &error.code) {
@@ -219,6 +233,19 @@ impl Registry {
             }
             error => self.unreachable(Box::new(error)),
         }
+    }
+}
+
+/// True if `error` comes from a peer whose first bytes were no TLS record: a server of plain HTTP says `HTTP/1.1 400`.
+fn is_no_tls(error: &(dyn Error + 'static)) -> bool {
+    if let Some(error) = error.downcast_ref::<rustls::Error>() {
+        return matches!(error, rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType));
+    }
+    // An I/O error made from another error is that error's text; as its source it gives the one below.
+    let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    match inner {
+        Some(inner) => is_no_tls(inner),
+        None => error.source().is_some_and(is_no_tls),
     }
 }
 

@@ -180,8 +180,16 @@ async fn unknown_names_refusals_and_unreachable_registries_say_what_to_do() {
     // A plain registry that is not on the list is never spoken to in plain.
     let other = Registry::start();
     let error = pull(&store, &other.reference("demo:v1")).await.unwrap_err();
-    assert!(matches!(error, PullError::Unreachable { .. }));
+    assert!(matches!(error, PullError::Insecure { .. }), "{}", told(&error));
+    assert!(told(&error).contains(&format!("add {:?} to insecure_registries", other.host)));
+    assert!(!error.is_transient());
     assert!(other.requests("/v2/").is_empty());
+    // One that hangs up without a word may be anything.
+    let mute = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let reference = format!("{}/demo", mute.local_addr().unwrap()).parse().unwrap();
+    std::thread::spawn(move || while mute.accept().is_ok() {});
+    let error = pull(&store, &reference).await.unwrap_err();
+    assert!(matches!(error, PullError::Unreachable { .. }), "{}", told(&error));
 }
 
 #[tokio::test]

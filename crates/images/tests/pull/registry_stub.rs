@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use images::{ImageDigest, Reference, Settings};
 
+/// First byte of a TLS record that opens a connection (RFC 8446 §5.1).
+const TLS_HANDSHAKE: u8 = 22;
+
 /// One way to misbehave; applies to one request.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Fault {
@@ -137,7 +140,12 @@ impl Registry {
     }
 
     fn answer(&self, stream: TcpStream) -> std::io::Result<()> {
-        let mut lines = BufReader::new(stream.try_clone()?).lines();
+        let mut reader = BufReader::new(stream.try_clone()?);
+        if reader.fill_buf()?.first() == Some(&TLS_HANDSHAKE) {
+            // What servers of plain HTTP answer to one who speaks TLS.
+            return (&stream).write_all(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+        }
+        let mut lines = reader.lines();
         let request = lines.next().unwrap_or_else(|| Ok(String::new()))?;
         let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
         let mut offset = None;

@@ -1,5 +1,6 @@
 //! Images as far as they can be had without a registry; pulling is tested with the image store and in the scenarios.
 
+use std::io::{Read, Write};
 use std::path::Path;
 
 use serde_json::json;
@@ -96,4 +97,26 @@ fn a_pull_from_a_registry_that_is_down_fails_and_says_so() {
     assert_eq!(operation["error"]["code"], "registry_unavailable", "{operation}");
     daemon.delete(&location).problem(409, "wrong_state");
     assert_eq!(daemon.get("/v1/images").json(), json!({"items": []}));
+}
+
+#[test]
+fn a_pull_from_a_plain_registry_that_is_not_listed_is_refused_and_names_the_setting() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let registry = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        // What servers of plain HTTP answer to one who speaks TLS.
+        while let Ok((mut stream, _)) = listener.accept() {
+            let _ = stream.read(&mut [0; 8 << 10]);
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n");
+        }
+    });
+    let daemon = Daemon::start();
+    let answer = daemon.post("/v1/images", &json!({"reference": format!("{registry}/demo/x:1")}));
+    let operation = daemon.over(answer.header("location").unwrap());
+    assert_eq!(operation["error"]["code"], "insecure_registry", "{operation}");
+    let text = operation["error"].to_string();
+    assert!(
+        text.contains(&registry) && text.contains("insecure_registries"),
+        "{operation}"
+    );
 }
