@@ -180,6 +180,26 @@ impl Daemon {
         lines.into_iter().rev().collect::<Vec<_>>().join("\n")
     }
 
+    /// What there is to know after a failure: the daemon's log, and how each machine and its console log stand.
+    pub async fn account(&self) -> String {
+        let mut account = format!("the log of karatd ends with:\n{}\n", self.log_tail());
+        for vm in self.client.vms().await.unwrap_or_default() {
+            let name = &vm.spec.name;
+            let log = self
+                .client
+                .console_log(name)
+                .await
+                .unwrap_or_else(|error| error.to_string());
+            let tail: Vec<_> = log.lines().rev().take(5).collect();
+            let tail = tail.into_iter().rev().collect::<Vec<_>>().join("\n");
+            account.push_str(&format!(
+                "{name}: {:?}; its console log ends with:\n{tail}\n",
+                vm.status
+            ));
+        }
+        account
+    }
+
     /// Ends every machine by force and then the daemon; run at the end of each scenario, passed or failed.
     pub async fn end(mut self) -> anyhow::Result<()> {
         if self.child.is_some() {

@@ -29,7 +29,7 @@ impl Scenario {
         let mut daemon = Daemon::start(environment).await?;
         match (self.run)(&mut daemon).await {
             Ok(()) => daemon.end().await,
-            Err(error) => Err(error.context(format!("the log of karatd ends with:\n{}\n", daemon.log_tail()))),
+            Err(error) => Err(error.context(daemon.account().await)),
         }
     }
 }
