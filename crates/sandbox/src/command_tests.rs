@@ -18,7 +18,7 @@ fn run(command: ConfinedCommand) -> (Outcome, String) {
 
 fn landlocked(outcome: &Outcome) -> bool {
     if outcome.gaps.contains(&Gap::Landlock) {
-        eprintln!("SKIPPED: this kernel has no landlock");
+        eprintln!("skipped: this kernel has no landlock");
         return false;
     }
     true
@@ -73,7 +73,7 @@ fn has_no_network_no_capabilities_and_no_foreign_descriptors() {
         assert!(output.contains(line), "no {line} in {output}");
     }
     if outcome.gaps.contains(&Gap::Network) {
-        eprintln!("SKIPPED: no network namespaces for this user");
+        eprintln!("skipped: no network namespaces for this user");
     } else {
         let interfaces = output
             .lines()

@@ -296,7 +296,7 @@ async fn a_full_disk_leaves_nothing_but_layers() {
         match status {
             Ok(status) if status.success() => {}
             Ok(status) if status.code() == Some(101) => panic!("the copy on a small file system failed"),
-            other => eprintln!("SKIPPED: no small file system can be mounted here ({other:?})"),
+            other => eprintln!("skipped: no small file system can be mounted here ({other:?})"),
         }
         return;
     };

@@ -54,7 +54,7 @@ fn have(program: &str) -> bool {
         .iter()
         .any(|dir| Path::new(dir).join(program).exists());
     if !found {
-        eprintln!("SKIPPED: {program} is not installed");
+        eprintln!("skipped: {program} is not installed");
     }
     found
 }
