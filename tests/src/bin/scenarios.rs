@@ -16,14 +16,17 @@ use e2e::scenarios::ALL;
 #[derive(Debug, Parser)]
 struct Args {
     /// Directory with karatd, karat and karat-vmm.
-    #[arg(long)]
-    programs: std::path::PathBuf,
+    #[arg(long, required_unless_present = "list")]
+    programs: Option<std::path::PathBuf>,
     /// Directory with vmlinuz, vmlinux and initrd of the stock guest.
-    #[arg(long)]
-    guest: std::path::PathBuf,
+    #[arg(long, required_unless_present = "list")]
+    guest: Option<std::path::PathBuf>,
     /// Directory to work in.
+    #[arg(long, required_unless_present = "list")]
+    work: Option<std::path::PathBuf>,
+    /// Only print the scenarios' names.
     #[arg(long)]
-    work: std::path::PathBuf,
+    list: bool,
     /// Only scenarios whose name contains this.
     #[arg(long, default_value = "")]
     only: String,
@@ -35,6 +38,10 @@ struct Args {
 #[expect(clippy::print_stdout, reason = "the report is what this program is for")]
 fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
+    if args.list {
+        ALL.iter().for_each(|scenario| println!("{}", scenario.name));
+        return Ok(ExitCode::SUCCESS);
+    }
     if !args.same_network {
         let program = std::env::current_exe()?;
         let error = Command::new("unshare")
@@ -51,9 +58,9 @@ fn main() -> anyhow::Result<ExitCode> {
         .status()
         .context("ip can not be run; it is part of iproute2")?;
     let environment = Environment {
-        programs: args.programs,
-        guest: args.guest,
-        work: args.work,
+        programs: args.programs.context("--programs is missing")?,
+        guest: args.guest.context("--guest is missing")?,
+        work: args.work.context("--work is missing")?,
     };
     environment.check()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
