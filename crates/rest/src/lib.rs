@@ -1,6 +1,6 @@
 //! The HTTP API: extract, convert, call the host, convert back. The only crate that knows HTTP.
 //!
-//! Every answer that is no success is a problem (RFC 9457) with a stable code; [`problem`] is the one place that gives codes
+//! Every answer that is no success is a problem (RFC 9457) with a stable code; `problem` is the one place that gives codes
 //! their status. Nothing is kept here: two requests know of each other only through the host.
 
 #![allow(unused_qualifications, reason = "utoipa's attribute writes paths in full")]

@@ -67,11 +67,16 @@ impl Tally {
     /// Reads one line of output: a closing line of cargo test, of nextest or of the scenario runner, else nothing.
     ///
     /// A test that finds something missing returns early and prints `skipped: WHY`; it is counted as skipped, not as passed.
+    /// The closing line of one test's own process, which nextest shows indented, is no closing line of the run.
     pub fn read(&mut self, line: &str) {
+        let indented = line.starts_with(' ');
         let line = line.trim();
         if line.starts_with("skipped: ") {
             self.returned_early += 1;
         } else if let Some(rest) = line.strip_prefix("test result: ") {
+            if indented {
+                return;
+            }
             *self += numbers(rest.split_once(". ").map_or(rest, |(_, counts)| counts), ';');
         } else if let Some((head, rest)) = line
             .split_once(" tests run: ")
@@ -127,6 +132,7 @@ mod tests {
             "     Summary [   1.2s] 10 tests run: 8 passed (1 slow), 1 failed, 1 timed out, 3 skipped",
             "5 passed, 1 failed",
             "test a::b ... ok",
+            "    test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s",
             "PASS boot (1.0 s)",
         ]);
         assert_eq!(
