@@ -49,6 +49,10 @@ uuid_id! {
     /// One operation: a change that takes time.
     OperationId
 }
+uuid_id! {
+    /// One volume, for as long as its record exists.
+    VolumeId
+}
 
 /// Content address of a sealed image: `sha256:` and 64 lower-case hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]

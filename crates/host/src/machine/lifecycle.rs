@@ -42,6 +42,8 @@ pub(crate) enum Ask {
     Resume,
     /// Power-cycle the guest.
     Reset,
+    /// Change what it is made of.
+    Edit,
     /// Remove the machine.
     Delete,
 }
@@ -166,7 +168,7 @@ impl Lifecycle {
             (Ask::Pause, Running) => Ok(vec![Effect::Send(VmRequest::Pause)]),
             (Ask::Resume, Paused) => Ok(vec![Effect::Send(VmRequest::Resume)]),
             (Ask::Reset, Running) => Ok(vec![Effect::Send(VmRequest::Reset)]),
-            (Ask::Delete, Stopped | Failed) => Ok(vec![]),
+            (Ask::Edit | Ask::Delete, Stopped | Failed) => Ok(vec![]),
             _ => Err(self.refusal(ask)),
         }
     }
@@ -322,6 +324,7 @@ impl Lifecycle {
             }
             (Ask::Stop { .. }, VmPhase::Starting) => "wait until it runs, or stop it with force",
             (Ask::Stop { .. }, _) => "it has been asked to shut down already; stop it with force to end it at once",
+            (Ask::Edit, _) => "stop it first; what it is made of is changed only while it has no process",
             (Ask::Delete, _) => "stop it first, or delete it with force",
             (Ask::Pause | Ask::Reset, _) => "only a running machine can do that",
             (Ask::Resume, _) => "only a paused machine can go on",

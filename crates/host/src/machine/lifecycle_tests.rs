@@ -59,6 +59,7 @@ fn what_may_be_asked_is_the_drawing() {
         ("pause", Ask::Pause),
         ("resume", Ask::Resume),
         ("reset", Ask::Reset),
+        ("edit", Ask::Edit),
         ("delete", Ask::Delete),
     ];
     let allowed = |phase| {
@@ -69,8 +70,8 @@ fn what_may_be_asked_is_the_drawing() {
             .collect::<Vec<_>>()
             .join(" ")
     };
-    assert_eq!(allowed(Stopped), "start delete");
-    assert_eq!(allowed(Failed), "start delete");
+    assert_eq!(allowed(Stopped), "start edit delete");
+    assert_eq!(allowed(Failed), "start edit delete");
     assert_eq!(allowed(Starting), "force");
     assert_eq!(allowed(Running), "stop force pause reset");
     assert_eq!(allowed(Paused), "force resume");

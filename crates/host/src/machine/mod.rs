@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use api_types::{ErrorCode, Vm};
-use spec::{OperationId, VmId};
+use spec::{OperationId, VmId, VmSpec};
 use tokio::sync::{mpsc, oneshot};
 use tracing::Instrument;
 
@@ -29,7 +29,7 @@ pub(crate) use run_dir::RunDir;
 
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::registry::OperationRecord;
+use crate::registry::{Change, OperationRecord};
 use task::Task;
 
 /// Orders a machine's task takes in before senders wait.
@@ -37,6 +37,9 @@ const ORDERS_QUEUED: usize = 64;
 
 /// Where a task puts its answer.
 type Reply<T> = oneshot::Sender<Result<T, Failure>>;
+
+/// What a machine is to be made of from now on, decided in the transaction that writes it down.
+pub(crate) type Edit = Box<dyn FnOnce(&Change<'_>, &Vm) -> Result<VmSpec, Failure> + Send>;
 
 /// What is ordered.
 enum Order {
@@ -54,6 +57,10 @@ enum Order {
         reply: Reply<()>,
     },
     Cancel(OperationId),
+    Edit {
+        edit: Edit,
+        reply: Reply<()>,
+    },
     Delete {
         reply: Reply<()>,
     },
@@ -113,6 +120,11 @@ impl Machine {
     /// Does it, and returns when it is done.
     pub(crate) async fn act(&self, revision: Option<u64>, action: Action) -> Result<(), Failure> {
         self.order(revision, |reply| Order::Act { action, reply }).await
+    }
+
+    /// Changes the specification of a machine that has no process; the next start goes by it.
+    pub(crate) async fn edit(&self, revision: Option<u64>, edit: Edit) -> Result<(), Failure> {
+        self.order(revision, |reply| Order::Edit { edit, reply }).await
     }
 
     /// Removes its record and everything that is kept of it; the task ends.

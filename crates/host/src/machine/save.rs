@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use api_types::{ErrorCode, EventReason, OperationKind, VmStatus};
 use spec::OperationId;
 
-use super::about;
+use super::{Edit, about};
 use super::task::Task;
 use crate::failure::Failure;
 use crate::operations::Finish;
@@ -79,6 +79,18 @@ impl Task {
             )),
             None => Err(Failure::new(ErrorCode::NotFound, "the machine is not there any more")),
         }
+    }
+
+    /// Writes down what the machine is made of from now on.
+    pub(super) async fn edit(&mut self, edit: Edit) -> Result<(), Failure> {
+        let vm = self.vm.clone();
+        let written = self.context.registry.change(move |change| -> Result<_, Failure> {
+            let spec = edit(change, &vm)?;
+            change.update_vm_spec(vm.id, &spec)?;
+            Ok(spec)
+        });
+        self.vm.spec = written.await?;
+        Ok(())
     }
 
     /// Removes the record, then all that is kept of the machine. What can not be removed goes when the daemon starts next.

@@ -199,6 +199,13 @@ impl Task {
                 let effects = self.life.happened(Happened::Cancelled(operation));
                 self.carry_out(effects);
             }
+            Order::Edit { edit, reply } => {
+                let answer = match checked.and_then(|()| self.life.ask(Ask::Edit)) {
+                    Ok(_) => self.edit(edit).await,
+                    Err(failure) => Err(failure),
+                };
+                let _ = reply.send(answer); // As above.
+            }
             Order::Delete { reply } => {
                 let answer = match checked.and_then(|()| self.life.ask(Ask::Delete)) {
                     Ok(_) => self.delete_record().await,

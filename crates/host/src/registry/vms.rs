@@ -3,7 +3,7 @@
 use api_types::{Vm, VmStatus};
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension, Row, params};
-use spec::VmId;
+use spec::{VmId, VmSpec};
 
 use super::{Change, RegistryError, to_row};
 
@@ -34,6 +34,15 @@ impl Change<'_> {
             params![serde_json::to_string(status)?, id.to_string()],
         )?;
         Ok(changed > 0)
+    }
+
+    /// Writes what a machine is made of, and moves its revision on. The name stays.
+    pub(crate) fn update_vm_spec(&self, id: VmId, spec: &VmSpec) -> Result<(), RegistryError> {
+        self.transaction.execute(
+            "UPDATE vms SET spec = ?, revision = revision + 1 WHERE id = ?",
+            params![serde_json::to_string(spec)?, id.to_string()],
+        )?;
+        Ok(())
     }
 
     /// Removes a machine's record.
