@@ -6,6 +6,7 @@
 //!                                                                              read, write: straight, or bounced if direct
 //!                                                                              I/O can not use the guest's addresses
 //!                                                                              discard, zeroes: fallocate, then fallbacks
+//!                                                                              grow: ftruncate · extents: SEEK_DATA
 //! ```
 //!
 //! Two openings of one file never write it both: see [`OpenError::InUse`].
@@ -15,9 +16,10 @@ mod bounce;
 mod holder;
 mod open;
 mod queue;
+mod store;
 mod target;
 #[cfg(test)]
 mod tests;
 
 pub use holder::{Holder, Holders};
-pub use open::{CacheMode, OpenError, RawDisk, RawOptions, SectorSize};
+pub use open::{CacheMode, OpenError, RawDisk, RawOptions, Role, SectorSize};

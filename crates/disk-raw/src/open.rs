@@ -13,7 +13,8 @@ use rustix::io::Errno;
 use uring::blocking::{self, LockKind};
 
 use crate::holder::Holders;
-use crate::queue::{Abilities, RawQueue};
+use crate::queue::RawQueue;
+use crate::store::Store;
 use crate::target::{DirectRules, Kind, Target};
 
 /// Whether the host's page cache is between guest and store.
@@ -46,6 +47,18 @@ impl SectorSize {
     }
 }
 
+/// What the bytes are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Role {
+    /// They are the guest's disk: at least one sector, and whole sectors.
+    #[default]
+    Disk,
+    /// They hold something that knows its own size, as an image of another format, or a backing image that was never a disk by
+    /// itself. May be empty and of any length: its size is that length rounded up to the sector, and what lies between reads as
+    /// zeroes. Nothing is written unless a caller does.
+    Container,
+}
+
 /// How to use a raw image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RawOptions {
@@ -57,16 +70,19 @@ pub struct RawOptions {
     pub cache: CacheMode,
     /// Sector size the guest sees.
     pub sector: SectorSize,
+    /// What its bytes are for.
+    pub role: Role,
 }
 
 impl RawOptions {
-    /// Read-write, cached, 512-byte sectors.
+    /// A read-write disk, cached, with 512-byte sectors.
     pub fn named(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
             access: Access::ReadWrite,
             cache: CacheMode::default(),
             sector: SectorSize::default(),
+            role: Role::default(),
         }
     }
 }
@@ -163,10 +179,7 @@ pub enum OpenError {
 /// A raw image in use. Holds its lock until it and all its queues are gone.
 pub struct RawDisk {
     name: String,
-    fd: Arc<OwnedFd>,
-    geometry: Geometry,
-    direct: Option<DirectRules>,
-    abilities: Arc<Abilities>,
+    store: Arc<Store>,
 }
 
 impl RawDisk {
@@ -198,8 +211,12 @@ impl RawDisk {
             what: crate::target::describe(kind),
         })?;
         let sector_bytes = options.sector.bytes();
-        let size_bytes = target.size_bytes;
-        if size_bytes == 0 || !size_bytes.is_multiple_of(u64::from(sector_bytes)) {
+        let size_bytes = match options.role {
+            Role::Disk => target.size_bytes,
+            Role::Container => target.size_bytes.next_multiple_of(u64::from(sector_bytes)),
+        };
+        let usable = options.role == Role::Container || size_bytes > 0;
+        if !usable || !size_bytes.is_multiple_of(u64::from(sector_bytes)) {
             return Err(OpenError::BadSize {
                 name: name(),
                 size_bytes,
@@ -232,13 +249,10 @@ impl RawDisk {
             block = target.kind == Kind::Block,
             "raw disk opened"
         );
-        let abilities = Arc::new(Abilities::of(target.kind));
+        let store = Store::new(fd, target.kind, geometry, direct, options.role);
         Ok(Self {
             name: options.name,
-            fd: Arc::new(fd),
-            geometry,
-            direct,
-            abilities,
+            store: Arc::new(store),
         })
     }
 }
@@ -246,7 +260,7 @@ impl RawDisk {
 #[cfg(test)]
 impl RawDisk {
     pub(crate) fn forget_fallocate(&self) {
-        self.abilities.forget_fallocate();
+        self.store.forget_fallocate();
     }
 }
 
@@ -256,17 +270,11 @@ impl Disk for RawDisk {
     }
 
     fn geometry(&self) -> Geometry {
-        self.geometry
+        self.store.geometry()
     }
 
     fn open_queue(&self) -> Result<Rc<dyn DiskIo>, DiskError> {
-        let queue = RawQueue::new(
-            Arc::clone(&self.fd),
-            self.geometry,
-            self.direct,
-            Arc::clone(&self.abilities),
-        )?;
-        Ok(Rc::new(queue))
+        Ok(Rc::new(RawQueue::new(Arc::clone(&self.store))?))
     }
 }
 

@@ -1,84 +1,58 @@
 //! One queue of a raw disk: requests become operations of this thread's ring.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
-use disk::{Access, DiskError, DiskErrorKind, DiskFuture, DiskIo, DiskOp, Geometry, Transferred, ZeroMode, total_len};
+use disk::{
+    Access, DiskError, DiskErrorKind, DiskFuture, DiskIo, DiskOp, Extent, Geometry, Transferred, ZeroMode, total_len,
+};
 use guestmem::IoBuf;
 use rustix::io::Errno;
 use uring::blocking;
 use uring::{Allocation, File, Ring, SyncScope};
 
 use crate::bounce::{self, Cursor};
-use crate::target::{DirectRules, Kind};
-
-/// What a store can do besides reading and writing: assumed until it says otherwise. Shared by all queues.
-pub(crate) struct Abilities {
-    kind: Kind,
-    punches: AtomicBool,
-    zeroes: AtomicBool,
-    discards_blocks: AtomicBool,
-}
-
-impl Abilities {
-    pub(crate) fn of(kind: Kind) -> Self {
-        Self {
-            kind,
-            punches: AtomicBool::new(true),
-            zeroes: AtomicBool::new(true),
-            discards_blocks: AtomicBool::new(kind == Kind::Block),
-        }
-    }
-
-    /// As if the store had said that it has no fallocate.
-    #[cfg(test)]
-    pub(crate) fn forget_fallocate(&self) {
-        self.punches.store(false, Ordering::Relaxed);
-        self.zeroes.store(false, Ordering::Relaxed);
-    }
-
-    fn ability(&self, how: Allocation) -> Option<&AtomicBool> {
-        match how {
-            Allocation::PunchHole => Some(&self.punches),
-            Allocation::ZeroRange => Some(&self.zeroes),
-            Allocation::Reserve => None,
-        }
-    }
-}
+use crate::open::Role;
+use crate::store::Store;
+use crate::target::Kind;
 
 pub(crate) struct RawQueue {
     ring: Ring,
     file: File,
-    fd: Arc<OwnedFd>,
-    geometry: Geometry,
-    direct: Option<DirectRules>,
-    abilities: Arc<Abilities>,
+    store: Arc<Store>,
 }
 
 impl RawQueue {
-    pub(crate) fn new(
-        fd: Arc<OwnedFd>,
-        geometry: Geometry,
-        direct: Option<DirectRules>,
-        abilities: Arc<Abilities>,
-    ) -> Result<Self, DiskError> {
+    pub(crate) fn new(store: Arc<Store>) -> Result<Self, DiskError> {
         let ring = Ring::current();
         let ring = ring.map_err(|error| DiskError::new(DiskOp::Open, DiskErrorKind::Unsupported).because(error))?;
-        Ok(Self {
-            ring,
-            file: File::from(Arc::clone(&fd)),
-            fd,
-            geometry,
-            direct,
-            abilities,
-        })
+        let file = File::from(Arc::clone(&store.fd));
+        Ok(Self { ring, file, store })
     }
 
     /// Whether these buffers have to be copied for direct I/O.
     fn bounces(&self, bufs: &[IoBuf]) -> bool {
-        self.direct.is_some_and(|rules| !bounce::fits(rules, bufs))
+        self.store.direct.is_some_and(|rules| !bounce::fits(rules, bufs))
+    }
+
+    /// Fills `bufs`. In a container the sector that the file's end lies in is whole, with zeroes behind the end.
+    async fn read_straight(&self, offset: u64, bufs: Vec<IoBuf>) -> Transferred {
+        let (result, mut bufs) = self.ring.read_to_end(&self.file, offset, bufs).await;
+        let moved = match result {
+            Ok(moved) => moved,
+            Err(error) => return (Err(failed(DiskOp::Read, error)), bufs),
+        };
+        let missing = total_len(&bufs).saturating_sub(moved as u64);
+        let result = match self.store.role {
+            _ if missing == 0 => Ok(()),
+            Role::Container if missing < u64::from(self.geometry().logical_sector_bytes) => {
+                zero_from(&mut bufs, moved);
+                Ok(())
+            }
+            Role::Disk | Role::Container => Err(failed(DiskOp::Read, io::ErrorKind::UnexpectedEof.into())),
+        };
+        (result, bufs)
     }
 
     async fn read_bounced(&self, offset: u64, bufs: &[IoBuf]) -> Result<(), DiskError> {
@@ -87,8 +61,8 @@ impl RawQueue {
         let mut copy = bounce::piece(DiskOp::Read, total)?;
         for (at, len) in bounce::pieces(offset, total) {
             drop(copy.split_off(len));
-            let (result, copies) = self.ring.read_exact(&self.file, at, vec![copy]).await;
-            result.map_err(|error| failed(DiskOp::Read, error))?;
+            let (result, copies) = self.read_straight(at, vec![copy]).await;
+            result?;
             for copied in &copies {
                 cursor.scatter(bufs, copied);
             }
@@ -124,7 +98,7 @@ impl RawQueue {
 
     /// `Ok(false)` when the store can not do it in this way.
     async fn allocate(&self, how: Allocation, offset: u64, len: u64) -> io::Result<bool> {
-        let Some(able) = self.abilities.ability(how) else {
+        let Some(able) = self.store.ability(how) else {
             return Ok(false);
         };
         if !able.load(Ordering::Relaxed) {
@@ -138,7 +112,7 @@ impl RawQueue {
                     Ok(false)
                 }
                 // A block device with larger sectors than the guest's, and a range inside of one: this time only.
-                Some(Errno::INVAL) if self.abilities.kind == Kind::Block => Ok(false),
+                Some(Errno::INVAL) if self.store.kind == Kind::Block => Ok(false),
                 _ => Err(error),
             },
         }
@@ -167,11 +141,11 @@ impl RawQueue {
         if punched.map_err(|error| failed(DiskOp::Discard, error))? {
             return Ok(());
         }
-        if self.abilities.discards_blocks.load(Ordering::Relaxed)
-            && let Err(error) = blocking::discard_blocks(&*self.fd, offset, len)
+        if self.store.discards_blocks().load(Ordering::Relaxed)
+            && let Err(error) = blocking::discard_blocks(&*self.store.fd, offset, len)
         {
             match error.raw_os_error().map(Errno::from_raw_os_error) {
-                Some(Errno::OPNOTSUPP) => self.abilities.discards_blocks.store(false, Ordering::Relaxed),
+                Some(Errno::OPNOTSUPP) => self.store.discards_blocks().store(false, Ordering::Relaxed),
                 Some(Errno::INVAL) => {}
                 _ => return Err(failed(DiskOp::Discard, error)),
             }
@@ -188,6 +162,16 @@ fn failed(op: DiskOp, error: io::Error) -> DiskError {
     DiskError::from_io(op, error)
 }
 
+/// Zeroes what is behind the first `skip` bytes of `bufs`.
+fn zero_from(bufs: &mut [IoBuf], mut skip: usize) {
+    for buf in bufs {
+        let start = skip.min(buf.len());
+        // Can not fail: the range ends with the buffer.
+        let _ = buf.fill(start, buf.len() - start, 0);
+        skip -= start;
+    }
+}
+
 /// The one buffer that was lent to the ring.
 fn first(bufs: Vec<IoBuf>, op: DiskOp) -> Result<IoBuf, DiskError> {
     bufs.into_iter()
@@ -197,20 +181,19 @@ fn first(bufs: Vec<IoBuf>, op: DiskOp) -> Result<IoBuf, DiskError> {
 
 impl DiskIo for RawQueue {
     fn geometry(&self) -> Geometry {
-        self.geometry
+        self.store.geometry()
     }
 
     fn read(&self, offset: u64, bufs: Vec<IoBuf>) -> DiskFuture<'_, Transferred> {
         Box::pin(async move {
             let len = total_len(&bufs);
-            if let Err(error) = self.geometry.check(DiskOp::Read, offset, len) {
+            if let Err(error) = self.geometry().check(DiskOp::Read, offset, len) {
                 return (Err(error), bufs);
             }
             let (result, bufs) = if self.bounces(&bufs) {
                 (self.read_bounced(offset, &bufs).await, bufs)
             } else {
-                let (result, bufs) = self.ring.read_exact(&self.file, offset, bufs).await;
-                (result.map_err(|error| failed(DiskOp::Read, error)), bufs)
+                self.read_straight(offset, bufs).await
             };
             (result.map_err(|error| error.at(offset, len)), bufs)
         })
@@ -219,7 +202,7 @@ impl DiskIo for RawQueue {
     fn write(&self, offset: u64, bufs: Vec<IoBuf>) -> DiskFuture<'_, Transferred> {
         Box::pin(async move {
             let len = total_len(&bufs);
-            if let Err(error) = self.geometry.check(DiskOp::Write, offset, len) {
+            if let Err(error) = self.geometry().check(DiskOp::Write, offset, len) {
                 return (Err(error), bufs);
             }
             let (result, bufs) = if self.bounces(&bufs) {
@@ -234,7 +217,7 @@ impl DiskIo for RawQueue {
 
     fn flush(&self) -> DiskFuture<'_, Result<(), DiskError>> {
         Box::pin(async move {
-            match self.geometry.access {
+            match self.geometry().access {
                 Access::ReadOnly => Ok(()),
                 Access::ReadWrite => {
                     let synced = self.ring.sync(&self.file, SyncScope::Data).await;
@@ -246,7 +229,7 @@ impl DiskIo for RawQueue {
 
     fn discard(&self, offset: u64, len: u64) -> DiskFuture<'_, Result<(), DiskError>> {
         Box::pin(async move {
-            self.geometry.check(DiskOp::Discard, offset, len)?;
+            self.geometry().check(DiskOp::Discard, offset, len)?;
             if len == 0 {
                 return Ok(());
             }
@@ -256,13 +239,25 @@ impl DiskIo for RawQueue {
 
     fn write_zeroes(&self, offset: u64, len: u64, mode: ZeroMode) -> DiskFuture<'_, Result<(), DiskError>> {
         Box::pin(async move {
-            self.geometry.check(DiskOp::WriteZeroes, offset, len)?;
+            self.geometry().check(DiskOp::WriteZeroes, offset, len)?;
             if len == 0 {
                 return Ok(());
             }
             self.zero(offset, len, mode)
                 .await
                 .map_err(|error| error.at(offset, len))
+        })
+    }
+
+    fn grow(&self, size_bytes: u64) -> DiskFuture<'_, Result<(), DiskError>> {
+        Box::pin(async move { self.store.grow(size_bytes) })
+    }
+
+    fn extents(&self, offset: u64, len: u64) -> DiskFuture<'_, Result<Vec<Extent>, DiskError>> {
+        Box::pin(async move {
+            self.geometry().check(DiskOp::Extents, offset, len)?;
+            let found = self.store.extents(offset, len);
+            found.map_err(|error| error.at(offset, len))
         })
     }
 }

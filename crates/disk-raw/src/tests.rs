@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use disk::conformance::{self, SIZE_BYTES, pattern};
 use disk::{
-    Access, Disk, DiskError, DiskErrorKind, DiskFuture, DiskIo, DiskOp, Fault, FaultPlan, Faulty, Strike, ZeroMode,
+    Access, Disk, DiskError, DiskErrorKind, DiskFuture, DiskIo, DiskOp, ExtentKind, Fault, FaultPlan, Faulty, Strike,
+    ZeroMode,
 };
 use guestmem::{GuestAddress, GuestMemory, IoBuf, MemoryConfig};
 use proptest::prelude::*;
@@ -486,6 +487,100 @@ fn discards_give_space_back_and_zeroes_keep_it_if_told_so() {
         io.write_zeroes(512 << 10, 256 << 10, ZeroMode::MayUnmap).await.unwrap();
         io.flush().await.unwrap();
         assert!(blocks() <= full - (700 << 10), "{} of {full}", blocks());
+    });
+}
+
+#[test]
+fn containers_have_any_length_and_grow_from_nothing() {
+    for cache in [CacheMode::Cached, CacheMode::Direct] {
+        let container = |len| {
+            let file = image(len);
+            let opened = RawDisk::open(
+                file.path(),
+                RawOptions {
+                    role: Role::Container,
+                    ..options(cache, SectorSize::B512)
+                },
+            );
+            (file, opened)
+        };
+        let (file, opened) = container(0);
+        let Ok(disk) = opened else {
+            eprintln!("skipped: no direct I/O here");
+            continue;
+        };
+        assert_eq!(disk.geometry().size_bytes, 0);
+        block_on(async {
+            let io = disk.open_queue().unwrap();
+            io.grow(1024).await.unwrap();
+            io.write(512, vec![IoBuf::from_bytes(&[7; 512]).unwrap()])
+                .await
+                .0
+                .unwrap();
+            assert_eq!(file.as_file().metadata().unwrap().len(), 1024);
+        });
+        let (file, opened) = container(5000);
+        file.as_file().write_all_at(&[9; 5000], 0).unwrap();
+        let disk = opened.unwrap();
+        assert_eq!(disk.geometry().size_bytes, 5120);
+        block_on(async {
+            let io = disk.open_queue().unwrap();
+            // Straight, across the end, and through buffers that direct I/O can not use.
+            for bufs in [vec![4096, 1024], vec![5120], vec![1, 5119], vec![4999, 2, 119]] {
+                let bufs = bufs.iter().map(|&len| IoBuf::from_bytes(&vec![0xee; len]).unwrap());
+                let (result, bufs) = io.read(0, bufs.collect()).await;
+                result.unwrap();
+                let bytes: Vec<u8> = bufs.iter().flat_map(IoBuf::to_vec).collect();
+                assert!(bytes[..5000] == [9; 5000] && bytes[5000..] == [0; 120], "{cache:?}");
+            }
+            assert_eq!(
+                file.as_file().metadata().unwrap().len(),
+                5000,
+                "reading changes nothing"
+            );
+            io.write(4608, vec![IoBuf::from_bytes(&[1; 512]).unwrap()])
+                .await
+                .0
+                .unwrap();
+            assert_eq!(file.as_file().metadata().unwrap().len(), 5120);
+            // Cut from outside: zeroes are made up for no more than the last sector.
+            file.as_file().set_len(2000).unwrap();
+            let (result, _) = io.read(0, vec![IoBuf::heap(5120, 4096).unwrap()]).await;
+            assert_eq!(result.unwrap_err().kind(), DiskErrorKind::Io);
+        });
+    }
+}
+
+#[test]
+fn growth_never_cuts_what_was_extended_from_outside() {
+    let file = image(SIZE_BYTES);
+    let disk = open(file.path(), Access::ReadWrite).unwrap();
+    block_on(async {
+        let io = disk.open_queue().unwrap();
+        file.as_file().set_len(3 * SIZE_BYTES).unwrap();
+        io.grow(2 * SIZE_BYTES).await.unwrap();
+        assert_eq!(disk.geometry().size_bytes, 2 * SIZE_BYTES);
+        assert_eq!(file.as_file().metadata().unwrap().len(), 3 * SIZE_BYTES);
+        let error = io.grow(u64::MAX - 511).await.unwrap_err();
+        assert_eq!(
+            (error.kind(), disk.geometry().size_bytes),
+            (DiskErrorKind::NoSpace, 2 * SIZE_BYTES)
+        );
+    });
+}
+
+#[test]
+fn holes_are_told_from_data() {
+    let file = image(1 << 30);
+    file.as_file().write_all_at(&[1; 8192], 1 << 20).unwrap();
+    file.as_file().write_all_at(&[1; 1], (1 << 30) - 1).unwrap();
+    let disk = open(file.path(), Access::ReadOnly).unwrap();
+    block_on(async {
+        let io = disk.open_queue().unwrap();
+        let found = io.extents(0, 1 << 30).await.unwrap();
+        let data: u64 = found.iter().filter(|e| e.kind == ExtentKind::Data).map(|e| e.len).sum();
+        assert!((8193..1 << 20).contains(&data), "{found:?}");
+        assert_eq!(found.last().unwrap().end(), 1 << 30);
     });
 }
 

@@ -29,7 +29,7 @@ type Case = fn(Arc<dyn Disk>) -> DiskFuture<'static, ()>;
 /// Runs the suite. `make` gives a fresh, writable, zeroed disk of [`SIZE_BYTES`] each time; `block_on` runs a future to its
 /// end on the calling thread, with whatever executor the implementor needs.
 pub fn all(make: impl Fn() -> Arc<dyn Disk>, block_on: impl Fn(DiskFuture<'_, ()>)) {
-    let cases: [(&str, Case); 10] = [
+    let cases: [(&str, Case); 12] = [
         ("geometry", |disk| Box::pin(geometry(disk))),
         ("read back", |disk| Box::pin(reads_back(disk))),
         ("bad ranges", |disk| Box::pin(refuses_bad_ranges(disk))),
@@ -40,6 +40,8 @@ pub fn all(make: impl Fn() -> Arc<dyn Disk>, block_on: impl Fn(DiskFuture<'_, ()
         ("many buffers", |disk| Box::pin(takes_many_buffers(disk))),
         ("dropped futures", |disk| Box::pin(survives_dropped_futures(disk))),
         ("two queues", |disk| Box::pin(queues_see_each_other(disk))),
+        ("grow", |disk| Box::pin(growth::grows(disk))),
+        ("extents", |disk| Box::pin(growth::tells_extents(disk))),
     ];
     for (name, case) in cases {
         eprint_case(name);
@@ -471,7 +473,9 @@ async fn follows_the_model(disk: Arc<dyn Disk>, seed: u64) {
         get(&*io, 0, SIZE_BYTES as usize, 1 << 18).await == model,
         "seed {seed}: the whole disk"
     );
+    growth::extents_match(&*io, &model).await;
 }
 
+mod growth;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use guestmem::IoBuf;
 
-use crate::{DiskError, Geometry};
+use crate::{DiskError, DiskErrorKind, DiskOp, Geometry};
 
 /// A disk operation on its way. Not `Send`: it lives and is polled on the thread of its queue.
 pub type DiskFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -21,6 +21,33 @@ pub enum ZeroMode {
     MayUnmap,
     /// The space stays reserved where the store can promise that.
     KeepAllocated,
+}
+
+/// What a piece of a disk consists of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExtentKind {
+    /// Has to be read to be known.
+    Data,
+    /// Reads as zeroes; nothing need be read to know it.
+    Zero,
+}
+
+/// A piece of a disk, as [`DiskIo::extents`] finds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Where it begins, bytes from the start of the disk.
+    pub offset: u64,
+    /// Its length in bytes, not 0.
+    pub len: u64,
+    /// What it consists of.
+    pub kind: ExtentKind,
+}
+
+impl Extent {
+    /// The first byte behind it.
+    pub const fn end(&self) -> u64 {
+        self.offset.saturating_add(self.len)
+    }
 }
 
 /// A disk: what virtqueue workers, migration and the control plane share.
@@ -83,4 +110,34 @@ pub trait DiskIo {
 
     /// Makes the range read as zeroes, by whatever is cheapest within `mode`. Every writable disk can do it.
     fn write_zeroes(&self, offset: u64, len: u64, mode: ZeroMode) -> DiskFuture<'_, Result<(), DiskError>>;
+
+    /// Makes the disk `size_bytes` large. The new space reads as zeroes, and every queue sees the new geometry. The size the disk
+    /// has succeeds; a smaller one is [`DiskErrorKind::OutOfRange`]. A store that is full says [`DiskErrorKind::NoSpace`], one
+    /// of fixed size, which is what this does unless implemented, [`DiskErrorKind::Unsupported`]. Durable after a flush.
+    /// Decorators pass it on.
+    fn grow(&self, size_bytes: u64) -> DiskFuture<'_, Result<(), DiskError>> {
+        let grows = self.geometry().check_grow(size_bytes);
+        Box::pin(async move {
+            match grows? {
+                false => Ok(()),
+                true => Err(DiskError::new(DiskOp::Grow, DiskErrorKind::Unsupported).at(0, size_bytes)),
+            }
+        })
+    }
+
+    /// What the range consists of: pieces in order and without gaps, from `offset` on, in whole logical sectors. They may stop
+    /// short of the range's end, but never at its start, so that a caller comes again for the rest; none for a length of 0.
+    /// Changes that are in flight meanwhile may be seen or not. One piece of data unless implemented; decorators pass it on.
+    fn extents(&self, offset: u64, len: u64) -> DiskFuture<'_, Result<Vec<Extent>, DiskError>> {
+        let checked = self.geometry().check(DiskOp::Extents, offset, len);
+        Box::pin(async move {
+            checked?;
+            let kind = ExtentKind::Data;
+            Ok(if len == 0 {
+                Vec::new()
+            } else {
+                vec![Extent { offset, len, kind }]
+            })
+        })
+    }
 }

@@ -20,6 +20,10 @@ pub enum DiskOp {
     Discard,
     /// [`crate::DiskIo::write_zeroes`].
     WriteZeroes,
+    /// [`crate::DiskIo::grow`].
+    Grow,
+    /// [`crate::DiskIo::extents`].
+    Extents,
 }
 
 impl fmt::Display for DiskOp {
@@ -31,6 +35,8 @@ impl fmt::Display for DiskOp {
             Self::Flush => "flush",
             Self::Discard => "discard",
             Self::WriteZeroes => "write-zeroes",
+            Self::Grow => "grow",
+            Self::Extents => "extents",
         })
     }
 }
@@ -145,7 +151,9 @@ impl DiskError {
 impl fmt::Display for DiskError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "disk {}", self.op)?;
-        if let Some((offset, len)) = self.range {
+        if let (DiskOp::Grow, Some((_, size))) = (self.op, self.range) {
+            write!(f, " to {size} bytes")?;
+        } else if let Some((offset, len)) = self.range {
             write!(f, " of {len} bytes at {offset}")?;
         }
         write!(f, ": {}", self.kind)

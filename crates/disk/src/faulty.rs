@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use guestmem::IoBuf;
 
-use crate::{Disk, DiskError, DiskErrorKind, DiskFuture, DiskIo, DiskOp, Geometry, Transferred, ZeroMode};
+use crate::{Disk, DiskError, DiskErrorKind, DiskFuture, DiskIo, DiskOp, Extent, Geometry, Transferred, ZeroMode};
 
 /// When a fault strikes, seen from the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -175,10 +175,10 @@ async fn transfer(
     }
 }
 
-async fn plain(
+async fn plain<T>(
     fault: Option<(Strike, DiskError)>,
-    act: DiskFuture<'_, Result<(), DiskError>>,
-) -> Result<(), DiskError> {
+    act: DiskFuture<'_, Result<T, DiskError>>,
+) -> Result<T, DiskError> {
     match fault {
         None => act.await,
         Some((Strike::Before, error)) => Err(error),
@@ -218,6 +218,22 @@ impl DiskIo for FaultyQueue {
     fn write_zeroes(&self, offset: u64, len: u64, mode: ZeroMode) -> DiskFuture<'_, Result<(), DiskError>> {
         let fault = self.next(DiskOp::WriteZeroes, offset, len);
         let act = Box::pin(async move { self.queue.write_zeroes(offset, len, mode).await });
+        Box::pin(plain(fault, act))
+    }
+
+    fn grow(&self, size_bytes: u64) -> DiskFuture<'_, Result<(), DiskError>> {
+        let size_now = self.geometry().size_bytes;
+        let fault = match self.geometry().check_grow(size_bytes) {
+            Ok(true) => self.plan.next(DiskOp::Grow, size_now, size_bytes - size_now),
+            Ok(false) | Err(_) => None,
+        };
+        let act = Box::pin(async move { self.queue.grow(size_bytes).await });
+        Box::pin(plain(fault, act))
+    }
+
+    fn extents(&self, offset: u64, len: u64) -> DiskFuture<'_, Result<Vec<Extent>, DiskError>> {
+        let fault = self.next(DiskOp::Extents, offset, len);
+        let act = Box::pin(async move { self.queue.extents(offset, len).await });
         Box::pin(plain(fault, act))
     }
 }

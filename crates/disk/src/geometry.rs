@@ -75,6 +75,21 @@ impl Geometry {
             _ => refuse(DiskErrorKind::OutOfRange),
         }
     }
+
+    /// The check before a disk grows; whether it has to. In this order: read-only, no whole sectors, smaller than it is.
+    pub fn check_grow(&self, size_bytes: u64) -> Result<bool, DiskError> {
+        let refuse = |kind| DiskError::new(DiskOp::Grow, kind).at(0, size_bytes);
+        if self.access == Access::ReadOnly {
+            return Err(refuse(DiskErrorKind::ReadOnly));
+        }
+        if !size_bytes.is_multiple_of(u64::from(self.logical_sector_bytes)) {
+            return Err(refuse(DiskErrorKind::Misaligned));
+        }
+        if size_bytes < self.size_bytes {
+            return Err(refuse(DiskErrorKind::OutOfRange).because("a disk does not shrink"));
+        }
+        Ok(size_bytes > self.size_bytes)
+    }
 }
 
 #[cfg(test)]
@@ -100,6 +115,11 @@ mod tests {
         };
         assert_eq!(kind(&sealed, DiskOp::Discard, 1, 512), Err(DiskErrorKind::ReadOnly));
         assert_eq!(kind(&sealed, DiskOp::Read, 0, 512), Ok(()));
+        let grow = |geometry: &Geometry, size| geometry.check_grow(size).map_err(|e| e.kind());
+        assert_eq!(grow(&sealed, 8192), Err(DiskErrorKind::ReadOnly));
+        assert_eq!(grow(&disk, 8193), Err(DiskErrorKind::Misaligned));
+        assert_eq!(grow(&disk, 7680), Err(DiskErrorKind::OutOfRange));
+        assert_eq!((grow(&disk, 8192), grow(&disk, 8704)), (Ok(false), Ok(true)));
         let keeps = Geometry {
             discard: Discard::Unsupported,
             ..disk

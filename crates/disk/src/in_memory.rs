@@ -1,16 +1,20 @@
 //! A disk without a file: for tests of whatever sits on top of a disk. Needs no executor.
 
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use guestmem::IoBuf;
 
-use crate::{Access, Disk, DiskError, DiskErrorKind, DiskFuture, DiskIo, DiskOp, Geometry, Transferred, ZeroMode};
+use crate::{
+    Access, Disk, DiskError, DiskErrorKind, DiskFuture, DiskIo, DiskOp, Extent, ExtentKind, Geometry, Transferred,
+    ZeroMode,
+};
 
 /// Bytes in memory behind the disk contract. Clones are one disk. Every operation is done when its future is first polled.
 #[derive(Clone)]
 pub struct InMemory {
-    geometry: Geometry,
+    /// All but the size, which is that of `bytes`.
+    shape: Geometry,
     bytes: Arc<Mutex<Vec<u8>>>,
 }
 
@@ -22,7 +26,7 @@ impl InMemory {
     pub fn new(geometry: Geometry) -> Self {
         let size = usize::try_from(geometry.size_bytes).unwrap_or(usize::MAX);
         Self {
-            geometry,
+            shape: geometry,
             bytes: Arc::new(Mutex::new(vec![0; size])),
         }
     }
@@ -34,25 +38,36 @@ impl InMemory {
             ..Geometry::of_size(bytes.len() as u64)
         };
         Self {
-            geometry,
+            shape: geometry,
             bytes: Arc::new(Mutex::new(bytes)),
         }
     }
 
     /// The contents, copied.
     pub fn contents(&self) -> Vec<u8> {
-        self.bytes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.bytes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn geometry_of(&self, bytes: &[u8]) -> Geometry {
+        Geometry {
+            size_bytes: bytes.len() as u64,
+            ..self.shape
+        }
     }
 
     /// Runs `act` on the bytes of a checked range.
-    fn on(
+    fn on<T>(
         &self,
         op: DiskOp,
         (offset, len): (u64, u64),
-        act: impl FnOnce(&mut [u8]) -> Result<(), DiskError>,
-    ) -> Result<(), DiskError> {
-        self.geometry.check(op, offset, len)?;
-        let mut bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        act: impl FnOnce(&mut [u8]) -> Result<T, DiskError>,
+    ) -> Result<T, DiskError> {
+        let mut bytes = self.lock();
+        self.geometry_of(&bytes).check(op, offset, len)?;
         let start = usize::try_from(offset).ok();
         let range = start.and_then(|start| Some(start..start.checked_add(usize::try_from(len).ok()?)?));
         match range.and_then(|range| bytes.get_mut(range)) {
@@ -95,6 +110,39 @@ impl InMemory {
             Ok(())
         })
     }
+
+    fn grow_now(&self, size_bytes: u64) -> Result<(), DiskError> {
+        let mut bytes = self.lock();
+        self.geometry_of(&bytes).check_grow(size_bytes)?;
+        let full = || DiskError::new(DiskOp::Grow, DiskErrorKind::NoSpace).at(0, size_bytes);
+        let size = usize::try_from(size_bytes).map_err(|_| full())?;
+        let more = size.saturating_sub(bytes.len());
+        bytes.try_reserve(more).map_err(|_| full())?;
+        bytes.resize(size, 0);
+        Ok(())
+    }
+
+    /// Zeroes are found sector by sector.
+    fn extents_now(&self, offset: u64, len: u64) -> Result<Vec<Extent>, DiskError> {
+        let sector = usize::try_from(self.shape.logical_sector_bytes).unwrap_or(512);
+        self.on(DiskOp::Extents, (offset, len), |bytes| {
+            let mut found: Vec<Extent> = Vec::new();
+            let mut at = offset;
+            for piece in bytes.chunks(sector) {
+                let kind = match piece.iter().all(|&byte| byte == 0) {
+                    true => ExtentKind::Zero,
+                    false => ExtentKind::Data,
+                };
+                let len = piece.len() as u64;
+                match found.last_mut() {
+                    Some(last) if last.kind == kind => last.len += len,
+                    _ => found.push(Extent { offset: at, len, kind }),
+                }
+                at += len;
+            }
+            Ok(found)
+        })
+    }
 }
 
 impl Disk for InMemory {
@@ -103,7 +151,7 @@ impl Disk for InMemory {
     }
 
     fn geometry(&self) -> Geometry {
-        self.geometry
+        self.geometry_of(&self.lock())
     }
 
     fn open_queue(&self) -> Result<Rc<dyn DiskIo>, DiskError> {
@@ -113,7 +161,7 @@ impl Disk for InMemory {
 
 impl DiskIo for InMemory {
     fn geometry(&self) -> Geometry {
-        self.geometry
+        self.geometry_of(&self.lock())
     }
 
     fn read(&self, offset: u64, mut bufs: Vec<IoBuf>) -> DiskFuture<'_, Transferred> {
@@ -134,5 +182,13 @@ impl DiskIo for InMemory {
 
     fn write_zeroes(&self, offset: u64, len: u64, _mode: ZeroMode) -> DiskFuture<'_, Result<(), DiskError>> {
         Box::pin(async move { self.zero_now(DiskOp::WriteZeroes, offset, len) })
+    }
+
+    fn grow(&self, size_bytes: u64) -> DiskFuture<'_, Result<(), DiskError>> {
+        Box::pin(async move { self.grow_now(size_bytes) })
+    }
+
+    fn extents(&self, offset: u64, len: u64) -> DiskFuture<'_, Result<Vec<Extent>, DiskError>> {
+        Box::pin(async move { self.extents_now(offset, len) })
     }
 }

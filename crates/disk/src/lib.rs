@@ -4,7 +4,7 @@
 //!   control plane, migration          virtqueue worker (its own thread, its own executor)
 //!            │                                  │ open_queue(), on this thread
 //!            ▼                                  ▼
-//!        Arc<dyn Disk> ── shared ──────▶  Rc<dyn DiskIo>   read · write · flush · discard · write_zeroes
+//!        Arc<dyn Disk> ── shared ──────▶  Rc<dyn DiskIo>   read · write · flush · discard · write_zeroes · grow · extents
 //!            │                                  │          owned buffers in, the same buffers back
 //!     ReadOnly, Faulty …                 (decorated likewise)
 //! ```
@@ -25,7 +25,7 @@ pub mod conformance;
 #[cfg(any(test, feature = "test-utils"))]
 mod in_memory;
 
-pub use contract::{Disk, DiskFuture, DiskIo, Transferred, ZeroMode};
+pub use contract::{Disk, DiskFuture, DiskIo, Extent, ExtentKind, Transferred, ZeroMode};
 pub use error::{DiskError, DiskErrorKind, DiskOp};
 pub use faulty::{Fault, FaultPlan, Faulty, Strike};
 pub use geometry::{Access, Discard, Geometry};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use guestmem::IoBuf;
 
-use crate::{Access, Discard, Disk, DiskError, DiskFuture, DiskIo, DiskOp, Geometry, Transferred, ZeroMode};
+use crate::{Access, Discard, Disk, DiskError, DiskFuture, DiskIo, DiskOp, Extent, Geometry, Transferred, ZeroMode};
 
 /// Refuses every change with [`crate::DiskErrorKind::ReadOnly`]; reads pass through.
 pub struct ReadOnly(Arc<dyn Disk>);
@@ -73,5 +73,14 @@ impl DiskIo for ReadOnlyQueue {
     fn write_zeroes(&self, offset: u64, len: u64, _mode: ZeroMode) -> DiskFuture<'_, Result<(), DiskError>> {
         let refused = self.refuse(DiskOp::WriteZeroes, offset, len);
         Box::pin(async move { refused })
+    }
+
+    fn grow(&self, size_bytes: u64) -> DiskFuture<'_, Result<(), DiskError>> {
+        let refused = self.geometry().check_grow(size_bytes).map(|_| ());
+        Box::pin(async move { refused })
+    }
+
+    fn extents(&self, offset: u64, len: u64) -> DiskFuture<'_, Result<Vec<Extent>, DiskError>> {
+        self.0.extents(offset, len)
     }
 }

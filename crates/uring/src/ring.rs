@@ -17,6 +17,9 @@ use crate::inner::Inner;
 use crate::op::{Ending, Op};
 use crate::task::Task;
 
+/// Smallest unit of direct I/O on any device, bytes (open(2)).
+const DIRECT_UNIT_BYTES: usize = 512;
+
 thread_local! {
     static CURRENT: RefCell<Weak<Inner>> = const { RefCell::new(Weak::new()) };
 }
@@ -91,7 +94,17 @@ impl Ring {
     }
 
     /// Fills `bufs` whole. The file's end inside the range is an [`io::ErrorKind::UnexpectedEof`].
-    pub async fn read_exact(&self, file: &File, offset: u64, mut bufs: Vec<IoBuf>) -> (io::Result<()>, Vec<IoBuf>) {
+    pub async fn read_exact(&self, file: &File, offset: u64, bufs: Vec<IoBuf>) -> (io::Result<()>, Vec<IoBuf>) {
+        let (moved, bufs) = self.read_to_end(file, offset, bufs).await;
+        let whole = moved.and_then(|moved| match moved == total_len(&bufs) {
+            true => Ok(()),
+            false => Err(io::ErrorKind::UnexpectedEof.into()),
+        });
+        (whole, bufs)
+    }
+
+    /// Fills `bufs` up to their end or the file's, whichever comes first, and says how many bytes that were.
+    pub async fn read_to_end(&self, file: &File, offset: u64, mut bufs: Vec<IoBuf>) -> Moved {
         let total = total_len(&bufs);
         let mut done = 0;
         while done < total {
@@ -100,13 +113,15 @@ impl Ring {
                 .read_after(file, offset.saturating_add(done as u64), bufs, done)
                 .await;
             match moved {
-                Ok(0) => return (Err(io::ErrorKind::UnexpectedEof.into()), bufs),
+                Ok(0) => return (Ok(done), bufs),
                 Ok(count) => done += count,
                 Err(error) if retries(&error) => {}
+                // Direct I/O stops at an end of file inside of its unit, and can not be asked whether that was the end.
+                Err(error) if done % DIRECT_UNIT_BYTES != 0 && is_invalid(&error) => return (Ok(done), bufs),
                 Err(error) => return (Err(error), bufs),
             }
         }
-        (Ok(()), bufs)
+        (Ok(total), bufs)
     }
 
     /// Writes `bufs` whole. After an error an unknown part is written.
@@ -237,6 +252,10 @@ fn total_len(bufs: &[IoBuf]) -> usize {
 
 fn retries(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::Interrupted
+}
+
+fn is_invalid(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::INVAL.raw_os_error())
 }
 
 fn change_of(file: &File) -> Cargo {
