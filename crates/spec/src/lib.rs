@@ -5,6 +5,7 @@
 //! `VmPlan` still names files and images of the host, `MachineSpec` is what the machine process sees: no path, no name to
 //! look up, since all it needs is handed to it as open files.
 
+mod disk;
 mod id;
 mod machine;
 mod name;
@@ -13,10 +14,14 @@ mod problem;
 mod quantity;
 mod vm;
 
-pub use id::{ImageDigest, ImageDigestError, MacAddress, MacAddressError, OperationId, VmId};
-pub use machine::{Cpus, DISK_SERIAL_MAX, DiskSpec, HugePages, MachineParts, MachineSpec, Memory, NetSpec};
+pub use disk::{
+    DISK_SERIAL_MAX, DiskBus, DiskCache, DiskFormat, DiskLimits, DiskPlan, DiskSector, DiskSectorError, DiskSource,
+    DiskSpec, DiskWish, ROOT_DISK,
+};
+pub use id::{ImageDigest, ImageDigestError, MacAddress, MacAddressError, OperationId, VmId, VolumeId};
+pub use machine::{Cpus, HugePages, MachineParts, MachineSpec, Memory, NetSpec};
 pub use name::{Name, NameError};
-pub use plan::{BootPlan, DiskPlan, HostLimits, NetPlan, VmPlan};
+pub use plan::{BootPlan, HostLimits, NetPlan, VmPlan};
 pub use problem::{Problem, Problems};
 pub use quantity::{ByteSize, ByteSizeError};
-pub use vm::{BootWish, DiskWish, HugePagesWish, MemoryBacking, NetworkWish, Topology, VmSpec};
+pub use vm::{BootWish, HugePagesWish, MemoryBacking, NetworkWish, Topology, VmSpec};

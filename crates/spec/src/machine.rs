@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::disk::{self, DiskSpec};
 use crate::id::{MacAddress, VmId};
 use crate::name::Name;
 use crate::problem::Problems;
@@ -12,14 +13,8 @@ pub(crate) const CPUS_MAX: u32 = 64;
 pub(crate) const MEMORY_MIN: u64 = 16 << 20;
 /// Longest kernel command line, bytes, without the terminating zero (x86 `COMMAND_LINE_SIZE`, Linux `asm/setup.h`).
 const CMDLINE_MAX: usize = 2047;
-/// Longest virtio-blk serial, bytes (virtio 1.2 §5.2.6.1, `VIRTIO_BLK_ID_BYTES`).
-pub const DISK_SERIAL_MAX: usize = 20;
-/// Most disks of a machine; with the interfaces they must fit the 31 free slots of the root bus.
-pub(crate) const DISKS_MAX: usize = 16;
 /// Most network interfaces of a machine: policy (design §4), not layout.
 pub(crate) const NETS_MAX: usize = 4;
-/// Most request queues of a disk.
-pub(crate) const DISK_QUEUES_MAX: u16 = 16;
 /// Most queue pairs of an interface.
 pub(crate) const QUEUE_PAIRS_MAX: u16 = 8;
 
@@ -73,18 +68,6 @@ pub struct Memory {
     pub prefault: bool,
 }
 
-/// A virtio-blk disk.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DiskSpec {
-    /// What the guest reads as its serial; up to [`DISK_SERIAL_MAX`] printable ASCII characters.
-    pub serial: String,
-    /// The guest may only read.
-    pub read_only: bool,
-    /// Request queues.
-    pub queues: u16,
-}
-
 /// A virtio-net interface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -109,7 +92,7 @@ pub struct MachineParts {
     pub memory: Memory,
     /// Kernel command line.
     pub cmdline: String,
-    /// Disks; disk *n* takes the *n*-th disk file handed over.
+    /// Disks in the order in which the guest finds them; their files are handed over beside.
     pub disks: Vec<DiskSpec>,
     /// Interfaces; interface *n* takes the *n*-th set of tap queues handed over.
     pub nets: Vec<NetSpec>,
@@ -178,15 +161,7 @@ impl TryFrom<MachineParts> for MachineSpec {
         check_cpus(parts.cpus, &mut problems);
         check_memory(parts.memory, &mut problems);
         check_cmdline(&parts.cmdline, &mut problems);
-        if parts.disks.len() > DISKS_MAX {
-            problems.add(
-                "disks",
-                format_args!("{} disks; a machine has at most {DISKS_MAX}", parts.disks.len()),
-            );
-        }
-        for (index, disk) in parts.disks.iter().enumerate() {
-            check_disk(disk, index, &mut problems);
-        }
+        disk::check_all(&parts.disks, &mut problems);
         if parts.nets.len() > NETS_MAX {
             problems.add(
                 "networks",
@@ -238,21 +213,6 @@ fn check_cmdline(cmdline: &str, problems: &mut Problems) {
     }
 }
 
-fn check_disk(disk: &DiskSpec, index: usize, problems: &mut Problems) {
-    if disk.serial.len() > DISK_SERIAL_MAX || !disk.serial.bytes().all(|b| b.is_ascii_graphic()) {
-        problems.add(
-            format!("disks[{index}].serial"),
-            format_args!("take up to {DISK_SERIAL_MAX} printable ASCII characters"),
-        );
-    }
-    if !(1..=DISK_QUEUES_MAX).contains(&disk.queues) {
-        problems.add(
-            format!("disks[{index}].queues"),
-            format_args!("take 1 to {DISK_QUEUES_MAX}"),
-        );
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -272,11 +232,13 @@ mod tests {
                 prefault: false,
             },
             cmdline: "console=ttyS0".to_owned(),
-            disks: vec![DiskSpec {
-                serial: "root".to_owned(),
-                read_only: false,
-                queues: 2,
-            }],
+            disks: disk::root_disk(Cpus {
+                sockets: 1,
+                cores: 2,
+                threads: 1,
+            })
+            .into_iter()
+            .collect(),
             nets: vec![],
             debug_exit: false,
         }

@@ -2,23 +2,20 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use crate::disk::{self, DISKS_MAX, DiskBus, DiskPlan};
 use crate::id::{MacAddress, VmId};
 use crate::machine::{
-    CPUS_MAX, Cpus, DISK_QUEUES_MAX, DISKS_MAX, DiskSpec, HugePages, MEMORY_MIN, MachineParts, MachineSpec, Memory,
-    NETS_MAX, NetSpec, QUEUE_PAIRS_MAX,
+    CPUS_MAX, Cpus, HugePages, MEMORY_MIN, MachineParts, MachineSpec, Memory, NETS_MAX, NetSpec, QUEUE_PAIRS_MAX,
 };
 use crate::name::Name;
 use crate::problem::Problems;
 use crate::quantity::ByteSize;
-use crate::vm::{DiskWish, HugePagesWish, NetworkWish, VmSpec};
+use crate::vm::{HugePagesWish, NetworkWish, VmSpec};
 
 /// Kernel command line where neither user nor image names one.
 const DEFAULT_CMDLINE: &str = "console=ttyS0";
 /// Longest name of a network device, bytes, without the terminating zero (Linux `IFNAMSIZ` − 1).
 const TAP_NAME_MAX: usize = 15;
-/// Default number of queues of a disk: one per vCPU, but no more threads than pay off.
-const DISK_QUEUES_DEFAULT_MAX: u32 = 4;
-
 /// What the host allows and has.
 #[derive(Debug, Clone)]
 pub struct HostLimits {
@@ -44,7 +41,7 @@ pub struct VmPlan {
     pub cpus: Cpus,
     /// Memory.
     pub memory: Memory,
-    /// Disks after the root disk.
+    /// Disks after the root disk, in the order in which the guest finds them.
     pub disks: Vec<DiskPlan>,
     /// Interfaces.
     pub nets: Vec<NetPlan>,
@@ -59,15 +56,6 @@ pub struct BootPlan {
     pub initrd: Option<PathBuf>,
     /// Kernel command line.
     pub cmdline: Option<String>,
-}
-
-/// A disk and where its bytes are.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DiskPlan {
-    /// Raw file or block device, beneath one of the host's `file_roots`.
-    pub path: PathBuf,
-    /// What the guest sees.
-    pub disk: DiskSpec,
 }
 
 /// An interface and the tap it is on.
@@ -108,7 +96,7 @@ impl VmPlan {
         if spec.networks.len() > NETS_MAX {
             problems.add("networks", format_args!("a machine has at most {NETS_MAX} interfaces"));
         }
-        let disks = check_disks(&spec.disks, cpus, host, &mut problems);
+        let disks = disk::plan(&spec.disks, cpus, host, &mut problems);
         let nets = check_networks(&spec.networks, &mut problems);
         let image = spec.image.clone();
         match name {
@@ -133,12 +121,8 @@ impl VmPlan {
             .cmdline
             .as_deref()
             .or(image_cmdline)
-            .unwrap_or(DEFAULT_CMDLINE);
-        let root = self.image.as_ref().map(|_| DiskSpec {
-            serial: "root".to_owned(),
-            read_only: false,
-            queues: default_queues(self.cpus),
-        });
+            .map_or_else(|| self.default_cmdline(), str::to_owned);
+        let root = self.image.as_ref().and_then(|_| disk::root_disk(self.cpus));
         let nets = self.nets.iter().zip(0..).map(|(net, index)| NetSpec {
             mac: net.mac.unwrap_or_else(|| MacAddress::derived(id, index)),
             queue_pairs: net.queue_pairs,
@@ -148,7 +132,7 @@ impl VmPlan {
             name: self.name.clone(),
             cpus: self.cpus,
             memory: self.memory,
-            cmdline: cmdline.to_owned(),
+            cmdline,
             disks: root
                 .into_iter()
                 .chain(self.disks.iter().map(|plan| plan.disk.clone()))
@@ -157,10 +141,20 @@ impl VmPlan {
             debug_exit: false,
         })
     }
-}
 
-fn default_queues(cpus: Cpus) -> u16 {
-    u16::try_from(cpus.count().clamp(1, DISK_QUEUES_DEFAULT_MAX)).unwrap_or(1)
+    /// Where nobody names one: with the first disk in the boot order, as Linux names it, for its root.
+    fn default_cmdline(&self) -> String {
+        let first = self.disks.first().filter(|plan| plan.boot_order.is_some());
+        let root = first.filter(|_| self.image.is_none()).map(|plan| match plan.disk.bus {
+            _ if plan.disk.cdrom => "/dev/sr0 ro",
+            DiskBus::Virtio => "/dev/vda",
+            DiskBus::Scsi => "/dev/sda",
+        });
+        root.map_or_else(
+            || DEFAULT_CMDLINE.to_owned(),
+            |root| format!("{DEFAULT_CMDLINE} root={root}"),
+        )
+    }
 }
 
 fn check_cpus(spec: &VmSpec, problems: &mut Problems) -> Cpus {
@@ -239,7 +233,8 @@ fn check_boot(spec: &VmSpec, host: &HostLimits, problems: &mut Problems) -> Boot
     }
 }
 
-fn check_path(field: &str, text: &str, host: &HostLimits, problems: &mut Problems) -> Option<PathBuf> {
+/// `text` as a path beneath an allowed directory.
+pub(crate) fn check_path(field: &str, text: &str, host: &HostLimits, problems: &mut Problems) -> Option<PathBuf> {
     let path = Path::new(text);
     let plain = path.is_absolute()
         && !text.contains('\0')
@@ -264,34 +259,6 @@ fn check_path(field: &str, text: &str, host: &HostLimits, problems: &mut Problem
         return None;
     }
     Some(path.to_owned())
-}
-
-fn check_disks(wishes: &[DiskWish], cpus: Cpus, host: &HostLimits, problems: &mut Problems) -> Vec<DiskPlan> {
-    let mut plans = Vec::new();
-    for (index, wish) in wishes.iter().enumerate() {
-        let queues = wish.queues.unwrap_or_else(|| default_queues(cpus));
-        if !(1..=DISK_QUEUES_MAX).contains(&queues) {
-            problems.add(
-                format!("disks[{index}].queues"),
-                format_args!("{queues}; take 1 to {DISK_QUEUES_MAX}"),
-            );
-        }
-        if wishes.iter().take(index).any(|earlier| earlier.path == wish.path) {
-            problems.add(
-                format!("disks[{index}].path"),
-                format_args!("{:?} is named twice", wish.path),
-            );
-        }
-        let serial = wish.serial.clone().unwrap_or_else(|| format!("disk{}", index + 1));
-        let disk = DiskSpec {
-            serial,
-            read_only: wish.read_only,
-            queues,
-        };
-        let path = check_path(&format!("disks[{index}].path"), &wish.path, host, problems);
-        plans.extend(path.map(|path| DiskPlan { path, disk }));
-    }
-    plans
 }
 
 fn check_networks(wishes: &[NetworkWish], problems: &mut Problems) -> Vec<NetPlan> {
@@ -382,8 +349,8 @@ mod tests {
             "memory",
             "disks[0].path",
             "disks[1].path",
-            "disks[2].queues",
             "disks[2].path",
+            "disks[2].queues",
             "networks[0].tap",
             "networks[1].queue_pairs",
             "networks[1].tap",

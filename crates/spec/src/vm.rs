@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::disk::DiskWish;
 use crate::quantity::ByteSize;
 
 /// What is asked for in a machine. Unknown fields are errors.
@@ -33,7 +34,7 @@ pub struct VmSpec {
     /// Kernel, initrd and command line, where they should not come from the image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot: Option<BootWish>,
-    /// Disks after the root disk, in the order the guest sees them.
+    /// Disks after the root disk, in the order the guest sees them where no boot order says otherwise.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub disks: Vec<DiskWish>,
     /// Network interfaces, in the order the guest sees them.
@@ -103,24 +104,6 @@ pub struct BootWish {
     /// Kernel command line. Default: the image's, else `console=ttyS0`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cmdline: Option<String>,
-}
-
-/// A disk from a file of the host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct DiskWish {
-    /// Raw file or block device on the host, inside an allowed directory.
-    pub path: String,
-    /// The guest may only read.
-    #[serde(default)]
-    pub read_only: bool,
-    /// Serial number the guest sees, up to 20 printable ASCII characters. Default: `disk1`, `disk2`, …
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub serial: Option<String>,
-    /// Request queues, 1–16. Default: one per vCPU, up to 4.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub queues: Option<u16>,
 }
 
 /// A network interface on a tap device that exists on the host.

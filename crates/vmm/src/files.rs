@@ -123,7 +123,7 @@ mod tests {
 
     fn try_sort(roles: &[FdRole]) -> Result<MachineFiles, FilesError> {
         let spec = spec(|parts| {
-            parts.disks = vec![crate::testing::disk(), crate::testing::disk()];
+            parts.disks = crate::testing::disks(2);
             parts.nets = vec![crate::testing::net(2)];
         });
         sort(&spec, roles, roles.iter().map(|_| null()).collect()).map(|(files, _)| files)

@@ -88,7 +88,7 @@ impl Layout {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{disk, net, spec};
+    use crate::testing::{disks, net, spec};
 
     const GIB: u64 = 1 << 30;
 
@@ -115,7 +115,7 @@ mod tests {
     #[test]
     fn the_largest_machine_has_a_slot_for_everything_and_some_left() {
         let layout = Layout::new(&spec(|parts| {
-            parts.disks = vec![disk(); 16];
+            parts.disks = disks(16);
             parts.nets = vec![net(1); 4];
         }));
         let mut slots = [&[0, RNG_SLOT], layout.disk_slots(), layout.net_slots()].concat();
@@ -128,7 +128,7 @@ mod tests {
     fn a_place_does_not_depend_on_what_else_there_is() {
         let alone = Layout::new(&spec(|parts| parts.nets = vec![net(1)]));
         let crowded = Layout::new(&spec(|parts| {
-            parts.disks = vec![disk(); 9];
+            parts.disks = disks(9);
             parts.nets = vec![net(1); 2];
         }));
         assert_eq!(alone.net_slots()[0], crowded.net_slots()[0]);

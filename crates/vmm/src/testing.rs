@@ -1,6 +1,8 @@
 //! Specifications for tests.
 
-use spec::{Cpus, DiskSpec, MachineParts, MachineSpec, Memory, NetSpec, VmId};
+use spec::{
+    Cpus, DiskBus, DiskCache, DiskLimits, DiskSector, DiskSpec, MachineParts, MachineSpec, Memory, NetSpec, VmId,
+};
 
 /// A small machine, changed by `change`.
 pub(crate) fn spec(change: impl FnOnce(&mut MachineParts)) -> MachineSpec {
@@ -26,13 +28,24 @@ pub(crate) fn spec(change: impl FnOnce(&mut MachineParts)) -> MachineSpec {
     parts.try_into().unwrap()
 }
 
-/// A disk of one queue.
-pub(crate) fn disk() -> DiskSpec {
+/// A virtio disk of one queue.
+pub(crate) fn disk(name: &str) -> DiskSpec {
     DiskSpec {
-        serial: "disk".to_owned(),
+        name: name.parse().unwrap(),
+        serial: name.to_owned(),
+        bus: DiskBus::Virtio,
         read_only: false,
+        cdrom: false,
         queues: 1,
+        cache: DiskCache::Cached,
+        sector: DiskSector::B512,
+        limits: DiskLimits::default(),
     }
+}
+
+/// So many of them.
+pub(crate) fn disks(count: usize) -> Vec<DiskSpec> {
+    (0..count).map(|index| disk(&format!("disk{index}"))).collect()
 }
 
 /// An interface of `queue_pairs` pairs.

@@ -19,10 +19,9 @@ pub(super) async fn one_gib_survives_a_reboot(daemon: &mut Daemon) -> anyhow::Re
     PatternDisk::create(&source, SIZE_MIB, 0x6b61_7261_7400)?;
     std::fs::File::create_new(&target)?.set_len((SIZE_MIB as u64) << 20)?;
     let disk = |path: &std::path::Path, read_only| DiskWish {
-        path: path.display().to_string(),
         read_only,
-        serial: None,
         queues: Some(2),
+        ..DiskWish::from_path(path.display().to_string())
     };
     let mut spec = daemon.stock("guest", Kernel::BzImage);
     spec.cpus = 2;

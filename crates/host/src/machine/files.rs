@@ -11,7 +11,7 @@ use control::FdRole;
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use spec::{MachineSpec, Problems, VmPlan};
+use spec::{DiskPlan, DiskSource, MachineSpec, Problems, VmPlan};
 
 use crate::context::Context;
 use crate::failure::{Failure, chain};
@@ -37,6 +37,9 @@ pub(crate) enum FilesError {
         path: PathBuf,
         wanted: &'static str,
     },
+    /// The volume is not there.
+    #[error("there is no volume {volume:?}")]
+    NoVolume { field: String, volume: String },
     /// Another machine has it.
     #[error("disk {path:?} is in use by another machine; stop that one, or attach the disk read-only to both")]
     InUse { path: PathBuf },
@@ -68,9 +71,11 @@ pub(crate) enum FilesError {
 impl FilesError {
     pub(crate) fn code(&self) -> ErrorCode {
         match self {
-            Self::Named { .. } | Self::LeadsOut { .. } | Self::WrongKind { .. } | Self::NoKernel => {
-                ErrorCode::InvalidSpec
-            }
+            Self::Named { .. }
+            | Self::LeadsOut { .. }
+            | Self::WrongKind { .. }
+            | Self::NoVolume { .. }
+            | Self::NoKernel => ErrorCode::InvalidSpec,
             Self::InUse { .. } => ErrorCode::InUse,
             Self::Own { .. } => ErrorCode::Internal,
             Self::Image(_) => ErrorCode::NotFound,
@@ -83,7 +88,10 @@ impl FilesError {
     /// The field of the specification that names the file, if one does.
     fn field(&self) -> Option<&str> {
         match self {
-            Self::Named { field, .. } | Self::LeadsOut { field, .. } | Self::WrongKind { field, .. } => Some(field),
+            Self::Named { field, .. }
+            | Self::LeadsOut { field, .. }
+            | Self::WrongKind { field, .. }
+            | Self::NoVolume { field, .. } => Some(field),
             _ => None,
         }
     }
@@ -130,12 +138,14 @@ pub(crate) fn open(
             })?;
         disks.push(lock(file, &path, false)?);
     }
-    for (index, disk) in plan.disks.iter().enumerate() {
+    for disk in &plan.disks {
         let need = Need::Disk {
             read_only: disk.disk.read_only,
         };
-        let file = open_named(context, &format!("disks[{index}].path"), &disk.path, need)?;
-        disks.push(lock(file, &disk.path, disk.disk.read_only)?);
+        let field = format!("disks[{}].path", disk.index);
+        let path = disk_path(disk)?;
+        let file = open_named(context, &field, path, need)?;
+        disks.push(lock(file, path, disk.disk.read_only)?);
     }
     files.extend((0..).zip(disks).map(|(index, disk)| (FdRole::Disk { index }, disk)));
     for ((index, wish), net) in (0..).zip(&plan.nets).zip(machine.nets()) {
@@ -165,11 +175,11 @@ pub(crate) fn probe(context: &Context, plan: &VmPlan) -> Result<(), Problems> {
         ("boot.kernel".to_owned(), plan.boot.kernel.as_deref(), Need::Read),
         ("boot.initrd".to_owned(), plan.boot.initrd.as_deref(), Need::Read),
     ];
-    for (index, disk) in plan.disks.iter().enumerate() {
+    for disk in &plan.disks {
         let read_only = disk.disk.read_only;
         named.push((
-            format!("disks[{index}].path"),
-            Some(disk.path.as_path()),
+            format!("disks[{}].path", disk.index),
+            disk_path(disk).ok(),
             Need::Disk { read_only },
         ));
     }
@@ -182,6 +192,16 @@ pub(crate) fn probe(context: &Context, plan: &VmPlan) -> Result<(), Problems> {
         }
     }
     problems.into_result(())
+}
+
+fn disk_path(disk: &DiskPlan) -> Result<&Path, FilesError> {
+    match &disk.source {
+        DiskSource::Path { path, .. } => Ok(path),
+        DiskSource::Volume(volume) => Err(FilesError::NoVolume {
+            field: format!("disks[{}].volume", disk.index),
+            volume: volume.clone(),
+        }),
+    }
 }
 
 fn open_boot(context: &Context, vm: &Vm, plan: &VmPlan) -> Result<Vec<(FdRole, OwnedFd)>, FilesError> {

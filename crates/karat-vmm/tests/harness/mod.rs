@@ -22,7 +22,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use control::{CreateVm, EndReport, FdRole, REPORT_FILE, Refusal, VmRequest, VmStatus};
-use spec::{Cpus, DiskSpec, MachineParts, Memory, VmId};
+use spec::{Cpus, DiskBus, DiskCache, DiskLimits, DiskSector, DiskSpec, MachineParts, Memory, VmId};
 use tempfile::TempDir;
 
 pub(crate) use console::Console;
@@ -105,9 +105,15 @@ impl Setup {
 
     pub(crate) fn disk(mut self, path: &Path, queues: u16) -> Self {
         self.parts.disks.push(DiskSpec {
+            name: format!("disk{}", self.disks.len()).parse().unwrap(),
             serial: format!("serial{}", self.disks.len()),
+            bus: DiskBus::Virtio,
             read_only: false,
+            cdrom: false,
             queues,
+            cache: DiskCache::Cached,
+            sector: DiskSector::B512,
+            limits: DiskLimits::default(),
         });
         self.disks.push(path.to_owned());
         self
