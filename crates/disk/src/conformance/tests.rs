@@ -82,3 +82,16 @@ fn faults_strike_where_and_when_planned() {
     plan.clear();
     assert_eq!((write(9216), now(io.flush()).is_ok(), plan.struck()), (Ok(()), true, 4));
 }
+
+#[test]
+fn images_are_probed_as_files_and_as_disks_alike() {
+    use crate::probe::{Format, Sample};
+    let mut bytes = vec![0; 64 << 10];
+    bytes[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
+    for size in [512, 36 << 10, 64 << 10] {
+        let disk = InMemory::holding(bytes[..size].to_vec(), Access::ReadOnly);
+        let sample = now(Sample::of_disk(&disk)).unwrap();
+        assert_eq!(sample, Sample::new(&bytes[..size], &bytes[..size], size as u64));
+        assert_eq!(sample.format(), Format::Qcow2);
+    }
+}
