@@ -11,3 +11,4 @@
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
 pub mod meta;
+pub mod ops;

@@ -3,6 +3,7 @@
 pub mod bitmap;
 pub mod entry;
 pub mod extension;
+pub mod head;
 pub mod header;
 pub mod layout;
 pub mod refcount;

@@ -1,0 +1,22 @@
+//! Operations on whole images that no machine uses: create, check, repair, snapshots …
+//!
+//! All work on the image's file through its disk contract, and on nothing else; a running executor is needed only if the
+//! file's queue needs one. Changes are ordered so that an image is usable after a crash at any point.
+
+mod check;
+mod file;
+mod flags;
+mod refcounts;
+mod report;
+mod tables;
+mod tally;
+#[cfg(test)]
+mod testing;
+mod walk;
+
+pub use check::{CheckError, Limits, check};
+pub use crate::meta::head::{Head, HeadError};
+pub use report::CheckReport;
+pub use tables::TablesError;
+pub use tally::TallyFull;
+pub use walk::WalkError;
