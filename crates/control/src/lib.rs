@@ -4,14 +4,17 @@
 //! [`Hello`], then answers (each repeats the number of its request) and events, in the order in which things happened. Any
 //! number of connections may come and go; a machine outlives all of them.
 //!
-//! Files travel with exactly one request, [`VmRequest::Create`], so a machine process needs no right to open any.
+//! Files travel with requests ([`VmRequest::Create`], some of [`DiskChange`]), so a machine process needs no right to open any.
+//! Requests with files are not sent before those sent earlier were answered.
 
+mod disk;
 mod fds;
 mod frame;
 mod message;
 mod report;
 mod state;
 
+pub use disk::{DiskChain, DiskChange, DiskLatency, DiskLayer, DiskReport};
 pub use fds::{FDS_MAX, RecvError, SendError, recv_with_fds, send_with_fds};
 pub use frame::{Decoder, FRAME_MAX, FrameError, encode};
 pub use message::{

@@ -1,13 +1,14 @@
 //! Everything that can be said.
 
 use serde::{Deserialize, Serialize};
-use spec::{MachineSpec, VmId};
+use spec::{MachineSpec, Name, VmId};
 
+use crate::disk::{DiskChain, DiskChange, DiskReport};
 use crate::report::EndReport;
 use crate::state::VmState;
 
 /// Grows when a message changes its meaning; a daemon adopts only processes that speak its own version or an older one.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 /// File descriptor of the listening control socket in a new machine process (first after the standard three).
 pub const CONTROL_LISTENER_FD: i32 = 3;
 /// File descriptor of the listening console socket in a new machine process.
@@ -23,7 +24,8 @@ pub struct ToVm {
     pub request: VmRequest,
 }
 
-/// What the daemon asks. Every request is answered by exactly one [`FromVm::Done`] or [`FromVm::Refused`].
+/// What the daemon asks. Every request is answered by exactly one [`FromVm::Done`], [`FromVm::Disks`] or
+/// [`FromVm::Refused`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum VmRequest {
@@ -43,6 +45,16 @@ pub enum VmRequest {
     Quit,
     /// Tell the state.
     Status,
+    /// Change a disk; answered when it is changed.
+    Disk {
+        /// Its name.
+        disk: Name,
+        /// How.
+        #[serde(flatten)]
+        change: DiskChange,
+    },
+    /// Tell what the disks are and did; answered by [`FromVm::Disks`].
+    DiskReports,
 }
 
 /// A machine and the files that belong to it.
@@ -51,6 +63,8 @@ pub enum VmRequest {
 pub struct CreateVm {
     /// What to build.
     pub machine: MachineSpec,
+    /// What each disk of the machine consists of, in their order.
+    pub chains: Vec<DiskChain>,
     /// What each file that came with the frame is for, in order. Exactly one of each needed role, none twice.
     pub fds: Vec<FdRole>,
     /// The console log is rotated at this size, bytes.
@@ -67,10 +81,19 @@ pub enum FdRole {
     Kernel,
     /// Initial RAM file system, open for reading.
     Initrd,
-    /// The disk at this place of [`MachineSpec::disks`], open as the disk wants.
+    /// A layer of the disk at this place of [`MachineSpec::disks`].
     Disk {
-        /// Its place.
+        /// The disk's place.
         index: u32,
+        /// The layer's place in its chain, from the top.
+        layer: u32,
+    },
+    /// The data file of such a layer.
+    DiskData {
+        /// The disk's place.
+        index: u32,
+        /// The layer's place in its chain, from the top.
+        layer: u32,
     },
     /// One queue pair of the interface at this place of [`MachineSpec::nets`]: a tap in multi-queue mode with virtio headers.
     Tap {
@@ -104,6 +127,13 @@ pub enum FromVm {
         number: u64,
         /// Why.
         refusal: Refusal,
+    },
+    /// What was asked for by [`VmRequest::DiskReports`].
+    Disks {
+        /// The request's number.
+        number: u64,
+        /// One for each disk, in no order.
+        disks: Vec<DiskReport>,
     },
     /// Something happened.
     Event(VmEvent),
@@ -154,8 +184,10 @@ pub enum RefusalKind {
     BadKernel,
     /// The host lacks what the machine needs: memory, huge pages, a KVM capability.
     HostLacks,
-    /// A file that came along is missing, doubled or of the wrong kind.
+    /// A file that came along is missing, doubled or of the wrong kind, or a disk image that can not be used.
     BadFile,
+    /// There is no disk of this name, or there is one already.
+    NoSuchDisk,
     /// Anything else; the message says what.
     Failed,
 }
@@ -184,7 +216,69 @@ pub enum VmEvent {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::{DiskLatency, DiskLayer};
     use crate::report::EndReason;
+    use spec::{ByteSize, DiskFormat, DiskLimits};
+
+    fn layer() -> DiskLayer {
+        DiskLayer {
+            name: "/d".to_owned(),
+            format: DiskFormat::Qcow2,
+            writable: true,
+            data_file: Some("/e".to_owned()),
+        }
+    }
+
+    fn report_of_a_disk() -> DiskReport {
+        DiskReport {
+            name: "root".parse().unwrap(),
+            size_bytes: 1,
+            layers: vec![layer()],
+            limits: DiskLimits::default(),
+            reads: DiskLatency {
+                count: 1,
+                ..DiskLatency::default()
+            },
+            writes: DiskLatency::default(),
+            flushes: DiskLatency::default(),
+            trims: DiskLatency::default(),
+            read_bytes: 2,
+            written_bytes: 3,
+            errors: 4,
+        }
+    }
+
+    #[test]
+    fn every_change_of_a_disk_crosses_unchanged() {
+        let chain = DiskChain {
+            layers: vec![layer(), layer()],
+        };
+        assert_eq!(chain.file_count(), 4);
+        let spec: spec::DiskSpec = serde_json::from_str(
+            r#"{"name": "d", "serial": "s", "bus": "scsi", "read_only": true, "cdrom": true, "queues": 1,
+                "cache": "direct", "sector": 4096, "limits": {"bytes_per_s": "1M"}}"#,
+        )
+        .unwrap();
+        let limits = DiskLimits {
+            bytes_per_s: Some(ByteSize::from_bytes(5)),
+            ..DiskLimits::default()
+        };
+        for change in [
+            DiskChange::Resize { size_bytes: u64::MAX },
+            DiskChange::Limit { limits },
+            DiskChange::Attach {
+                spec: Box::new(spec),
+                chain,
+            },
+            DiskChange::Detach,
+        ] {
+            let disk = "d".parse().unwrap();
+            let request = VmRequest::Disk { disk, change };
+            let message = ToVm { number: 1, request };
+            let text = serde_json::to_string(&message).unwrap();
+            assert_eq!(serde_json::from_str::<ToVm>(&text).unwrap(), message, "{text}");
+        }
+    }
 
     /// Tags of nested messages share one JSON object, so they must not have one name.
     #[test]
@@ -219,6 +313,10 @@ mod tests {
             FromVm::Refused { number: 8, refusal },
             FromVm::Event(VmEvent::StateChanged { state }),
             FromVm::Event(VmEvent::GuestReset { resets: 9 }),
+            FromVm::Disks {
+                number: 10,
+                disks: vec![report_of_a_disk()],
+            },
             FromVm::Event(VmEvent::Ended { report }),
         ] {
             let text = serde_json::to_string(&message).unwrap();

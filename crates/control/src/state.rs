@@ -53,17 +53,24 @@ pub enum VmAction {
     Quit,
     /// Tell the state.
     Status,
+    /// Change a disk.
+    ChangeDisk,
+    /// Tell of the disks.
+    DiskReports,
 }
 
 impl VmState {
     /// Whether `action` may be asked for in this state. This table is the only place that says so.
     pub const fn may(self, action: VmAction) -> bool {
-        use VmAction::{Create, Pause, PowerButton, Quit, Reset, Resume, Start, Status};
+        use VmAction::{ChangeDisk, Create, DiskReports, Pause, PowerButton, Quit, Reset, Resume, Start, Status};
         match self {
             Self::Empty => matches!(action, Create | Quit | Status),
-            Self::Created => matches!(action, Start | Quit | Status),
-            Self::Running => matches!(action, Pause | PowerButton | Reset | Quit | Status),
-            Self::Paused => matches!(action, Resume | Quit | Status),
+            Self::Created => matches!(action, Start | ChangeDisk | DiskReports | Quit | Status),
+            Self::Running => matches!(
+                action,
+                Pause | PowerButton | Reset | ChangeDisk | DiskReports | Quit | Status
+            ),
+            Self::Paused => matches!(action, Resume | ChangeDisk | DiskReports | Quit | Status),
             Self::Ended => matches!(action, Quit | Status),
         }
     }
@@ -76,12 +83,32 @@ mod tests {
     #[test]
     fn the_table_is_the_drawing() {
         use VmAction::*;
-        let all = [Create, Start, Pause, Resume, PowerButton, Reset, Quit, Status];
+        let all = [
+            Create,
+            Start,
+            Pause,
+            Resume,
+            PowerButton,
+            Reset,
+            ChangeDisk,
+            DiskReports,
+            Quit,
+            Status,
+        ];
         let allowed = |state: VmState| all.into_iter().filter(|action| state.may(*action)).collect::<Vec<_>>();
         assert_eq!(allowed(VmState::Empty), [Create, Quit, Status]);
-        assert_eq!(allowed(VmState::Created), [Start, Quit, Status]);
-        assert_eq!(allowed(VmState::Running), [Pause, PowerButton, Reset, Quit, Status]);
-        assert_eq!(allowed(VmState::Paused), [Resume, Quit, Status]);
+        assert_eq!(
+            allowed(VmState::Created),
+            [Start, ChangeDisk, DiskReports, Quit, Status]
+        );
+        assert_eq!(
+            allowed(VmState::Running),
+            [Pause, PowerButton, Reset, ChangeDisk, DiskReports, Quit, Status]
+        );
+        assert_eq!(
+            allowed(VmState::Paused),
+            [Resume, ChangeDisk, DiskReports, Quit, Status]
+        );
         assert_eq!(allowed(VmState::Ended), [Quit, Status]);
     }
 }

@@ -67,9 +67,9 @@ impl Connection {
         }
     }
 
-    /// Files that came with the request which is handled now.
-    pub(crate) fn take_files(&mut self) -> Vec<OwnedFd> {
-        std::mem::take(&mut self.files)
+    /// The first `count` files that nobody claimed yet: those of the request which is handled now. Fewer if fewer came.
+    pub(crate) fn take_files(&mut self, count: usize) -> Vec<OwnedFd> {
+        self.files.drain(..count.min(self.files.len())).collect()
     }
 
     /// Queues `message`, and sends what the socket takes.

@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use control::{
-    CreateVm, FdRole, FromVm, Hello, PROTOCOL_VERSION, Refusal, RefusalKind, ToVm, VmAction, VmEvent, VmRequest,
+    CreateVm, DiskChange, FdRole, FromVm, Hello, PROTOCOL_VERSION, Refusal, RefusalKind, ToVm, VmAction, VmEvent, VmRequest,
     VmState, VmStatus,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
+use spec::Name;
 use vmm::{Action, DriverHandle, MachineFiles, Notice, Outlet, Ticket};
 
 use crate::bell::Bell;
@@ -210,6 +211,8 @@ impl ControlLoop {
                 };
                 return self.send(connection, &done);
             }
+            VmRequest::DiskReports => VmAction::DiskReports,
+            VmRequest::Disk { disk, change } => return self.change_disk(ticket, disk, change),
             VmRequest::Start => VmAction::Start,
             VmRequest::Pause => VmAction::Pause,
             VmRequest::Resume => VmAction::Resume,
@@ -224,7 +227,8 @@ impl ControlLoop {
     /// Sorts the files that came along. The first creation decides where log and report go; a second one is refused anyway.
     fn create(&mut self, ticket: Ticket, create: CreateVm) {
         let connection = self.connections.get_mut(&ticket.connection);
-        let fds = connection.map(Connection::take_files).unwrap_or_default();
+        let count = create.fds.len();
+        let fds = connection.map(|connection| connection.take_files(count)).unwrap_or_default();
         tracing::info!(id = %create.machine.id(), name = %create.machine.name(), "asked to become a machine");
         let files = if self.run_directory.is_none() {
             let span = tracing::info_span!("machine", id = %create.machine.id(), name = %create.machine.name());
@@ -247,13 +251,29 @@ impl ControlLoop {
         });
     }
 
+    fn change_disk(&mut self, ticket: Ticket, disk: Name, change: DiskChange) {
+        let count = match &change {
+            DiskChange::Attach { chain, .. } => chain.file_count(),
+            DiskChange::Resize { .. } | DiskChange::Limit { .. } | DiskChange::Detach => 0,
+        };
+        let connection = self.connections.get_mut(&ticket.connection);
+        let files = connection.map(|connection| connection.take_files(count)).unwrap_or_default();
+        tracing::info!(%disk, ?change, connection = ticket.connection, "asked to change a disk");
+        self.driver.send(Action::Disk {
+            ticket,
+            disk,
+            change,
+            files,
+        });
+    }
+
     fn sort(&self, create: &CreateVm, fds: Vec<OwnedFd>) -> Result<MachineFiles, Refusal> {
         let bad_file = |message| Refusal {
             kind: RefusalKind::BadFile,
             message,
         };
         let (files, directories) =
-            vmm::sort(&create.machine, &create.fds, fds).map_err(|error| bad_file(error.to_string()))?;
+            vmm::sort(create, fds).map_err(|error| bad_file(error.to_string()))?;
         let log = ConsoleLog::open(directories.log, create.console_log_max_bytes, create.console_log_keep)
             .map_err(|error| bad_file(format!("console.log can not be opened in the log directory: {error}")))?;
         if let Some(console) = &self.console {

@@ -194,6 +194,7 @@ fn missing_and_needless_files_are_refused() {
     let create = |fds: Vec<FdRole>| {
         VmRequest::Create(Box::new(control::CreateVm {
             machine: Setup::tiny("serial").parts.try_into().unwrap(),
+            chains: vec![],
             fds,
             console_log_max_bytes: 1 << 20,
             console_log_keep: 1,

@@ -1,11 +1,12 @@
 //! What goes into the state driver and what comes out of it.
 
+use std::os::fd::OwnedFd;
 use std::sync::mpsc;
 use std::time::Instant;
 
 use chipset::{GuestRequest, PowerSink};
-use control::{EndReport, Refusal, VmAction, VmEvent, VmStatus};
-use spec::MachineSpec;
+use control::{DiskChange, EndReport, Refusal, VmAction, VmEvent, VmStatus};
+use spec::{MachineSpec, Name};
 
 use crate::files::MachineFiles;
 
@@ -38,6 +39,17 @@ pub enum Action {
         action: VmAction,
         /// When it arrived.
         at: Instant,
+    },
+    /// A change of a disk.
+    Disk {
+        /// Who asks.
+        ticket: Ticket,
+        /// Which disk.
+        disk: Name,
+        /// What is to become of it.
+        change: DiskChange,
+        /// The files that came along.
+        files: Vec<OwnedFd>,
     },
     /// The host wants the machine to end.
     Terminate {

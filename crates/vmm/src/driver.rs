@@ -14,6 +14,8 @@
 //! state is in [`Driver::apply`], which returns when the change is complete. What may be asked when is
 //! [`control::VmState::may`]'s matter.
 
+mod disk_changes;
+
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
@@ -25,6 +27,7 @@ use spec::MachineSpec;
 
 use crate::action::{Action, GuestEvent, Notice, Outlet, Reporter, Ticket};
 use crate::build::BuildError;
+use crate::disks::Disks;
 use crate::files::MachineFiles;
 use crate::hardware::{Blueprint, Hardware};
 
@@ -115,6 +118,12 @@ impl Driver {
         match action {
             Action::Create { ticket, machine, files } => self.create(ticket, *machine, files),
             Action::Ask { ticket, action, at } => self.ask(ticket, action, at),
+            Action::Disk {
+                ticket,
+                disk,
+                change,
+                files,
+            } => self.change_disk(ticket, &disk, change, files),
             Action::Terminate { message } => self.quit(message),
             Action::Guest { generation, event } if generation == self.generation => self.guest(event),
             Action::Guest { event, .. } => tracing::debug!(?event, "event of an earlier build of the machine"),
@@ -160,15 +169,7 @@ impl Driver {
         self.span = tracing::info_span!("machine", %id, name = %spec.name());
         let span = self.span.clone();
         let _named = span.enter();
-        let built = files.and_then(|files| {
-            let blueprint = Blueprint { spec, files: *files };
-            let hardware = self.build(&blueprint).map_err(|error| error.refusal())?;
-            Ok(Machine {
-                blueprint,
-                hardware: Some(hardware),
-                started: false,
-            })
-        });
+        let built = files.and_then(|files| self.build_first(spec, *files).map_err(|error| error.refusal()));
         match built {
             Ok(machine) => {
                 self.machine = Some(machine);
@@ -182,6 +183,23 @@ impl Driver {
                 self.enter(VmState::Ended);
                 let report = self.report(id, EndReason::BuildFailed, message);
                 self.outlet.send(Notice::Ended(report));
+            }
+        }
+    }
+
+    fn build_first(&mut self, spec: MachineSpec, mut files: MachineFiles) -> Result<Machine, BuildError> {
+        let chains = std::mem::take(&mut files.disks);
+        let disks = Disks::open(spec.disks(), chains).map_err(BuildError::Disk)?;
+        let blueprint = Blueprint { spec, files, disks };
+        match self.build(&blueprint) {
+            Ok(hardware) => Ok(Machine {
+                blueprint,
+                hardware: Some(hardware),
+                started: false,
+            }),
+            Err(error) => {
+                blueprint.disks.close();
+                Err(error)
             }
         }
     }
@@ -212,7 +230,7 @@ impl Driver {
             VmAction::PowerButton => self.with_hardware(|hardware| hardware.press_power_button()),
             VmAction::Reset => self.reset(),
             VmAction::Quit => {
-                self.stop_hardware();
+                self.dismantle();
                 let ended = VmStatus {
                     state: VmState::Ended,
                     ..self.status()
@@ -220,8 +238,8 @@ impl Driver {
                 self.answer(ticket, Ok(ended));
                 return self.quit("ended because the daemon asked for it".to_owned());
             }
-            // Create has its own way in; the status is part of every answer.
-            VmAction::Create | VmAction::Status => {}
+            // They have their own ways in; the status is part of every answer.
+            VmAction::Create | VmAction::ChangeDisk | VmAction::DiskReports | VmAction::Status => {}
         }
         self.answer(ticket, Ok(self.status()));
     }
@@ -278,6 +296,14 @@ impl Driver {
         }
     }
 
+    /// Ends hardware and disks for good: what the guest wrote is durable, and the images are whole, when this returns.
+    fn dismantle(&mut self) {
+        self.stop_hardware();
+        if let Some(machine) = &mut self.machine {
+            std::mem::take(&mut machine.blueprint.disks).close();
+        }
+    }
+
     /// Power-cycles: the same machine from the same files, in the same process.
     fn reset(&mut self) {
         self.stop_hardware();
@@ -319,7 +345,7 @@ impl Driver {
         if self.state == VmState::Ended {
             return;
         }
-        self.stop_hardware();
+        self.dismantle();
         // Words of the build that is gone now must not end the machine a second time.
         self.generation += 1;
         let Some(id) = self.machine.as_ref().map(|machine| machine.blueprint.spec.id()) else {

@@ -4,7 +4,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
+use crate::disks::MachineDisk;
+use crate::hardware::AttachError;
 use crate::testing::spec;
+use spec::Name;
 
 type Deeds = Arc<Mutex<Vec<&'static str>>>;
 
@@ -28,6 +31,15 @@ impl Hardware for Recorder {
     }
     fn press_power_button(&self) {
         self.note("press");
+    }
+    fn disk_resized(&self, _disk: &Name) {
+        self.note("disk resized");
+    }
+    fn attach(&mut self, _disk: &MachineDisk) -> Result<(), AttachError> {
+        Err(AttachError::NoBus)
+    }
+    fn detach(&mut self, disk: &Name) -> Result<(), AttachError> {
+        Err(AttachError::NotScsi(disk.clone()))
     }
     fn tear_down(self: Box<Self>) {
         self.note("tear down");

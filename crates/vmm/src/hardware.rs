@@ -2,8 +2,9 @@
 
 use std::time::Instant;
 
-use spec::MachineSpec;
+use spec::{MachineSpec, Name};
 
+use crate::disks::{Disks, MachineDisk};
 use crate::files::MachineFiles;
 
 /// A built machine as the driver sees it. Called from the driver's thread only.
@@ -20,6 +21,15 @@ pub(crate) trait Hardware: Send {
     /// Presses the power button.
     fn press_power_button(&self);
 
+    /// Tells the guest that a disk has grown.
+    fn disk_resized(&self, disk: &Name);
+
+    /// Puts a disk that was just opened on the SCSI bus.
+    fn attach(&mut self, disk: &MachineDisk) -> Result<(), AttachError>;
+
+    /// Takes a disk from the SCSI bus; nothing uses it any more when this returns.
+    fn detach(&mut self, disk: &Name) -> Result<(), AttachError>;
+
     /// Ends vCPUs and workers, and gives everything back that is not in the [`Blueprint`].
     fn tear_down(self: Box<Self>);
 }
@@ -28,4 +38,17 @@ pub(crate) trait Hardware: Send {
 pub(crate) struct Blueprint {
     pub(crate) spec: MachineSpec,
     pub(crate) files: MachineFiles,
+    /// Opened before the first build, and open until the machine ends.
+    pub(crate) disks: Disks,
+}
+
+/// Why a disk can not come or go.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AttachError {
+    /// There is no controller.
+    #[error("the machine has no SCSI bus: give it a disk with bus scsi when it is made")]
+    NoBus,
+    /// It is not on that bus.
+    #[error("disk {0} is not on the SCSI bus: only disks there come and go while the machine runs")]
+    NotScsi(Name),
 }

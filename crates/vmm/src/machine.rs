@@ -5,14 +5,17 @@ use std::time::Instant;
 
 use chipset::EventRegister;
 use device::{Device, Draining};
+use spec::Name;
 
-use crate::hardware::Hardware;
+use crate::disks::{DiskDevices, MachineDisk};
+use crate::hardware::{AttachError, Hardware};
 use crate::vcpu::{Buses, VcpuThreads};
 
 /// All parts. Order of fields is order of destruction: threads first.
 pub(crate) struct Machine {
     threads: VcpuThreads,
     devices: Vec<Arc<dyn Device>>,
+    disks: DiskDevices,
     /// Where the power button is.
     events: Arc<EventRegister>,
     /// Holds what is mapped. The last to go.
@@ -23,12 +26,14 @@ impl Machine {
     pub(crate) const fn new(
         threads: VcpuThreads,
         devices: Vec<Arc<dyn Device>>,
+        disks: DiskDevices,
         events: Arc<EventRegister>,
         buses: Buses,
     ) -> Self {
         Self {
             threads,
             devices,
+            disks,
             events,
             _buses: buses,
         }
@@ -57,10 +62,23 @@ impl Hardware for Machine {
         self.events.press_power_button();
     }
 
+    fn disk_resized(&self, disk: &Name) {
+        self.disks.resized(disk);
+    }
+
+    fn attach(&mut self, disk: &MachineDisk) -> Result<(), AttachError> {
+        self.disks.attach(disk)
+    }
+
+    fn detach(&mut self, disk: &Name) -> Result<(), AttachError> {
+        self.disks.detach(disk)
+    }
+
     fn tear_down(self: Box<Self>) {
         let Self {
             threads,
             devices,
+            disks: _,
             events: _,
             _buses,
         } = *self;

@@ -1,6 +1,7 @@
 //! Specifications for tests.
 
-use spec::{
+use control::DiskLayer;
+use spec::{DiskFormat, 
     Cpus, DiskBus, DiskCache, DiskLimits, DiskSector, DiskSpec, MachineParts, MachineSpec, Memory, NetSpec, VmId,
 };
 
@@ -46,6 +47,16 @@ pub(crate) fn disk(name: &str) -> DiskSpec {
 /// So many of them.
 pub(crate) fn disks(count: usize) -> Vec<DiskSpec> {
     (0..count).map(|index| disk(&format!("disk{index}"))).collect()
+}
+
+/// A raw image that may be written.
+pub(crate) fn layer(name: &str) -> DiskLayer {
+    DiskLayer {
+        name: name.to_owned(),
+        format: DiskFormat::Raw,
+        writable: true,
+        data_file: None,
+    }
 }
 
 /// An interface of `queue_pairs` pairs.

@@ -21,8 +21,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use control::{CreateVm, EndReport, FdRole, REPORT_FILE, Refusal, VmRequest, VmStatus};
-use spec::{Cpus, DiskBus, DiskCache, DiskLimits, DiskSector, DiskSpec, MachineParts, Memory, VmId};
+use control::{DiskChain, DiskLayer, CreateVm, EndReport, FdRole, REPORT_FILE, Refusal, VmRequest, VmStatus};
+use spec::{Cpus, DiskBus, DiskCache, DiskFormat, DiskLimits, DiskSector, DiskSpec, MachineParts, Memory, VmId};
 use tempfile::TempDir;
 
 pub(crate) use console::Console;
@@ -166,8 +166,17 @@ impl Vmm {
             roles.push(FdRole::Initrd);
             files.push(open(initrd).into());
         }
+        let mut chains = Vec::new();
         for (index, path) in (0..).zip(&setup.disks) {
-            roles.push(FdRole::Disk { index });
+            roles.push(FdRole::Disk { index, layer: 0 });
+            chains.push(DiskChain {
+                layers: vec![DiskLayer {
+                    name: path.display().to_string(),
+                    format: DiskFormat::Raw,
+                    writable: true,
+                    data_file: None,
+                }],
+            });
             files.push(File::options().read(true).write(true).open(path).unwrap().into());
         }
         for (index, pairs) in (0..).zip(setup.taps) {
@@ -178,6 +187,7 @@ impl Vmm {
         }
         let create = VmRequest::Create(Box::new(CreateVm {
             machine: setup.parts.try_into().unwrap(),
+            chains,
             fds: roles,
             console_log_max_bytes: setup.log_max_bytes,
             console_log_keep: setup.log_keep,

@@ -1,55 +1,40 @@
-//! Disks: a raw image, and a virtio block device on it, each.
+//! Disks: a virtio block device for each.
 
-use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use device::Device;
-use disk::Access;
-use disk_raw::{RawDisk, RawOptions};
-use spec::DiskSpec;
 use virtio_devices::{Blk, BlkOptions};
 
 use super::BuildError;
 use super::pci::Slots;
+use crate::disks::{DiskDevices, Disks, MachineDisk};
 use crate::layout::Layout;
 
 /// Entries of each request queue. Linux keeps up to that many requests in flight per queue.
 const QUEUE_SIZE: u16 = 256;
 
-/// Plugs all of them in; the blueprint keeps the files for the next build.
+/// Plugs all of them in; the disks themselves stay open for the next build.
 pub(super) fn build(
-    disks: &[DiskSpec],
-    files: &[File],
+    disks: &Disks,
     layout: &Layout,
     slots: &Slots,
-) -> Result<Vec<Arc<dyn Device>>, BuildError> {
-    let places = layout.disk_slots().iter().zip(disks.iter().zip(files)).enumerate();
-    places
-        .map(|(index, (&slot, (disk, file)))| {
-            let name = format!("disk{index}");
-            let fd = file.try_clone().map_err(BuildError::Descriptors)?;
-            slots.plug(slot, Arc::new(device(name, disk, fd.into())?))
-        })
-        .collect()
+) -> Result<(DiskDevices, Vec<Arc<dyn Device>>), BuildError> {
+    let mut devices = DiskDevices::default();
+    let mut plugged = Vec::new();
+    for (disk, &slot) in disks.iter().zip(layout.disk_slots()) {
+        let blk = Arc::new(block_device(disk));
+        devices.add_blk(disk.spec.name.clone(), Arc::clone(&blk));
+        plugged.push(slots.plug(slot, blk)?);
+    }
+    Ok((devices, plugged))
 }
 
-fn device(name: String, disk: &DiskSpec, fd: OwnedFd) -> Result<Blk, BuildError> {
-    let access = if disk.read_only {
-        Access::ReadOnly
-    } else {
-        Access::ReadWrite
-    };
-    let options = RawOptions {
-        access,
-        ..RawOptions::named(name.clone())
-    };
-    let image = RawDisk::from_fd(fd, options).map_err(BuildError::Disk)?;
+fn block_device(disk: &MachineDisk) -> Blk {
     let options = BlkOptions {
-        name,
-        serial: disk.serial.clone(),
-        queues: disk.queues,
+        name: disk.spec.name.to_string(),
+        serial: disk.spec.serial.clone(),
+        queues: disk.spec.queues,
         queue_size: QUEUE_SIZE,
     };
-    Ok(Blk::new(Arc::new(image), options))
+    Blk::new(disk.top(), options)
 }

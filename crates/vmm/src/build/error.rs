@@ -36,9 +36,9 @@ pub enum BuildError {
     /// The PCI bus has no place for a device.
     #[error("pci device can not be plugged in")]
     Plug(#[source] pci::PlugError),
-    /// A disk's file.
-    #[error("disk can not be used")]
-    Disk(#[source] disk_raw::OpenError),
+    /// A disk's images.
+    #[error(transparent)]
+    Disk(crate::disks::StackError),
     /// A tap's queues.
     #[error("{name} can not use its tap: pass queues of a tap that has virtio headers (IFF_VNET_HDR)")]
     Tap {

@@ -33,7 +33,7 @@ pub(crate) fn build(
     console: &Arc<dyn Console>,
     reporter: &Reporter,
 ) -> Result<Box<dyn Hardware>, BuildError> {
-    let Blueprint { spec, files } = blueprint;
+    let Blueprint { spec, files, disks } = blueprint;
     let layout = Layout::new(spec);
     let memory = memory::build(spec.memory())?;
     let vm = cpus::vm(spec.cpus(), &memory)?;
@@ -42,10 +42,17 @@ pub(crate) fn build(
     let slots = pci::build(&layout, &vm, &memory, &buses)?;
     let mut devices: Vec<Arc<dyn Device>> = chipset.devices();
     devices.push(pci::entropy(&slots)?);
-    devices.extend(disks::build(spec.disks(), &files.disks, &layout, &slots)?);
+    let (disk_devices, plugged) = disks::build(disks, &layout, &slots)?;
+    devices.extend(plugged);
     devices.extend(nets::build(spec.nets(), &files.taps, &layout, &slots)?);
     let entry = firmware::build(spec, files, &layout, &vm)?;
     let vcpus = cpus::vcpus(&vm, &entry)?;
     let threads = VcpuThreads::spawn(vcpus, &buses, reporter).map_err(BuildError::Threads)?;
-    Ok(Box::new(Machine::new(threads, devices, chipset.events, buses)))
+    Ok(Box::new(Machine::new(
+        threads,
+        devices,
+        disk_devices,
+        chipset.events,
+        buses,
+    )))
 }

@@ -1,0 +1,108 @@
+//! What is said about disks.
+
+use serde::{Deserialize, Serialize};
+use spec::{DiskFormat, DiskLimits, DiskSpec, Name};
+
+/// The images one disk consists of: the first is written, each reads what it does not hold itself from the next.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskChain {
+    /// Top first; at least one.
+    pub layers: Vec<DiskLayer>,
+}
+
+/// One image of a chain. Its files were opened, and locked, by whoever sends them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskLayer {
+    /// What messages call it: the path an operator knows.
+    pub name: String,
+    /// How its bytes lie in its file; never guessed from what they are.
+    pub format: DiskFormat,
+    /// Whether its file is open for writing and may be written.
+    pub writable: bool,
+    /// It keeps its data in a file of its own, which is called this.
+    pub data_file: Option<String>,
+}
+
+impl DiskChain {
+    /// How many files belong to it.
+    pub fn file_count(&self) -> usize {
+        self.layers.iter().map(DiskLayer::file_count).sum()
+    }
+}
+
+impl DiskLayer {
+    /// How many files belong to it: the image, then its data file if it has one.
+    pub const fn file_count(&self) -> usize {
+        1 + self.data_file.is_some() as usize
+    }
+}
+
+/// A change to one disk of a machine that exists. Files travel with the frame, in the order of the layers, each image followed
+/// by its data file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "change", rename_all = "snake_case")]
+pub enum DiskChange {
+    /// Make it larger; the guest is told.
+    Resize {
+        /// The new size, bytes; not less than it is.
+        size_bytes: u64,
+    },
+    /// Keep to other rates from now on.
+    Limit {
+        /// Which.
+        limits: DiskLimits,
+    },
+    /// Add it to the SCSI bus. Its files come along.
+    Attach {
+        /// What the guest sees.
+        spec: Box<DiskSpec>,
+        /// What it consists of.
+        chain: DiskChain,
+    },
+    /// Take it from the SCSI bus. Answered when the guest can not reach it any more and its images are closed.
+    Detach,
+}
+
+/// What a disk is, and what it did since the machine was created.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskReport {
+    /// Its name.
+    pub name: Name,
+    /// Its size now, bytes.
+    pub size_bytes: u64,
+    /// Its layers now, top first.
+    pub layers: Vec<DiskLayer>,
+    /// The rates it is kept to.
+    pub limits: DiskLimits,
+    /// Requests that were carried out, and how long they took.
+    pub reads: DiskLatency,
+    /// Likewise of writes.
+    pub writes: DiskLatency,
+    /// Likewise of flushes.
+    pub flushes: DiskLatency,
+    /// Likewise of discards and write-zeroes.
+    pub trims: DiskLatency,
+    /// Bytes read.
+    pub read_bytes: u64,
+    /// Bytes written.
+    pub written_bytes: u64,
+    /// Requests that failed.
+    pub errors: u64,
+}
+
+/// Requests of one kind: how many, and how long they took from the guest's queue to the guest's interrupt.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskLatency {
+    /// How many.
+    pub count: u64,
+    /// All of their time, nanoseconds.
+    pub total_ns: u64,
+    /// Half took no longer than this, microseconds; precise to the histogram's bucket, as are the others.
+    pub p50_us: u64,
+    /// Of 100, 99 took no longer.
+    pub p99_us: u64,
+    /// Of 1000, 999 took no longer.
+    pub p999_us: u64,
+}

@@ -1,0 +1,102 @@
+//! Changes to the disks of a machine that exists.
+
+use std::os::fd::OwnedFd;
+
+use control::{DiskChain, DiskChange, Refusal, RefusalKind, VmAction};
+use spec::{DiskBus, DiskSpec, Name, Problems};
+
+use super::Driver;
+use crate::action::Ticket;
+use crate::disks::MachineDisk;
+use crate::vcpu::whole;
+
+fn refusal(kind: RefusalKind, message: &dyn std::fmt::Display) -> Refusal {
+    Refusal {
+        kind,
+        message: message.to_string(),
+    }
+}
+
+fn failed(error: &dyn std::error::Error) -> Refusal {
+    refusal(RefusalKind::Failed, &whole(error))
+}
+
+impl Driver {
+    pub(super) fn change_disk(&mut self, ticket: Ticket, disk: &Name, change: DiskChange, files: Vec<OwnedFd>) {
+        let changed = self.check(VmAction::ChangeDisk).and_then(|()| match change {
+            DiskChange::Resize { size_bytes } => self.resize_disk(disk, size_bytes),
+            DiskChange::Limit { .. } => Err(refusal(RefusalKind::Failed, &"this version does not limit disks")),
+            DiskChange::Attach { spec, chain } => self.attach_disk(disk, *spec, &chain, files),
+            DiskChange::Detach => self.detach_disk(disk),
+        });
+        self.answer(ticket, changed.map(|()| self.status()));
+    }
+
+    fn disk(&mut self, name: &Name) -> Result<&mut MachineDisk, Refusal> {
+        let machine = self.machine.as_mut();
+        let disk = machine.and_then(|machine| machine.blueprint.disks.get_mut(name));
+        disk.ok_or_else(|| refusal(RefusalKind::NoSuchDisk, &format_args!("the machine has no disk {name}")))
+    }
+
+    fn resize_disk(&mut self, name: &Name, size_bytes: u64) -> Result<(), Refusal> {
+        self.disk(name)?.grow(size_bytes).map_err(|error| failed(&error))?;
+        tracing::info!(disk = %name, size_bytes, "disk resized");
+        self.with_hardware(|hardware| hardware.disk_resized(name));
+        Ok(())
+    }
+
+    fn attach_disk(
+        &mut self,
+        name: &Name,
+        spec: DiskSpec,
+        chain: &DiskChain,
+        files: Vec<OwnedFd>,
+    ) -> Result<(), Refusal> {
+        let mut problems = Problems::new();
+        spec.check("disk", &mut problems);
+        if spec.name != *name || spec.bus != DiskBus::Scsi {
+            problems.add("disk", "a disk that is attached is on the SCSI bus, by the name it is attached by");
+        }
+        problems
+            .into_result(())
+            .map_err(|problems| refusal(RefusalKind::Failed, &problems))?;
+        let Some(machine) = self.machine.as_mut() else {
+            return Err(refusal(RefusalKind::WrongState, &"there is no machine"));
+        };
+        let (disks, Some(hardware)) = (&mut machine.blueprint.disks, machine.hardware.as_mut()) else {
+            return Err(refusal(RefusalKind::WrongState, &"the machine is being rebuilt"));
+        };
+        if disks.get(name).is_some() {
+            return Err(refusal(
+                RefusalKind::NoSuchDisk,
+                &format_args!("the machine has a disk {name} already"),
+            ));
+        }
+        let bad_file = |error: &dyn std::error::Error| refusal(RefusalKind::BadFile, &whole(error));
+        let files = crate::files::pair(chain, files).map_err(|error| bad_file(&error))?;
+        let disk = MachineDisk::open(spec, files).map_err(|error| bad_file(&error))?;
+        let disk = disks.add(disk);
+        if let Err(error) = hardware.attach(disk) {
+            disks.remove(name).into_iter().for_each(MachineDisk::close);
+            return Err(failed(&error));
+        }
+        tracing::info!(disk = %name, "disk attached");
+        Ok(())
+    }
+
+    fn detach_disk(&mut self, name: &Name) -> Result<(), Refusal> {
+        self.disk(name)?;
+        let Some(machine) = self.machine.as_mut() else { return Ok(()) };
+        if let Some(hardware) = machine.hardware.as_mut() {
+            hardware.detach(name).map_err(|error| failed(&error))?;
+        }
+        machine
+            .blueprint
+            .disks
+            .remove(name)
+            .into_iter()
+            .for_each(MachineDisk::close);
+        tracing::info!(disk = %name, "disk detached");
+        Ok(())
+    }
+}
