@@ -176,6 +176,37 @@ impl IoBuf {
         Self { start, len, owner }
     }
 
+    /// Undoes [`IoBuf::split_off`]: this buffer and `tail` as one.
+    ///
+    /// # Errors
+    /// Gives both back if `tail` does not begin where this one ends, in the same memory.
+    pub fn rejoin(self, tail: Self) -> Result<Self, (Self, Self)> {
+        if !self.continues_in(&tail) {
+            return Err((self, tail));
+        }
+        Ok(Self {
+            len: self.len + tail.len,
+            ..self
+        })
+    }
+
+    /// Whether the bytes of both are one stretch of one owner's memory, which the owner of `self` keeps as a whole.
+    fn continues_in(&self, tail: &Self) -> bool {
+        let end = self.start.as_ptr().addr().checked_add(self.len);
+        if end != Some(tail.start.as_ptr().addr()) {
+            return false;
+        }
+        match (&self.owner, &tail.owner) {
+            (Owner::Heap(Some(pages)), Owner::Heap(Some(others))) => Arc::ptr_eq(pages, others),
+            (Owner::Guest(memory, gpa), Owner::Guest(_, next)) => {
+                // Two mappings may be neighbours by chance: all of it has to be in one region of the first.
+                let whole = Self::guest(memory, *gpa, self.len.saturating_add(tail.len));
+                next.0.checked_sub(gpa.0) == Some(self.len as u64) && whole.is_ok_and(|buf| buf.start == self.start)
+            }
+            _ => false,
+        }
+    }
+
     /// Writes `bytes` at `offset`.
     pub fn copy_from(&mut self, offset: usize, bytes: &[u8]) -> Result<(), IoBufError> {
         self.check(offset, bytes.len())?;
@@ -312,6 +343,29 @@ mod tests {
         drop(head);
         assert!(tail.to_vec().iter().all(|&b| b == 0xee));
         assert!(tail.split_off(9999).is_empty());
+    }
+
+    #[test]
+    fn split_parts_rejoin_and_strangers_do_not() {
+        let memory = memory(1 << 20);
+        for mut head in [
+            IoBuf::heap(100, 1).unwrap(),
+            IoBuf::guest(&memory, GuestAddress(0x1000), 100).unwrap(),
+        ] {
+            let start = head.as_mut_ptr();
+            let mut middle = head.split_off(10);
+            let tail = middle.split_off(20);
+            let (head, tail) = head.rejoin(tail).expect_err("not neighbours");
+            let whole = head.rejoin(middle.rejoin(tail).unwrap()).unwrap();
+            assert_eq!((whole.len(), whole.as_mut_ptr()), (100, start));
+        }
+        let (low, high) = (
+            IoBuf::guest(&memory, GuestAddress(0), 10).unwrap(),
+            IoBuf::guest(&memory, GuestAddress(10), 10).unwrap(),
+        );
+        assert_eq!(low.rejoin(high).unwrap().len(), 20);
+        let heap = IoBuf::heap(8, 1).unwrap();
+        assert!(heap.rejoin(IoBuf::heap(8, 1).unwrap()).is_err());
     }
 
     #[test]
