@@ -21,6 +21,22 @@ const TINY_MODULES: &[&str] = &[
     "button",
     "evdev",
 ];
+/// Further modules for scenarios of disks.
+const DISK_MODULES: &[&str] = &["virtio_scsi", "sd_mod", "sr_mod", "sg", "ext4", "xfs", "isofs"];
+/// Debian packages that scenarios of disks have tools from, beside those of the base root.
+const DISK_PACKAGES: &str = "fio xfsprogs sg3-utils";
+/// Their tools, and some of the base root's.
+const DISK_TOOLS: &[&str] = &[
+    "/usr/bin/fio",
+    "/usr/sbin/mkfs.xfs",
+    "/usr/sbin/xfs_repair",
+    "/usr/bin/sg_inq",
+    "/usr/bin/sg_readcap",
+    "/usr/sbin/mke2fs",
+    "/usr/sbin/e2fsck",
+    "/usr/sbin/fstrim",
+    "/usr/bin/lsblk",
+];
 /// Virtual size of the tiny guest's disk: room for 1 GiB of test data and more.
 const TINY_DISK: &str = "2G";
 
@@ -92,6 +108,36 @@ pub fn tiny() -> Result<Artefact> {
         )?;
         fs::remove_dir_all(&root)?;
         Ok(())
+    })
+}
+
+/// The initrd of the tiny stock guest for scenarios of disks: `initrd.img`, with file systems, the SCSI bus, and tools.
+pub fn disk_tools() -> Result<Artefact> {
+    let base = images::base()?;
+    let scripts = ["disk-guest.sh", "initrd.sh", "tiny-init"].map(asset);
+    let modules = [TINY_MODULES, DISK_MODULES].concat();
+    let tools = DISK_TOOLS.join(" ");
+    let mut inputs = Inputs::default()
+        .text(&base.key)
+        .text(&modules.join(" "))
+        .text(DISK_PACKAGES)
+        .text(&tools);
+    for script in &scripts {
+        inputs = inputs.file(script)?;
+    }
+    artefact("disk-tools", inputs, |dir| {
+        packages::install(&[packages::IMAGES])?;
+        say(format!(
+            "builds the guest of the disk scenarios from the base root and: {DISK_PACKAGES}"
+        ));
+        let [build, initrd, init] = &scripts;
+        run(as_root("sh")
+            .arg(build)
+            .arg(base.dir.join("base.tar"))
+            .arg(dir)
+            .args([initrd, init])
+            .args([DISK_PACKAGES, &tools])
+            .args(&modules))
     })
 }
 

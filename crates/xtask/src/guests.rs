@@ -74,18 +74,19 @@ pub fn run_program(program: &Program) -> Result<Ended> {
 
 /// A directory with the tiny stock guest under the names that programs expect.
 fn guest_files() -> Result<PathBuf> {
-    let tiny = golden::tiny()?;
+    let (tiny, disk_tools) = (golden::tiny()?, golden::disk_tools()?);
     let dir = target().join("lab/guest");
     fs::create_dir_all(&dir)?;
-    for (from, to) in [
-        ("vmlinuz", "vmlinuz"),
-        ("vmlinux", "vmlinux"),
-        ("initrd.img", "initrd"),
-        ("blank.qcow2", "blank.qcow2"),
+    for (artefact, from, to) in [
+        (&tiny, "vmlinuz", "vmlinuz"),
+        (&tiny, "vmlinux", "vmlinux"),
+        (&tiny, "initrd.img", "initrd"),
+        (&tiny, "blank.qcow2", "blank.qcow2"),
+        (&disk_tools, "initrd.img", "initrd-disk"),
     ] {
         let to = dir.join(to);
         let _ = fs::remove_file(&to);
-        fs::copy(tiny.dir.join(from), &to)?;
+        fs::copy(artefact.dir.join(from), &to)?;
     }
     Ok(dir)
 }
