@@ -3,8 +3,8 @@
 use disk::DiskIo;
 
 use super::file::File;
-use super::tables::{self, TablesError};
 use super::report::CheckReport;
+use super::tables::{self, TablesError};
 use super::walk::{Count, Walk, WalkError};
 use crate::meta::head::{Head, HeadError};
 use crate::meta::header::incompatible;
@@ -19,9 +19,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            memory_bytes: 64 << 20,
-        }
+        Self { memory_bytes: 64 << 20 }
     }
 }
 

@@ -35,7 +35,9 @@ pub(crate) async fn correct(file: &File<'_>, head: &Head, tally: &Tally, pass: P
         let here: Vec<u64> = words(&table).collect();
         let mut edits = Vec::new();
         for (index, &word) in here.iter().enumerate() {
-            let Ok(entry) = L1Entry::decode(word, layout) else { continue };
+            let Ok(entry) = L1Entry::decode(word, layout) else {
+                continue;
+            };
             if entry.offset == 0 || entry.offset >= file.len() {
                 continue;
             }

@@ -7,16 +7,20 @@ mod check;
 mod file;
 mod flags;
 mod refcounts;
+mod repair;
 mod report;
+mod settle;
 mod tables;
 mod tally;
 #[cfg(test)]
 mod testing;
 mod walk;
 
-pub use check::{CheckError, Limits, check};
 pub use crate::meta::head::{Head, HeadError};
+pub use check::{CheckError, Limits, check};
+pub use repair::{Repair, RepairError, repair};
 pub use report::CheckReport;
+pub use settle::SettleError;
 pub use tables::TablesError;
 pub use tally::TallyFull;
 pub use walk::WalkError;

@@ -88,11 +88,6 @@ impl<'a> Refcounts<'a> {
         })
     }
 
-    /// Offsets of all blocks, 0 where there is none.
-    pub(crate) fn blocks(&self) -> &[u64] {
-        &self.blocks
-    }
-
     /// Number of the block and place in it for a cluster.
     fn place(&self, cluster: u64) -> (usize, usize) {
         let per_block = self.layout.refblock_entries();
@@ -104,6 +99,12 @@ impl<'a> Refcounts<'a> {
         if let Some(offset) = self.blocks.get_mut(number) {
             *offset = 0;
         }
+    }
+
+    /// Leaves out all blocks.
+    pub(crate) fn forget_all(&mut self) {
+        self.blocks.clear();
+        self.cache.clear();
     }
 
     /// The first cluster from `from` on that some block counts.

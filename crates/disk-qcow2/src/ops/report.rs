@@ -61,9 +61,4 @@ impl CheckReport {
         self.leaks += 1;
         self.tell(problem);
     }
-
-    pub(crate) fn error(&mut self, problem: impl FnOnce() -> String) {
-        self.check_errors += 1;
-        self.tell(problem);
-    }
 }

@@ -272,10 +272,7 @@ mod tests {
         tally.add(5000, u16::MAX).unwrap();
         tally.set_kind(5000, Kind::L2).unwrap();
         tally.set_kind(far, Kind::SnapshotL2).unwrap();
-        assert_eq!(
-            [0, 1, 2, 5000, far].map(|c| tally.count(c)),
-            [1, 1, 0, u16::MAX, 1]
-        );
+        assert_eq!([0, 1, 2, 5000, far].map(|c| tally.count(c)), [1, 1, 0, u16::MAX, 1]);
         assert_eq!(
             [1, 5000, far].map(|c| tally.kind(c)),
             [Kind::Data, Kind::L2, Kind::SnapshotL2]

@@ -12,9 +12,9 @@
 use disk::DiskError;
 
 use super::file::{File, long, short};
-use super::tables::{self, Tables, TablesError};
 use super::refcounts::{BadBlock, Refcounts, words};
 use super::report::CheckReport;
+use super::tables::{self, Tables, TablesError};
 use super::tally::{Kind, Tally, TallyFull};
 use crate::meta::bitmap::{self, Piece};
 use crate::meta::entry::{L1Entry, L2Entry, Place};
@@ -73,12 +73,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Walks everything. Gives the stored refcounts, for comparison.
-    pub(crate) async fn run(
-        &mut self,
-        head: &Head,
-        tables: &Tables,
-        count: Count,
-    ) -> Result<Refcounts<'a>, WalkError> {
+    pub(crate) async fn run(&mut self, head: &Head, tables: &Tables, count: Count) -> Result<Refcounts<'a>, WalkError> {
         let header = &head.header;
         self.claim(0, 1, Kind::Header)?;
         let mut refcounts = self.walk_refcounts(head, count).await?;
@@ -110,7 +105,10 @@ impl<'a> Walk<'a> {
             return Ok(false);
         }
         let first = offset >> self.layout.cluster_bits;
-        let Some(end) = first.checked_add(self.layout.clusters(len)).filter(|&end| end <= self.end) else {
+        let Some(end) = first
+            .checked_add(self.layout.clusters(len))
+            .filter(|&end| end <= self.end)
+        else {
             self.report
                 .corruption(|| format!("{name} of {len} bytes at {offset:#x} reaches beyond the end of the file"));
             return Ok(false);

@@ -1,0 +1,227 @@
+//! Checks by this crate and by `qemu-img` say the same, of sound images and of damaged ones.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::path::Path;
+
+use disk_qcow2::meta::header::incompatible;
+use disk_qcow2::meta::{entry, refcount};
+use disk_qcow2::ops::{CheckReport, Head, Limits, Repair, check, repair};
+use support::{KINDS, block_on, have_qemu, io, make, qemu_check, qemu_img};
+
+fn ours(path: &Path) -> CheckReport {
+    block_on(check(&*io(path), Limits::default())).unwrap()
+}
+
+/// QEMU leaves out what is 0.
+fn number(theirs: &serde_json::Value, name: &str) -> u64 {
+    theirs.get(name).and_then(serde_json::Value::as_u64).unwrap_or(0)
+}
+
+fn compare(path: &Path, what: &str) -> CheckReport {
+    let theirs = qemu_check(path);
+    let report = ours(path);
+    let same = [
+        ("check-errors", report.check_errors),
+        ("corruptions", report.corruptions),
+        ("leaks", report.leaks),
+        ("allocated-clusters", report.allocated_clusters),
+        ("total-clusters", report.total_clusters),
+        ("compressed-clusters", report.compressed_clusters),
+        ("fragmented-clusters", report.fragmented_clusters),
+        ("image-end-offset", report.image_end_offset),
+    ];
+    for (name, value) in same {
+        assert_eq!(value, number(&theirs, name), "{what}: {name}; {report:#?} {theirs}");
+    }
+    report
+}
+
+#[test]
+fn sound_images_of_all_kinds() {
+    if !have_qemu() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    for (name, options) in KINDS {
+        let path = make(dir.path(), name, options);
+        assert!(compare(&path, name).is_clean(), "{name}");
+        if !["bits1", "bits2"].contains(name) {
+            let text = path.to_str().unwrap();
+            qemu_img(&["snapshot", "-c", "one", text]);
+            support::qemu_io(&path, &["write -P 9 128k 700k"]);
+            if name != &"bits8" {
+                qemu_img(&["snapshot", "-c", "two", text]);
+            }
+            if !options.contains("0.10") {
+                qemu_img(&["bitmap", "--add", "-g", "64k", text, "dirty"]);
+            }
+            assert!(compare(&path, &format!("{name} with snapshots")).is_clean());
+        }
+    }
+}
+
+fn patch(path: &Path, offset: u64, bytes: &[u8]) {
+    use std::os::unix::fs::FileExt;
+    let file = std::fs::File::options().write(true).open(path).unwrap();
+    file.write_all_at(bytes, offset).unwrap();
+}
+
+fn bytes(path: &Path, offset: u64, len: usize) -> Vec<u8> {
+    use std::os::unix::fs::FileExt;
+    let file = std::fs::File::open(path).unwrap();
+    let mut bytes = vec![0; len];
+    file.read_exact_at(&mut bytes, offset).unwrap();
+    bytes
+}
+
+fn word(path: &Path, offset: u64) -> u64 {
+    u64::from_be_bytes(bytes(path, offset, 8).try_into().unwrap())
+}
+
+/// What a guest reads.
+fn contents(path: &Path) -> Vec<u8> {
+    let raw = path.with_extension("raw");
+    qemu_img(&[
+        "convert",
+        "-U",
+        "-O",
+        "raw",
+        path.to_str().unwrap(),
+        raw.to_str().unwrap(),
+    ]);
+    std::fs::read(raw).unwrap()
+}
+
+/// Repairs and looks whether QEMU is content, and the guest's data as it was.
+fn mend(path: &Path, what: &str, data: &[u8]) -> CheckReport {
+    let report = block_on(repair(&*io(path), Repair::All, Limits::default())).unwrap();
+    assert!(report.is_clean(), "{what}: {report:#?}");
+    assert!(compare(path, what).is_clean(), "{what}");
+    support::assert_clean(path, what);
+    assert!(contents(path) == data, "{what}: the data changed");
+    report
+}
+
+#[test]
+fn wrong_refcounts_are_counted_and_repaired() {
+    if !have_qemu() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    for (name, options) in KINDS {
+        let path = make(dir.path(), name, options);
+        let data = contents(&path);
+        let header = block_on(Head::read(&*io(&path))).unwrap().header;
+        let block = word(&path, header.reftable_offset);
+        let layout = header.layout();
+        let mut counts = bytes(&path, block, layout.cluster_bytes() as usize);
+        let mut state = 0x2545_f491_4f6c_dd1du64;
+        for _ in 0..20 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            // Among the clusters that exist.
+            let clusters =
+                (std::fs::metadata(&path).unwrap().len() >> layout.cluster_bits).min(layout.refblock_entries());
+            let index = (state >> 33) % clusters;
+            let count = (state >> 20) % (layout.refcount_max().min(5) + 1);
+            refcount::set(&mut counts, layout.refcount_order, index as usize, count);
+        }
+        patch(&path, block, &counts);
+        let before = compare(&path, name);
+        assert!(before.leaks + before.corruptions > 0, "{name}");
+        let after = mend(&path, name, &data);
+        assert_eq!(after.corruptions_fixed, before.corruptions, "{name}");
+        assert_eq!(after.leaks_fixed, before.leaks, "{name}");
+    }
+}
+
+#[test]
+fn lost_refcounts_are_rebuilt() {
+    if !have_qemu() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    for (name, options) in KINDS {
+        let path = make(dir.path(), name, options);
+        let data = contents(&path);
+        let header = block_on(Head::read(&*io(&path))).unwrap().header;
+        // The whole table is gone.
+        patch(&path, header.reftable_offset, &vec![0; 512]);
+        let before = block_on(check(&*io(&path), Limits::default())).unwrap();
+        assert!(before.corruptions > 0, "{name}");
+        mend(&path, name, &data);
+        // It points at itself, and at the L1 table.
+        let header = block_on(Head::read(&*io(&path))).unwrap().header;
+        patch(&path, header.reftable_offset, &header.reftable_offset.to_be_bytes());
+        patch(&path, header.reftable_offset + 8, &header.l1_offset.to_be_bytes());
+        mend(&path, name, &data);
+    }
+}
+
+#[test]
+fn flags_are_made_true() {
+    if !have_qemu() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    for (name, options) in KINDS {
+        let path = make(dir.path(), name, options);
+        let data = contents(&path);
+        let header = block_on(Head::read(&*io(&path))).unwrap().header;
+        let l2 = word(&path, header.l1_offset);
+        patch(&path, header.l1_offset, &(l2 ^ 1 << 63).to_be_bytes());
+        let first = l2 & entry::OFFSET_MASK;
+        patch(&path, first, &(word(&path, first) ^ 1 << 63).to_be_bytes());
+        assert_eq!(compare(&path, name).corruptions, 2, "{name}");
+        mend(&path, name, &data);
+    }
+}
+
+#[test]
+fn a_dirty_image_is_repaired() {
+    if !have_qemu() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = make(dir.path(), "dirty", "lazy_refcounts=on,cluster_size=4k");
+    let status = std::process::Command::new("qemu-io")
+        .args(["-f", "qcow2", "-c", "write -P 7 3M 256k", "-c", "flush", "-c", "abort"])
+        .arg(&path)
+        .stderr(std::process::Stdio::null())
+        .status()
+        .unwrap();
+    assert!(!status.success());
+    let before = compare(&path, "dirty");
+    assert!(before.dirty && before.corruptions > 0);
+    let data = contents(&path);
+    let after = mend(&path, "dirty", &data);
+    assert!(!after.dirty);
+    assert_eq!(&data[3 << 20..(3 << 20) + 4], [7; 4]);
+    let again = block_on(Head::read(&*io(&path))).unwrap();
+    assert_eq!(again.header.incompatible & incompatible::DIRTY, 0);
+}
+
+#[test]
+fn leaks_alone_are_given_back() {
+    if !have_qemu() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = make(dir.path(), "leaky", "cluster_size=64k");
+    let data = contents(&path);
+    let header = block_on(Head::read(&*io(&path))).unwrap().header;
+    let block = word(&path, header.reftable_offset);
+    let end = compare(&path, "sound").image_end_offset >> 16;
+    patch(&path, block + end * 2, &[0, 1, 0, 3]);
+    std::fs::File::options()
+        .write(true)
+        .open(&path)
+        .unwrap()
+        .set_len((end + 2) << 16)
+        .unwrap();
+    assert_eq!(compare(&path, "leaky").leaks, 2);
+    let report = block_on(repair(&*io(&path), Repair::Leaks, Limits::default())).unwrap();
+    assert_eq!((report.leaks, report.leaks_fixed), (0, 2));
+    mend(&path, "leaky", &data);
+}
