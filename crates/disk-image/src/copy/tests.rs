@@ -1,0 +1,98 @@
+//! Copies between disks in memory.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use disk::conformance::pattern;
+use disk::{Access, Fault, FaultPlan, Faulty, Geometry, InMemory};
+
+use super::*;
+use crate::watch::Progress;
+
+const RULES: Rules = Rules {
+    sparse_bytes: 4096,
+    target_is_zero: true,
+    threads: NonZeroUsize::new(2),
+};
+
+fn holed(size: usize) -> Vec<u8> {
+    let mut bytes = vec![0; size];
+    for (start, len) in [(0, 512), (5 << 20, 3 << 20), (size - 70_000, 70_000), (1 << 20, 12_345)] {
+        let end = (start + len).min(size);
+        bytes[start..end].copy_from_slice(&pattern(end - start, start as u64 + 1));
+    }
+    bytes
+}
+
+#[test]
+fn all_that_is_there_arrives_and_zeroes_are_skipped() {
+    let bytes = holed((21 << 20) + 512);
+    let source = InMemory::holding(bytes.clone(), Access::ReadOnly);
+    for rules in [
+        RULES,
+        Rules {
+            sparse_bytes: 0,
+            ..RULES
+        },
+        Rules {
+            threads: NonZeroUsize::new(1),
+            ..RULES
+        },
+    ] {
+        let progress = Progress::new();
+        let target = InMemory::new(Geometry::of_size(22 << 20));
+        copy(&source, &target, rules, &progress).unwrap();
+        assert!(target.contents()[..bytes.len()] == bytes);
+        assert_eq!(
+            (progress.done_bytes(), progress.total_bytes()),
+            (21 << 20 | 512, 21 << 20 | 512)
+        );
+    }
+    // A target that holds something else is cleared where the source is zeroes.
+    let target = InMemory::holding(vec![0xee; bytes.len()], Access::ReadWrite);
+    let rules = Rules {
+        target_is_zero: false,
+        ..RULES
+    };
+    copy(&source, &target, rules, &()).unwrap();
+    assert!(target.contents() == bytes);
+}
+
+#[test]
+fn failures_and_stops_end_it() {
+    let bytes = holed(16 << 20);
+    let make = |op| {
+        let plan = FaultPlan::new();
+        plan.inject(Fault {
+            range: 6 << 20..7 << 20,
+            ..Fault::always(op, DiskErrorKind::Io)
+        });
+        Faulty::new(Arc::new(InMemory::holding(bytes.clone(), Access::ReadWrite)), plan)
+    };
+    let good = InMemory::new(Geometry::of_size(16 << 20));
+    let error = copy(&make(DiskOp::Read), &good, RULES, &()).unwrap_err();
+    assert!(matches!(error, CopyError::Source(_)), "{error}");
+    let error = copy(&make(DiskOp::Flush), &make(DiskOp::Write), RULES, &()).unwrap_err();
+    assert!(matches!(error, CopyError::Target(_)), "{error}");
+    let error = copy(
+        &InMemory::holding(bytes.clone(), Access::ReadOnly),
+        &InMemory::new(Geometry::of_size(512)),
+        RULES,
+        &(),
+    );
+    assert!(matches!(error, Err(CopyError::TooSmall { .. })));
+
+    /// Stops after the first piece.
+    struct Once(AtomicU64);
+    impl Watch for Once {
+        fn progress(&self, done_bytes: u64, _: u64) {
+            self.0.store(done_bytes, Ordering::Relaxed);
+        }
+        fn is_stopped(&self) -> bool {
+            self.0.load(Ordering::Relaxed) > 0
+        }
+    }
+    let source = InMemory::holding(bytes, Access::ReadOnly);
+    let error = copy(&source, &good, RULES, &Once(AtomicU64::new(0))).unwrap_err();
+    assert!(matches!(error, CopyError::Stopped), "{error}");
+}
