@@ -23,7 +23,7 @@ pub struct Event {
 /// What an event is about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Subject {
-    /// `vms`, `images`, `operations` or `host`.
+    /// `vms`, `images`, `volumes`, `operations` or `host`.
     pub collection: String,
     /// Its id: a UUID, or a digest for images.
     pub id: String,
@@ -39,8 +39,12 @@ pub enum EventReason {
     Created,
     /// A record was removed.
     Deleted,
-    /// A machine entered another phase.
+    /// A machine entered another phase, or a volume another state.
     PhaseChanged,
+    /// A volume was attached to a machine.
+    Attached,
+    /// A volume was detached from a machine.
+    Detached,
     /// A guest was reset.
     GuestReset,
     /// A running machine was found again after a restart of the daemon.

@@ -28,6 +28,9 @@ pub struct Image {
     pub created_at: Timestamp,
     /// Names of the machines made from it.
     pub used_by: Vec<String>,
+    /// Names of the volumes that share blocks with it, or are being copied from it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub used_by_volumes: Vec<String>,
 }
 
 /// All images.

@@ -7,13 +7,18 @@ mod image;
 mod operation;
 mod problem;
 mod vm;
+mod volume;
 
 pub use event::{Event, EventList, EventReason, Subject};
 pub use image::{Image, ImageList, ImagePull, ImagePulled};
 pub use operation::{Operation, OperationKind, OperationList, OperationPhase, Progress};
 pub use problem::{ErrorCode, PROBLEM_CONTENT_TYPE, ProblemBody};
 pub use spec::{
-    BootWish, ByteSize, DiskWish, HugePagesWish, MemoryBacking, NetworkWish, OperationId, Problem, Topology, VmId,
-    VmSpec,
+    BootWish, ByteSize, DiskBus, DiskCache, DiskFormat, DiskLimits, DiskWish, HugePagesWish, MemoryBacking,
+    NetworkWish, OperationId, Problem, Topology, VmId, VmSpec, VolumeId,
 };
 pub use vm::{Health, StopRequest, Vm, VmList, VmPhase, VmStatus};
+pub use volume::{
+    Preallocation, Volume, VolumeAccepted, VolumeAttachment, VolumeCheck, VolumeCheckRequest, VolumeCondition,
+    VolumeConvert, VolumeList, VolumeRepair, VolumeResize, VolumeSource, VolumeState, VolumeUpload, VolumeWish,
+};

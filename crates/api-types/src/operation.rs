@@ -21,7 +21,7 @@ pub struct Operation {
     /// How far it is, while that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
-    /// What came out, when it succeeded: for a pull the image's digest.
+    /// What came out, when it succeeded: for a pull the image's digest, for a volume its name, for a check what was found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<String>,
     /// What went wrong, when it failed.
@@ -45,6 +45,14 @@ pub enum OperationKind {
     VmStart,
     /// A machine is stopped.
     VmStop,
+    /// A volume is filled.
+    VolumeCreate,
+    /// A volume that was uploaded is looked at and put in place.
+    VolumeUpload,
+    /// A volume grows.
+    VolumeResize,
+    /// A volume is checked, perhaps repaired.
+    VolumeCheck,
 }
 
 /// Where an operation is. `Succeeded`, `Failed` and `Cancelled` are final.

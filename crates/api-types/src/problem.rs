@@ -54,6 +54,14 @@ pub enum ErrorCode {
     DigestMismatch,
     /// The image holds no disk, more than one, or one that is refused.
     ImageRefused,
+    /// A disk names another file, as its backing file or for its data: what is uploaded must stand on its own.
+    DiskNotStandalone,
+    /// A disk is damaged, encrypted, or of a format or with a feature that is not read.
+    DiskRefused,
+    /// What was uploaded is not what its checksum promised.
+    ChecksumMismatch,
+    /// A piece of an upload does not begin where the last one ended; `detail` has where to go on.
+    UploadOffset,
     /// The registry is reached only over plain HTTP and is not on the list of those allowed to be.
     InsecureRegistry,
     /// A kernel or initrd can not be booted.

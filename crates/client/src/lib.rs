@@ -9,7 +9,9 @@ mod images;
 mod operations;
 mod transport;
 mod vms;
+mod volumes;
 
 pub use console::{Console, ConsoleEnd, ConsoleInput, ConsoleOutput};
 pub use error::ClientError;
 pub use transport::{Client, DEFAULT_SOCKET};
+pub use volumes::Upload;

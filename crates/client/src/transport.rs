@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use api_types::{Health, ProblemBody};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Bytes;
+use hyper::body::{Body, Bytes};
+use hyper::header::HeaderName;
 use hyper::{Method, Request, header};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
@@ -66,6 +67,35 @@ impl Client {
         UnixStream::connect(&self.socket).await.map_err(unreachable)
     }
 
+    /// Deletes, and reads what the answer holds.
+    pub(crate) async fn delete_for<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        json(path, &self.send(Method::DELETE, path, None).await?)
+    }
+
+    /// Sends a body of any kind, and reads what the answer holds.
+    pub(crate) async fn exchange<T, B>(
+        &self,
+        method: Method,
+        path: &str,
+        headers: Vec<(HeaderName, String)>,
+        body: B,
+    ) -> Result<T, ClientError>
+    where
+        T: DeserializeOwned,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, "karat");
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        let request = request.body(body).map_err(|error| unexpected(path, error))?;
+        json(path, &self.answer(path, request).await?)
+    }
+
     /// The body of a successful answer; anything else is an error.
     async fn send(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Bytes, ClientError> {
         let mut request = Request::builder()
@@ -77,6 +107,14 @@ impl Client {
         }
         let body = Full::new(Bytes::from(body.unwrap_or_default()));
         let request = request.body(body).map_err(|error| unexpected(path, error))?;
+        self.answer(path, request).await
+    }
+
+    async fn answer<B>(&self, path: &str, request: Request<B>) -> Result<Bytes, ClientError>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         let io = TokioIo::new(self.connect().await?);
         let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.map_err(broken)?;
         let exchange = async {

@@ -31,6 +31,16 @@ impl Context {
         self.config.state_dir.join("vms")
     }
 
+    /// Directory of the files of all volumes.
+    pub(crate) fn volumes_dir(&self) -> PathBuf {
+        self.config.state_dir.join("volumes")
+    }
+
+    /// Directory of the files of all golden images.
+    pub(crate) fn images_dir(&self) -> PathBuf {
+        self.config.state_dir.join("images")
+    }
+
     /// A machine's private disk.
     pub(crate) fn root_disk(&self, id: VmId) -> PathBuf {
         self.vm_dir(id).join(ROOT_DISK)

@@ -14,7 +14,8 @@ use crate::failure::Failure;
 use crate::host::Host;
 use crate::limits;
 use crate::machine::{self, Machine};
-use crate::registry::{About, RegistryError};
+use crate::registry::About;
+use crate::volume::check_disks;
 
 /// What every refused machine is told first; the fields follow.
 const REFUSED: &str = "the machine can not be made as it is written";
@@ -25,6 +26,10 @@ impl Host {
         let context = &self.0.context;
         let plan = VmPlan::new(&spec, &context.limits).map_err(|problems| Failure::refused(REFUSED, &problems))?;
         let _name = self.reserve(&spec.name).await?;
+        let wanted = spec.clone();
+        self.registry()
+            .change(move |change| check_disks(change, &wanted, None))
+            .await?;
         let _image_stays = self.0.images.read().await;
         let image = match &plan.image {
             Some(image) => Some(self.find_image(image).await?.ok_or_else(|| unknown_image(image))?),
@@ -71,18 +76,19 @@ impl Host {
 
     async fn record(&self, vm: &Vm) -> Result<(), Failure> {
         let row = vm.clone();
-        let recorded = self.registry().change(move |change| -> Result<(), RegistryError> {
-            change.insert_vm(&row)?;
+        let recorded = self.registry().change(move |change| -> Result<(), Failure> {
+            check_disks(change, &row.spec, None)?;
+            change.insert_vm(&row).map_err(|error| {
+                if error.is_conflict() {
+                    name_taken(&row.spec.name)
+                } else {
+                    error.into()
+                }
+            })?;
             let text = format!("machine {} was created", row.spec.name);
-            change.event(&About::Vm(row.id, &row.spec.name), EventReason::Created, &text)
+            Ok(change.event(&About::Vm(row.id, &row.spec.name), EventReason::Created, &text)?)
         });
-        recorded.await.map_err(|error| {
-            if error.is_conflict() {
-                name_taken(&vm.spec.name)
-            } else {
-                error.into()
-            }
-        })
+        recorded.await
     }
 
     /// Keeps others from making a machine of this name meanwhile.
@@ -110,19 +116,7 @@ impl Host {
     async fn clone_disk(&self, id: VmId, image: &ImageRecord, wished: Option<ByteSize>) -> Result<String, Failure> {
         let context = &self.0.context;
         let size_bytes = wished.map_or(image.disk.virtual_bytes, ByteSize::bytes);
-        let free = limits::free_bytes(&context.vm_dir(id))
-            .map_err(|error| Failure::new(ErrorCode::Internal, format!("free space can not be read: {error}")))?;
-        if free < context.config.reserved_space_bytes {
-            return Err(Failure::new(
-                ErrorCode::NoSpace,
-                format!(
-                    "{} has {} MiB left, and {} MiB are kept free (reserved_space): remove machines or images",
-                    context.config.state_dir.display(),
-                    free >> 20,
-                    context.config.reserved_space_bytes >> 20
-                ),
-            ));
-        }
+        limits::check_space(&context.config, 0)?;
         let cloned = context
             .store
             .clone_disk(&image.digest, &context.root_disk(id), size_bytes)

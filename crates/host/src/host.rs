@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use api_types::{ErrorCode, Event, EventReason, OperationPhase, Vm};
+use api_types::{ErrorCode, Event, EventReason, OperationKind, OperationPhase, Vm};
 use spec::{HostLimits, OperationId, VmId};
 use tokio::sync::{RwLock, watch};
 
@@ -16,8 +16,8 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::machine::{self, Action, Machine};
 use crate::operations::LiveOperations;
-use crate::registry::{self, About, OperationRecord, Registry, RegistryError};
-use crate::{HostConfig, limits};
+use crate::registry::{self, About, OperationRecord, Registry, RegistryError, VolumeRecord};
+use crate::{HostConfig, limits, volume_store};
 
 /// Most events in one answer.
 const EVENTS_PAGE: u32 = 1000;
@@ -51,6 +51,14 @@ pub enum OpenError {
     Limits(#[source] io::Error),
 }
 
+/// What an earlier daemon had begun and this one goes on with.
+pub(crate) struct Begun {
+    /// All volumes, with or without something to go on with.
+    pub(crate) volumes: Vec<VolumeRecord>,
+    /// Pulls.
+    pub(crate) pulls: Vec<OperationRecord>,
+}
+
 /// The host. Clones are the same one.
 #[derive(Clone)]
 pub struct Host(pub(crate) Arc<Inner>);
@@ -62,6 +70,8 @@ pub(crate) struct Inner {
     pub(crate) names: Mutex<HashSet<String>>,
     /// Held for reading while a machine is made from an image, for writing while one is removed.
     pub(crate) images: RwLock<()>,
+    /// What is done to volumes just now.
+    pub(crate) volumes: volume_store::Keeper,
 }
 
 impl Host {
@@ -69,7 +79,8 @@ impl Host {
     /// runtime only.
     pub async fn open(config: HostConfig) -> Result<Self, OpenError> {
         let opened = tokio::task::spawn_blocking(move || open_context(config)).await;
-        let (context, vms) = opened.map_err(|error| OpenError::Limits(io::Error::other(error)))??;
+        let (context, left) = opened.map_err(|error| OpenError::Limits(io::Error::other(error)))??;
+        let Left { vms, begun } = left;
         let context = Arc::new(context);
         let mut strays = machine::run_dirs(&context);
         // Told apart now: machines made from here on are not among them.
@@ -77,12 +88,16 @@ impl Host {
         tokio::spawn(machine::clear_strays(Arc::clone(&context), strays));
         let supervised = vms.into_iter().map(|vm| (vm.id, Machine::supervise(&context, vm)));
         let machines = Mutex::new(supervised.collect());
-        Ok(Self(Arc::new(Inner {
+        let host = Self(Arc::new(Inner {
             context,
             machines,
             names: Mutex::default(),
             images: RwLock::new(()),
-        })))
+            volumes: volume_store::Keeper::default(),
+        }));
+        host.resume_volumes(begun.volumes);
+        host.resume_pulls(begun.pulls);
+        Ok(host)
     }
 
     /// All machines, by name.
@@ -201,7 +216,7 @@ impl Host {
 
     /// The daemon ends: pulls stop, what they have fetched stays. Machines go on.
     pub fn close(&self) {
-        self.0.context.operations.cancel_pulls();
+        self.0.context.operations.close();
     }
 
     /// Waits until an operation is over.
@@ -237,8 +252,9 @@ impl Host {
 }
 
 /// Directories, image store, registry; what an earlier daemon had begun is ended in the records. Blocks.
-fn open_context(config: HostConfig) -> Result<(Context, Vec<Vm>), OpenError> {
-    for path in [&config.state_dir, &config.run_dir, &config.state_dir.join("vms")] {
+fn open_context(config: HostConfig) -> Result<(Context, Left), OpenError> {
+    let state = |name: &str| config.state_dir.join(name);
+    for path in [&config.state_dir, &config.run_dir, &state("vms"), &state("volumes")] {
         make_dir(path)?;
     }
     // Others are the operator's, who may mount something there.
@@ -270,7 +286,7 @@ fn open_context(config: HostConfig) -> Result<(Context, Vec<Vm>), OpenError> {
         source,
     };
     let registry = Registry::open(&path).map_err(failed)?;
-    let vms = registry.change_now(take_over).map_err(failed)?;
+    let left = registry.change_now(take_over).map_err(failed)?;
     let context = Context {
         limits: HostLimits {
             memory_bytes: limits::memory_bytes().map_err(OpenError::Limits)?,
@@ -281,21 +297,39 @@ fn open_context(config: HostConfig) -> Result<(Context, Vec<Vm>), OpenError> {
         store,
         operations: LiveOperations::default(),
     };
-    clear_disks(&context, &vms)?;
-    Ok((context, vms))
+    clear_disks(&context, &left.vms)?;
+    let path = context.volumes_dir();
+    volume_store::clear(&context, &left.begun.volumes).map_err(|source| OpenError::Directory { path, source })?;
+    Ok((context, left))
 }
 
-/// Ends what an earlier daemon had begun, and tells what machines there are.
-fn take_over(change: &registry::Change<'_>) -> Result<Vec<Vm>, RegistryError> {
-    let cut_off = Failure::new(
-        ErrorCode::Internal,
-        "the daemon was restarted meanwhile; ask again (a pull goes on where it ended)",
-    );
+/// What an earlier daemon left.
+struct Left {
+    vms: Vec<Vm>,
+    begun: Begun,
+}
+
+/// Notes what an earlier daemon had begun as over, but for what this one goes on with.
+fn take_over(change: &registry::Change<'_>) -> Result<Left, RegistryError> {
+    let volumes = change.volumes()?;
+    let cut_off = Failure::new(ErrorCode::Internal, "the daemon was restarted meanwhile; ask again");
+    let mut pulls = Vec::new();
     for operation in change.operations()? {
-        change.end_operation(operation.id, OperationPhase::Failed, Err(&cut_off))?;
+        let goes_on = volumes.iter().filter_map(|volume| volume.job);
+        if goes_on.map(|job| job.operation).any(|id| id == operation.id) || operation.phase.is_final() {
+            continue;
+        }
+        if operation.kind == OperationKind::ImagePull {
+            pulls.push(operation);
+        } else {
+            change.end_operation(operation.id, OperationPhase::Failed, Err(&cut_off))?;
+        }
     }
     change.event(&About::Host, EventReason::DaemonStarted, "karatd started")?;
-    change.vms()
+    Ok(Left {
+        vms: change.vms()?,
+        begun: Begun { volumes, pulls },
+    })
 }
 
 /// Removes directories of machines without a record: their creation or deletion was cut off.

@@ -46,18 +46,37 @@ impl Host {
             .registry()
             .change(move |change| change.begin_operation(id, OperationKind::ImagePull, &subject))
             .await?;
+        self.spawn_pull(id, reference.to_owned(), parsed);
+        Ok(record)
+    }
+
+    /// Takes up pulls where the daemon before left them.
+    pub(crate) fn resume_pulls(&self, pulls: Vec<OperationRecord>) {
+        for pull in pulls {
+            // It was parsed when it was asked for.
+            if let Ok(reference) = pull.subject.parse() {
+                tracing::info!(image = pull.subject, "a pull goes on");
+                self.spawn_pull(pull.id, pull.subject, reference);
+            }
+        }
+    }
+
+    fn spawn_pull(&self, id: OperationId, written: String, reference: Reference) {
         let (progress, watched) = watch::channel(images::Progress::default());
         let cancel = CancellationToken::new();
         let operations = &self.0.context.operations;
         operations.begin(id, Worker::Pull(watched, cancel.clone()));
         let host = self.clone();
-        let written = reference.to_owned();
         tokio::spawn(async move {
-            let result = host.0.context.store.pull(&parsed, &progress, &cancel).await;
-            host.pulled(id, &written, &parsed, result).await;
+            let result = host.0.context.store.pull(&reference, &progress, &cancel).await;
+            let operations = &host.0.context.operations;
+            if matches!(result, Err(PullError::Cancelled)) && operations.closing() {
+                tracing::info!(image = written, "a pull stops; the next daemon goes on with it");
+            } else {
+                host.pulled(id, &written, &reference, result).await;
+            }
             host.0.context.operations.end(id);
         });
-        Ok(record)
     }
 
     async fn pulled(&self, id: OperationId, written: &str, reference: &Reference, result: Result<Pulled, PullError>) {
@@ -97,15 +116,12 @@ impl Host {
             return Err(no_image(wanted));
         };
         let text = digest.to_string();
-        let users = self.registry().change(move |change| change.image_users(&text)).await?;
-        if !users.is_empty() {
-            return Err(Failure::new(
-                ErrorCode::InUse,
-                format!(
-                    "image {digest} is used by {}; delete these machines first",
-                    users.join(", ")
-                ),
-            ));
+        let users = self.registry().change(move |change| -> Result<_, RegistryError> {
+            Ok((change.image_users(&text)?, change.image_volumes(&text)?))
+        });
+        let (machines, volumes) = users.await?;
+        if !machines.is_empty() || !volumes.is_empty() {
+            return Err(in_use(&digest, &machines, &volumes));
         }
         let removed = digest.clone();
         self.blocking(move |host| host.0.context.store.remove(&removed)).await?;
@@ -152,9 +168,13 @@ impl Host {
         let digest = record.digest.to_string();
         let text = digest.clone();
         let names = self.registry().change(move |change| -> Result<_, RegistryError> {
-            Ok((change.references_to(&text)?, change.image_users(&text)?))
+            Ok((
+                change.references_to(&text)?,
+                change.image_users(&text)?,
+                change.image_volumes(&text)?,
+            ))
         });
-        let (references, used_by) = names.await?;
+        let (references, used_by, used_by_volumes) = names.await?;
         let sealed = record.clone();
         let size_bytes = self.blocking(move |host| host.occupied(&sealed)).await?;
         let sealed_at = i64::try_from(record.imported_at_s).unwrap_or(i64::MAX);
@@ -171,6 +191,7 @@ impl Host {
             cmdline: record.cmdline,
             created_at: Timestamp::from_second(sealed_at).unwrap_or(Timestamp::UNIX_EPOCH),
             used_by,
+            used_by_volumes,
         })
     }
 
@@ -196,6 +217,19 @@ impl Host {
 fn blocks(file: &File) -> u64 {
     file.metadata()
         .map_or(0, |metadata| metadata.blocks() * STAT_BLOCK_BYTES)
+}
+
+fn in_use(digest: &ImageDigest, machines: &[String], volumes: &[String]) -> Failure {
+    let machines =
+        (!machines.is_empty()).then(|| format!("used by {}; delete these machines first", machines.join(", ")));
+    let volumes = (!volumes.is_empty()).then(|| {
+        format!(
+            "shared by {}; delete these volumes first, or convert them into ones that stand on their own",
+            volumes.join(", ")
+        )
+    });
+    let users: Vec<_> = machines.into_iter().chain(volumes).collect();
+    Failure::new(ErrorCode::InUse, format!("image {digest} is {}", users.join(", and ")))
 }
 
 fn no_image(wanted: &str) -> Failure {

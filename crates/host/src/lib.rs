@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | machines, references, operations, events | the registry (SQLite) | one transaction per change |
 //! | which process is which machine | the machine's task | that task alone |
+//! | volume bytes | files beside the registry | jobs that were written down first |
 //! | image bytes | the image store | pulls and removals |
 //! | progress of pulls | memory | the pull |
 //!
@@ -21,6 +22,8 @@ mod limits;
 mod machine;
 mod operations;
 mod registry;
+mod volume;
+mod volume_store;
 
 pub use config::HostConfig;
 pub use console::{Console, LogTail};
@@ -28,3 +31,4 @@ pub use failure::Failure;
 pub use host::{Host, OpenError};
 pub use machine::Action;
 pub use registry::{OperationRecord, RegistryError};
+pub use volume::Piece;

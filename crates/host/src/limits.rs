@@ -2,6 +2,11 @@
 
 use std::io;
 
+use api_types::ErrorCode;
+
+use crate::HostConfig;
+use crate::failure::Failure;
+
 /// Physical memory of the host, bytes (`MemTotal` of `/proc/meminfo`, proc(5)).
 pub(crate) fn memory_bytes() -> io::Result<u64> {
     let text = std::fs::read_to_string("/proc/meminfo")?;
@@ -18,6 +23,28 @@ fn parse(meminfo: &str) -> Option<u64> {
 pub(crate) fn free_bytes(path: &std::path::Path) -> io::Result<u64> {
     let stat = rustix::fs::statvfs(path)?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// Fails when what must stay free on the state directory's file system does not, once `wanted_bytes` are taken. Blocks shortly.
+pub(crate) fn check_space(config: &HostConfig, wanted_bytes: u64) -> Result<(), Failure> {
+    let free = free_bytes(&config.state_dir)
+        .map_err(|error| Failure::new(ErrorCode::Internal, format!("free space can not be read: {error}")))?;
+    if free >= config.reserved_space_bytes.saturating_add(wanted_bytes) {
+        return Ok(());
+    }
+    let wanted = match wanted_bytes {
+        0 => String::new(),
+        bytes => format!(", {} MiB are wanted", bytes >> 20),
+    };
+    Err(Failure::new(
+        ErrorCode::NoSpace,
+        format!(
+            "{} has {} MiB left{wanted}, and {} MiB are kept free (reserved_space): remove machines, volumes or images",
+            config.state_dir.display(),
+            free >> 20,
+            config.reserved_space_bytes >> 20
+        ),
+    ))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Operations that are under way: their progress, and how to cancel them. What is kept of them is in the registry.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use api_types::{OperationPhase, Progress};
@@ -14,6 +15,8 @@ use crate::failure::Failure;
 pub(crate) enum Worker {
     /// A pull, which can be watched and cancelled.
     Pull(watch::Receiver<images::Progress>, CancellationToken),
+    /// Work on a volume, likewise.
+    Volume(watch::Receiver<Progress>, CancellationToken),
     /// A machine; this asks it to give an operation up.
     Machine(Box<dyn Fn(OperationId) + Send>),
 }
@@ -28,7 +31,10 @@ pub(crate) struct Finish {
 
 /// Operations under way in this process.
 #[derive(Default)]
-pub(crate) struct LiveOperations(Mutex<HashMap<OperationId, Worker>>);
+pub(crate) struct LiveOperations {
+    workers: Mutex<HashMap<OperationId, Worker>>,
+    closing: AtomicBool,
+}
 
 impl LiveOperations {
     /// From now on `worker` carries out `id`.
@@ -45,6 +51,7 @@ impl LiveOperations {
     pub(crate) fn progress(&self, id: OperationId) -> Option<Progress> {
         match self.lock().get(&id)? {
             Worker::Pull(progress, _) => Some(to_progress(*progress.borrow())),
+            Worker::Volume(progress, _) => Some(progress.borrow().clone()),
             Worker::Machine(_) => None,
         }
     }
@@ -52,24 +59,30 @@ impl LiveOperations {
     /// Asks for it to be given up; false when it is not under way.
     pub(crate) fn cancel(&self, id: OperationId) -> bool {
         match self.lock().get(&id) {
-            Some(Worker::Pull(_, token)) => token.cancel(),
+            Some(Worker::Pull(_, token) | Worker::Volume(_, token)) => token.cancel(),
             Some(Worker::Machine(cancel)) => cancel(id),
             None => return false,
         }
         true
     }
 
-    /// Cancels every pull: the daemon ends.
-    pub(crate) fn cancel_pulls(&self) {
+    /// The daemon ends: pulls and work on volumes stop where they are. The next daemon goes on with them.
+    pub(crate) fn close(&self) {
+        self.closing.store(true, Ordering::SeqCst);
         for worker in self.lock().values() {
-            if let Worker::Pull(_, token) = worker {
+            if let Worker::Pull(_, token) | Worker::Volume(_, token) = worker {
                 token.cancel();
             }
         }
     }
 
+    /// Whether the daemon ends: what is given up now was not given up by anybody's wish, and is not noted as over.
+    pub(crate) fn closing(&self) -> bool {
+        self.closing.load(Ordering::SeqCst)
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<OperationId, Worker>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -260,6 +260,12 @@ impl Store {
         self.open_part(digest, DISK)
     }
 
+    /// Where the disk of an image is, which may be gone. It is never opened for writing; images of volumes name it as their
+    /// backing file.
+    pub fn disk_path(&self, digest: &ImageDigest) -> PathBuf {
+        self.image_dir(digest).join(DISK)
+    }
+
     /// The kernel, for reading.
     pub fn open_kernel(&self, digest: &ImageDigest) -> Result<File, StoreError> {
         if self.get(digest)?.kernel.is_none() {

@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
-use api_types::ByteSize;
+use api_types::{ByteSize, DiskWish};
 use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::volume_args::{VolumeCommand, parse_disk};
 
 /// Pulls golden images and runs machines on this host.
 #[derive(Debug, Parser)]
@@ -34,6 +36,8 @@ pub(crate) enum Format {
 pub(crate) enum Command {
     /// Make a machine from a golden image and start it; pulls the image if it is not here yet.
     Run(RunArgs),
+    /// Make a machine without starting it.
+    Create(MachineArgs),
     /// List machines.
     Ls,
     /// Show one machine.
@@ -108,6 +112,9 @@ pub(crate) enum Command {
     /// Golden images.
     #[command(subcommand)]
     Image(ImageCommand),
+    /// Volumes: disks that outlive machines.
+    #[command(subcommand)]
+    Volume(VolumeCommand),
     /// Print a completion script for a shell.
     Completion {
         /// The shell.
@@ -139,8 +146,18 @@ pub(crate) enum ImageCommand {
 
 #[derive(Debug, Parser)]
 pub(crate) struct RunArgs {
-    /// Golden image: a reference to pull, or the digest of one that is here.
-    pub(crate) image: String,
+    #[command(flatten)]
+    pub(crate) machine: MachineArgs,
+    /// Return once the machine runs, instead of attaching to its console.
+    #[arg(short, long)]
+    pub(crate) detach: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct MachineArgs {
+    /// Golden image: a reference to pull, or the digest of one that is here. Without one, name a kernel.
+    #[arg(required_unless_present = "kernel")]
+    pub(crate) image: Option<String>,
     /// Name of the machine; default: the image's, with a few random letters.
     #[arg(long)]
     pub(crate) name: Option<String>,
@@ -165,9 +182,9 @@ pub(crate) struct RunArgs {
     /// Network: none, or tap:NAME for a tap device of the host. May be given several times.
     #[arg(long, value_name = "none|tap:NAME", value_parser = parse_network)]
     pub(crate) network: Vec<Network>,
-    /// Return once the machine runs, instead of attaching to its console.
-    #[arg(short, long)]
-    pub(crate) detach: bool,
+    /// Volume as a further disk. May be given several times.
+    #[arg(long, value_name = "NAME[,ro][,cdrom][,bus=…][,cache=…][,serial=…][,boot-order=N]", value_parser = parse_disk)]
+    pub(crate) volume: Vec<DiskWish>,
 }
 
 /// What a network interface is connected to.

@@ -10,6 +10,8 @@ mod progress;
 mod run;
 mod show;
 mod vms;
+mod volume_args;
+mod volumes;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -51,6 +53,8 @@ async fn dispatch(args: Args) -> anyhow::Result<ExitCode> {
     let format = args.output;
     match args.command {
         Command::Run(wish) => return run::run(&client, wish, format).await,
+        Command::Create(wish) => run::create(&client, &wish, format).await?,
+        Command::Volume(command) => return volumes::run(&client, command, format).await,
         Command::Ls => vms::list(&client, format).await?,
         Command::Show { vm } => vms::show(&client, &vm, format).await?,
         Command::Console { vm } => return console::attach(&client, &vm).await,

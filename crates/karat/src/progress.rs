@@ -44,6 +44,33 @@ impl Progress {
     }
 }
 
+/// A bar for bytes that are sent from here. Clones are the same one.
+#[derive(Clone)]
+pub(crate) struct Sending(ProgressBar);
+
+impl Sending {
+    /// For `name`, of whose `length` bytes `first` are there already.
+    pub(crate) fn new(name: &str, first: u64, length: u64) -> Self {
+        let bar = ProgressBar::new(length);
+        let template = "{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} eta {eta}";
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        bar.set_message(format!("sending {name}"));
+        bar.set_position(first);
+        bar.reset_eta();
+        Self(bar)
+    }
+
+    /// So many bytes were handed over.
+    pub(crate) fn show(&self, sent: u64) {
+        self.0.set_position(sent);
+        if Some(sent) == self.0.length() {
+            self.0.finish_and_clear();
+        }
+    }
+}
+
 impl Drop for Progress {
     fn drop(&mut self) {
         self.bar.finish_and_clear();

@@ -2,22 +2,24 @@
 
 use std::process::ExitCode;
 
-use api_types::{BootWish, NetworkWish, VmSpec};
+use api_types::{BootWish, NetworkWish, Vm, VmSpec};
 use client::Client;
 
-use crate::args::{Format, Network, RunArgs};
+use crate::args::{Format, MachineArgs, Network, RunArgs};
 use crate::output::{say, write};
 use crate::{console, images, vms};
 
 /// Pulls the image if it is not here, makes the machine, starts it, and attaches to its console.
 pub(crate) async fn run(client: &Client, args: RunArgs, format: Format) -> anyhow::Result<ExitCode> {
-    let image = images::ensure(client, &args.image).await?;
-    let spec = wish(&args);
-    let vm = client.create_vm(&spec).await?;
+    let vm = make(client, &args.machine).await?;
     if let Err(error) = vms::start_one(client, &vm.spec.name).await {
+        let from = vm
+            .image_digest
+            .map(|digest| format!(" from {digest}"))
+            .unwrap_or_default();
         say(&format!(
-            "{} was made from {} but does not run; `karat rm {}` removes it",
-            vm.spec.name, image.digest, vm.spec.name
+            "{} was made{from} but does not run; `karat rm {}` removes it",
+            vm.spec.name, vm.spec.name
         ));
         return Err(error);
     }
@@ -30,7 +32,20 @@ pub(crate) async fn run(client: &Client, args: RunArgs, format: Format) -> anyho
     console::attach(client, &vm.spec.name).await
 }
 
-fn wish(args: &RunArgs) -> VmSpec {
+/// Pulls the image if it is not here, and makes the machine.
+pub(crate) async fn create(client: &Client, args: &MachineArgs, format: Format) -> anyhow::Result<()> {
+    let vm = make(client, args).await?;
+    write(format, &vm, |vm| format!("{}\n", vm.spec.name))
+}
+
+async fn make(client: &Client, args: &MachineArgs) -> anyhow::Result<Vm> {
+    if let Some(image) = &args.image {
+        images::ensure(client, image).await?;
+    }
+    Ok(client.create_vm(&wish(args)).await?)
+}
+
+fn wish(args: &MachineArgs) -> VmSpec {
     let boot = BootWish {
         kernel: args.kernel.clone(),
         initrd: args.initrd.clone(),
@@ -44,16 +59,17 @@ fn wish(args: &RunArgs) -> VmSpec {
             queue_pairs: None,
         }),
     });
+    let name = args.name.clone();
     VmSpec {
-        name: args.name.clone().unwrap_or_else(|| name_for(&args.image)),
-        image: Some(args.image.clone()),
+        name: name.unwrap_or_else(|| name_for(args.image.as_deref().unwrap_or_default())),
+        image: args.image.clone(),
         cpus: args.cpus,
         topology: None,
         memory: args.memory,
         memory_backing: None,
         disk_size: args.disk_size,
         boot: (boot != BootWish::default()).then_some(boot),
-        disks: Vec::new(),
+        disks: args.volume.clone(),
         networks: networks.collect(),
     }
 }

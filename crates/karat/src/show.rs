@@ -1,6 +1,6 @@
 //! One machine for people.
 
-use api_types::Vm;
+use api_types::{DiskWish, Vm};
 
 use crate::output::fields;
 
@@ -9,7 +9,7 @@ pub(crate) fn describe(vm: &Vm) -> String {
     let (spec, status) = (&vm.spec, &vm.status);
     let boot = spec.boot.clone().unwrap_or_default();
     let taps: Vec<_> = spec.networks.iter().map(|net| format!("tap:{}", net.tap)).collect();
-    let disks: Vec<_> = spec.disks.iter().map(|disk| disk.path.clone()).collect();
+    let disks: Vec<_> = spec.disks.iter().map(disk).collect();
     fields(&[
         ("name", spec.name.clone()),
         ("id", vm.id.to_string()),
@@ -52,4 +52,18 @@ pub(crate) fn describe(vm: &Vm) -> String {
             },
         ),
     ])
+}
+
+/// Where a disk comes from.
+fn disk(disk: &DiskWish) -> String {
+    let from = match (&disk.volume, &disk.path) {
+        (Some(volume), _) => format!("volume:{volume}"),
+        (None, path) => path.clone().unwrap_or_default(),
+    };
+    let how = if disk.read_only || disk.cdrom {
+        " (read-only)"
+    } else {
+        ""
+    };
+    format!("{from}{how}")
 }

@@ -21,6 +21,9 @@ pub(crate) struct Params<T>(pub(crate) T);
 /// One decoded segment of the path.
 pub(crate) struct Segment(pub(crate) String);
 
+/// All decoded segments of a path that has several.
+pub(crate) struct Segments<const N: usize>(pub(crate) [String; N]);
+
 /// The revision in `If-Match`, if there is one (RFC 9110 §13.1.1).
 pub(crate) struct IfMatch(pub(crate) Option<u64>);
 
@@ -77,6 +80,22 @@ impl<S: Send + Sync> FromRequestParts<S> for Segment {
     }
 }
 
+impl<const N: usize, S: Send + Sync> FromRequestParts<S> for Segments<N> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let wrong = |text: String| Problem::invalid(format!("the path is not understood: {text}"));
+        let Path(texts) = Path::<Vec<String>>::from_request_parts(parts, state)
+            .await
+            .map_err(|error| wrong(error.body_text()))?;
+        let found = texts.len();
+        let texts = texts.try_into();
+        texts
+            .map(Self)
+            .map_err(|_| wrong(format!("it has {found} names, not {N}")))
+    }
+}
+
 impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
     type Rejection = Problem;
 
@@ -117,7 +136,8 @@ async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Prob
     })?;
     let is_json = content_type.as_ref().is_none_or(|value| {
         let media = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default();
-        media.trim().eq_ignore_ascii_case("application/json")
+        let media = media.trim();
+        media.eq_ignore_ascii_case("application/json") || media.eq_ignore_ascii_case("application/merge-patch+json")
     });
     if is_json || bytes.is_empty() {
         Ok(bytes)

@@ -17,7 +17,9 @@ mod problem;
 mod router;
 mod serve;
 mod shared;
+mod uploads;
 mod vms;
+mod volumes;
 
 pub use openapi::openapi_json;
 pub use router::router;

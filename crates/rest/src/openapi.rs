@@ -4,14 +4,14 @@ use axum::http::header;
 use axum::response::IntoResponse;
 use utoipa::OpenApi;
 
-use crate::{console, events, health, images, operations, vms};
+use crate::{console, events, health, images, operations, uploads, vms, volumes};
 
 #[derive(OpenApi)]
 #[openapi(
     info(
         title = "Karat",
         version = "1.0.0",
-        description = "Golden images and the machines made from them, on one host. Served on a UNIX socket. Every answer that is no success is `application/problem+json` (RFC 9457) with a stable `code`.",
+        description = "Golden images, volumes, and the machines made from them, on one host. Served on a UNIX socket. Every answer that is no success is `application/problem+json` (RFC 9457) with a stable `code`.",
         license(name = "Apache-2.0")
     ),
     paths(
@@ -30,8 +30,19 @@ use crate::{console, events, health, images, operations, vms};
         vms::pause,
         vms::resume,
         vms::reset,
+        vms::attach,
+        vms::detach,
         console::attach,
         console::log,
+        volumes::list,
+        volumes::create,
+        volumes::show,
+        volumes::resize,
+        volumes::edit,
+        volumes::check,
+        volumes::convert,
+        volumes::delete,
+        uploads::receive,
         operations::list,
         operations::show,
         operations::cancel,

@@ -68,11 +68,19 @@ const fn status(code: ErrorCode) -> StatusCode {
     match code {
         ErrorCode::InvalidRequest => StatusCode::BAD_REQUEST,
         ErrorCode::UnknownPath | ErrorCode::NotFound | ErrorCode::ImageUnknown => StatusCode::NOT_FOUND,
-        ErrorCode::NameTaken | ErrorCode::WrongState | ErrorCode::InUse | ErrorCode::Cancelled => StatusCode::CONFLICT,
+        ErrorCode::NameTaken
+        | ErrorCode::WrongState
+        | ErrorCode::InUse
+        | ErrorCode::Cancelled
+        | ErrorCode::UploadOffset => StatusCode::CONFLICT,
         ErrorCode::RevisionMismatch => StatusCode::PRECONDITION_FAILED,
-        ErrorCode::InvalidSpec | ErrorCode::ImageRefused | ErrorCode::InsecureRegistry | ErrorCode::BadKernel => {
-            StatusCode::UNPROCESSABLE_ENTITY
-        }
+        ErrorCode::InvalidSpec
+        | ErrorCode::ImageRefused
+        | ErrorCode::DiskNotStandalone
+        | ErrorCode::DiskRefused
+        | ErrorCode::ChecksumMismatch
+        | ErrorCode::InsecureRegistry
+        | ErrorCode::BadKernel => StatusCode::UNPROCESSABLE_ENTITY,
         ErrorCode::RegistryUnavailable | ErrorCode::DigestMismatch => StatusCode::BAD_GATEWAY,
         ErrorCode::HostLacks => StatusCode::SERVICE_UNAVAILABLE,
         ErrorCode::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
@@ -95,6 +103,10 @@ const fn title(code: ErrorCode) -> &'static str {
         ErrorCode::ImageUnknown => "The registry has no such image",
         ErrorCode::DigestMismatch => "Content does not match its digest",
         ErrorCode::ImageRefused => "The image can not be used",
+        ErrorCode::DiskNotStandalone => "The disk names another file",
+        ErrorCode::DiskRefused => "The disk can not be used",
+        ErrorCode::ChecksumMismatch => "The upload does not match its checksum",
+        ErrorCode::UploadOffset => "The piece does not begin where the last one ended",
         ErrorCode::InsecureRegistry => "The registry is not allowed over plain HTTP",
         ErrorCode::BadKernel => "The kernel can not be booted",
         ErrorCode::HostLacks => "The host lacks something",

@@ -4,14 +4,14 @@ use api_types::ErrorCode;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, StatusCode, Uri};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post, put};
 use host::{Failure, Host};
 
 use crate::limits::BODY_MAX;
 use crate::problem::Problem;
 use crate::serve::Closing;
 use crate::shared::Shared;
-use crate::{console, events, health, images, openapi, operations, vms};
+use crate::{console, events, health, images, openapi, operations, uploads, vms, volumes};
 
 /// The whole API.
 pub fn router(host: Host, closing: Closing) -> Router {
@@ -29,6 +29,17 @@ pub fn router(host: Host, closing: Closing) -> Router {
         .route("/v1/vms/{vm}/reset", post(vms::reset))
         .route("/v1/vms/{vm}/console", get(console::attach))
         .route("/v1/vms/{vm}/log", get(console::log))
+        .route("/v1/vms/{vm}/disks", post(vms::attach))
+        .route("/v1/vms/{vm}/disks/{disk}", delete(vms::detach))
+        .route("/v1/volumes", get(volumes::list).post(volumes::create))
+        .route(
+            "/v1/volumes/{volume}",
+            get(volumes::show).patch(volumes::edit).delete(volumes::delete),
+        )
+        .route("/v1/volumes/{volume}/resize", post(volumes::resize))
+        .route("/v1/volumes/{volume}/check", post(volumes::check))
+        .route("/v1/volumes/{volume}/convert", post(volumes::convert))
+        .route("/v1/volumes/{volume}/data", put(uploads::receive))
         .route("/v1/operations", get(operations::list))
         .route("/v1/operations/{id}", get(operations::show).delete(operations::cancel))
         .route("/v1/events", get(events::read))

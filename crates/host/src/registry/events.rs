@@ -14,6 +14,8 @@ const PRUNE_EVERY: i64 = 256;
 pub(crate) enum About<'a> {
     /// A machine, by id and name.
     Vm(spec::VmId, &'a str),
+    /// A volume, by id and name.
+    Volume(spec::VolumeId, &'a str),
     /// An image, by digest and reference.
     Image(&'a str, Option<&'a str>),
     /// An operation.
@@ -26,6 +28,7 @@ impl About<'_> {
     fn subject(&self) -> Subject {
         let (collection, id, name) = match self {
             Self::Vm(id, name) => ("vms", id.to_string(), Some(*name)),
+            Self::Volume(id, name) => ("volumes", id.to_string(), Some(*name)),
             Self::Image(digest, name) => ("images", (*digest).to_owned(), *name),
             Self::Operation(id, name) => ("operations", id.to_string(), Some(*name)),
             Self::Host => ("host", "karatd".to_owned(), None),

@@ -1,4 +1,4 @@
-//! What the daemon knows, in one SQLite file: machines, image references, operations, events.
+//! What the daemon knows, in one SQLite file: machines, volumes, image references, operations, events.
 //!
 //! Every change is one transaction that also holds the events it causes, so that a reader who saw an event finds what it
 //! tells of. Work happens on blocking threads, one at a time; a change is on the disk when it returns (WAL, `synchronous =
@@ -10,6 +10,8 @@ mod operations;
 mod references;
 mod schema;
 mod vms;
+mod volume_record;
+mod volumes;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,6 +25,7 @@ use ballast::Ballast;
 
 pub(crate) use events::About;
 pub use operations::OperationRecord;
+pub(crate) use volume_record::{Job, Sizes, Task, VolumeRecord};
 
 use crate::failure::Failure;
 

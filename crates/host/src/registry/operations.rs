@@ -157,5 +157,9 @@ const fn describe(kind: OperationKind) -> &'static str {
         OperationKind::ImagePull => "pulling the image",
         OperationKind::VmStart => "starting the machine",
         OperationKind::VmStop => "stopping the machine",
+        OperationKind::VolumeCreate => "creating the volume",
+        OperationKind::VolumeUpload => "taking over the upload",
+        OperationKind::VolumeResize => "resizing the volume",
+        OperationKind::VolumeCheck => "checking the volume",
     }
 }

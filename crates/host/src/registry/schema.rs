@@ -9,7 +9,8 @@ const BUSY_TIMEOUT_MS: u64 = 5000;
 
 /// Steps from each schema version to the next; a file of version *n* gets all from the *n*-th on. Steps are never edited
 /// once released, only added.
-const MIGRATIONS: [&str; 1] = [r"
+const MIGRATIONS: [&str; 2] = [
+    r"
     CREATE TABLE vms (
         id           TEXT PRIMARY KEY,
         name         TEXT NOT NULL UNIQUE,
@@ -45,7 +46,16 @@ const MIGRATIONS: [&str; 1] = [r"
         reason     TEXT NOT NULL,
         message    TEXT NOT NULL
     ) STRICT;
-"];
+",
+    r"
+    CREATE TABLE volumes (
+        id       TEXT PRIMARY KEY,
+        name     TEXT NOT NULL UNIQUE,
+        record   TEXT NOT NULL,
+        revision INTEGER NOT NULL
+    ) STRICT;
+",
+];
 
 /// Sets the connection up and runs the steps the file lacks, each in a transaction of its own.
 pub(super) fn prepare(connection: &mut Connection) -> Result<(), RegistryError> {

@@ -1,0 +1,196 @@
+//! What is kept of a volume.
+
+use api_types::{
+    OperationKind, Volume, VolumeAttachment, VolumeCheck, VolumeCondition, VolumeRepair, VolumeSource, VolumeState,
+    VolumeUpload, VolumeWish,
+};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use spec::{DiskFormat, OperationId, VolumeId};
+
+/// What a volume's files take.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Sizes {
+    /// Space on the host, bytes.
+    pub(crate) usage_bytes: u64,
+    /// Length of the upload, bytes.
+    pub(crate) received_bytes: u64,
+}
+
+/// A volume as the registry keeps it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct VolumeRecord {
+    pub(crate) id: VolumeId,
+    /// What was asked for.
+    pub(crate) wish: VolumeWish,
+    /// How its bytes lie in its file, once that is known.
+    pub(crate) format: Option<DiskFormat>,
+    /// Size the guest sees, bytes, once that is known.
+    pub(crate) size_bytes: Option<u64>,
+    /// Digest of the image it is made from.
+    pub(crate) image: Option<String>,
+    /// The volume it is copied from.
+    pub(crate) copied_from: Option<VolumeId>,
+    pub(crate) state: VolumeState,
+    pub(crate) reason: Option<String>,
+    pub(crate) message: Option<String>,
+    /// When `state` or `reason` last changed.
+    pub(crate) changed_at: Timestamp,
+    /// What is being done to it. The next daemon goes on with it.
+    pub(crate) job: Option<Job>,
+    pub(crate) last_check: Option<VolumeCheck>,
+    pub(crate) created_at: Timestamp,
+    /// The row's own; what is written here is not kept.
+    pub(crate) revision: u64,
+}
+
+/// Work on a volume, and the operation it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Job {
+    pub(crate) operation: OperationId,
+    pub(crate) task: Task,
+}
+
+/// Kinds of work. Each can be begun anew after it was cut off anywhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Task {
+    /// Fill a new volume from its source.
+    Create,
+    /// Look at what was uploaded, and make a volume of it.
+    Finish,
+    /// Make it this large.
+    Resize {
+        /// Bytes.
+        size_bytes: u64,
+    },
+    /// Check it.
+    Check {
+        /// What to repair.
+        repair: Option<VolumeRepair>,
+    },
+}
+
+impl Task {
+    pub(crate) const fn kind(self) -> OperationKind {
+        match self {
+            Self::Create => OperationKind::VolumeCreate,
+            Self::Finish => OperationKind::VolumeUpload,
+            Self::Resize { .. } => OperationKind::VolumeResize,
+            Self::Check { .. } => OperationKind::VolumeCheck,
+        }
+    }
+
+    /// Why a volume is as it is while this goes on, in one word.
+    const fn reason(self) -> &'static str {
+        match self {
+            Self::Create => "Creating",
+            Self::Finish => "TakingOver",
+            Self::Resize { .. } => "Resizing",
+            Self::Check { repair: None } => "Checking",
+            Self::Check { .. } => "Repairing",
+        }
+    }
+}
+
+impl VolumeRecord {
+    pub(crate) fn name(&self) -> &str {
+        &self.wish.name
+    }
+
+    /// Whether `name` is this volume's name or id.
+    pub(crate) fn is_called(&self, name: &str) -> bool {
+        self.name() == name || self.id.to_string() == name
+    }
+
+    /// Whether it keeps only what differs from its image.
+    pub(crate) fn shares_image(&self) -> bool {
+        let whole = self.wish.compressed || matches!(self.wish.source, VolumeSource::Image { copy: true, .. });
+        self.image.is_some() && self.format == Some(DiskFormat::Qcow2) && !whole
+    }
+
+    /// The image that must stay for this volume's sake.
+    pub(crate) fn needs_image(&self) -> Option<&str> {
+        let needed = match self.state {
+            VolumeState::Creating => true,
+            VolumeState::Ready => self.shares_image(),
+            VolumeState::Failed | VolumeState::Deleting => false,
+        };
+        self.image.as_deref().filter(|_| needed)
+    }
+
+    /// The volume that is being copied into this one.
+    pub(crate) fn copies(&self) -> Option<VolumeId> {
+        self.copied_from.filter(|_| self.state == VolumeState::Creating)
+    }
+
+    /// Whether it is to be sent and was not sent completely.
+    pub(crate) fn awaits_upload(&self) -> bool {
+        self.state == VolumeState::Creating
+            && self.job.is_none()
+            && matches!(self.wish.source, VolumeSource::Upload { .. })
+    }
+
+    /// Moves to `state`; `reason` and `message` replace what was there.
+    pub(crate) fn enter(&mut self, state: VolumeState, reason: Option<&str>, message: Option<String>, now: Timestamp) {
+        self.state = state;
+        self.reason = reason.map(str::to_owned);
+        self.message = message;
+        self.changed_at = now;
+    }
+
+    /// As the API shows it.
+    pub(crate) fn describe(&self, attached_to: Vec<VolumeAttachment>, sizes: Sizes) -> Volume {
+        let shares = self.shares_image() && !matches!(self.state, VolumeState::Failed);
+        Volume {
+            id: self.id,
+            name: self.wish.name.clone(),
+            format: self.format,
+            size_bytes: self.size_bytes,
+            usage_bytes: sizes.usage_bytes,
+            source: self.wish.source.clone(),
+            image_digest: self.image.clone().filter(|_| shares),
+            preallocation: self.wish.preallocation,
+            state: self.state,
+            reason: self.reason.clone(),
+            message: self.message.clone(),
+            operation: self.job.map(|job| job.operation),
+            upload: self.awaits_upload().then_some(VolumeUpload {
+                received_bytes: sizes.received_bytes,
+            }),
+            attached_to,
+            last_check: self.last_check.clone(),
+            conditions: self.conditions(),
+            created_at: self.created_at,
+            revision: self.revision,
+        }
+    }
+
+    fn conditions(&self) -> Vec<VolumeCondition> {
+        let condition = |kind: &str, status, reason: &str| VolumeCondition {
+            kind: kind.to_owned(),
+            status,
+            reason: reason.to_owned(),
+            message: self.message.clone().unwrap_or_default(),
+            last_transition_at: self.changed_at,
+        };
+        let word = self.reason.as_deref();
+        let (bound, ready) = match self.state {
+            VolumeState::Creating => ((false, word.unwrap_or("Creating")), (false, word.unwrap_or("Creating"))),
+            VolumeState::Ready => ((true, "Bound"), (true, "Ready")),
+            VolumeState::Failed => ((false, word.unwrap_or("Failed")), (false, word.unwrap_or("Failed"))),
+            VolumeState::Deleting => ((true, "Deleting"), (false, "Deleting")),
+        };
+        let running = match self.job {
+            Some(job) => (true, job.task.reason()),
+            None if self.state == VolumeState::Failed => (false, word.unwrap_or("Failed")),
+            None if self.awaits_upload() => (false, "AwaitingUpload"),
+            None => (false, "Completed"),
+        };
+        vec![
+            condition("Bound", bound.0, bound.1),
+            condition("Running", running.0, running.1),
+            condition("Ready", ready.0, ready.1),
+        ]
+    }
+}

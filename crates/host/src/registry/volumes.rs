@@ -1,0 +1,109 @@
+//! Volumes.
+
+use api_types::VolumeAttachment;
+use jiff::Timestamp;
+use rusqlite::{OptionalExtension, Row, params};
+use spec::VolumeId;
+
+use super::volume_record::VolumeRecord;
+use super::{Change, RegistryError, to_row};
+
+const COLUMNS: &str = "record, revision";
+
+impl Change<'_> {
+    /// Adds a volume; a name that is taken is a conflict.
+    pub(crate) fn insert_volume(&self, record: &VolumeRecord) -> Result<(), RegistryError> {
+        self.transaction.execute(
+            "INSERT INTO volumes (id, name, record, revision) VALUES (?, ?, ?, ?)",
+            params![
+                record.id.to_string(),
+                record.name(),
+                serde_json::to_string(record)?,
+                to_row(record.revision)?
+            ],
+        )?;
+        Ok(())
+    }
+
+    /// Writes how a volume is, and moves its revision on. False when there is no such volume.
+    pub(crate) fn update_volume(&self, record: &VolumeRecord) -> Result<bool, RegistryError> {
+        let changed = self.transaction.execute(
+            "UPDATE volumes SET record = ?, revision = revision + 1 WHERE id = ?",
+            params![serde_json::to_string(record)?, record.id.to_string()],
+        )?;
+        Ok(changed > 0)
+    }
+
+    /// Removes a volume's record.
+    pub(crate) fn delete_volume(&self, id: VolumeId) -> Result<(), RegistryError> {
+        self.transaction
+            .execute("DELETE FROM volumes WHERE id = ?", [id.to_string()])?;
+        Ok(())
+    }
+
+    /// A volume by name or id.
+    pub(crate) fn volume(&self, name_or_id: &str) -> Result<Option<VolumeRecord>, RegistryError> {
+        // As with machines, the id wins.
+        let query = format!("SELECT {COLUMNS} FROM volumes WHERE id = ?1 OR name = ?1 ORDER BY id = ?1 DESC LIMIT 1");
+        self.transaction
+            .prepare_cached(&query)?
+            .query_row([name_or_id], |row| Ok(read(row)))
+            .optional()?
+            .transpose()
+    }
+
+    /// All volumes, by name.
+    pub(crate) fn volumes(&self) -> Result<Vec<VolumeRecord>, RegistryError> {
+        let mut statement = self
+            .transaction
+            .prepare_cached(&format!("SELECT {COLUMNS} FROM volumes ORDER BY name"))?;
+        let mut rows = statement.query([])?;
+        let mut records = Vec::new();
+        while let Some(row) = rows.next()? {
+            records.push(read(row)?);
+        }
+        Ok(records)
+    }
+
+    /// Names of the volumes that need an image.
+    pub(crate) fn image_volumes(&self, digest: &str) -> Result<Vec<String>, RegistryError> {
+        let records = self.volumes()?.into_iter();
+        let needs = records.filter(|record| record.needs_image() == Some(digest));
+        Ok(needs.map(|record| record.name().to_owned()).collect())
+    }
+
+    /// Names of the volumes that are being copied from this one.
+    pub(crate) fn volume_copies(&self, id: VolumeId) -> Result<Vec<String>, RegistryError> {
+        let records = self.volumes()?.into_iter();
+        let copies = records.filter(|record| record.copies() == Some(id));
+        Ok(copies.map(|record| record.name().to_owned()).collect())
+    }
+
+    /// The machines that have a volume as a disk, by name.
+    pub(crate) fn attachments(&self, volume: &VolumeRecord) -> Result<Vec<VolumeAttachment>, RegistryError> {
+        let mut found = Vec::new();
+        for vm in self.vms()? {
+            for (index, disk) in vm.spec.disks.iter().enumerate() {
+                if disk.volume.as_deref().is_some_and(|name| volume.is_called(name)) {
+                    found.push(VolumeAttachment {
+                        vm: vm.spec.name.clone(),
+                        disk: disk.name.clone().unwrap_or_else(|| format!("disk{}", index + 1)),
+                        read_only: disk.read_only || disk.cdrom,
+                    });
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// When this change happens.
+    pub(crate) const fn now(&self) -> Timestamp {
+        self.now
+    }
+}
+
+fn read(row: &Row<'_>) -> Result<VolumeRecord, RegistryError> {
+    let mut record: VolumeRecord = serde_json::from_str(&row.get::<_, String>(0)?)?;
+    record.revision = row.get::<_, i64>(1)?.unsigned_abs();
+    Ok(record)
+}

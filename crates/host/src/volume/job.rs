@@ -1,0 +1,173 @@
+//! Carrying jobs out, and writing down how they ended.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api_types::{ErrorCode, EventReason, OperationPhase, VolumeState};
+use spec::OperationId;
+
+use crate::failure::Failure;
+use crate::host::Host;
+use crate::operations::Worker;
+use crate::registry::{About, Change, Job, RegistryError, Task, VolumeRecord};
+use crate::volume_store::{self, Files, Meter, Outcome, cancelled};
+
+/// How long to wait before the end of a job that could not be written down is written again.
+const NOTE_AGAIN: Duration = Duration::from_secs(1);
+
+impl Host {
+    /// Takes up the work on volumes where the daemon before left it.
+    pub(crate) fn resume_volumes(&self, records: Vec<VolumeRecord>) {
+        for record in records {
+            if record.state == VolumeState::Deleting {
+                let host = self.clone();
+                tokio::spawn(async move {
+                    if let Err(failure) = host.remove_volume(record).await {
+                        tracing::error!(error = %failure, "a volume can not be removed");
+                    }
+                });
+            } else if let Some(job) = record.job {
+                tracing::info!(volume = record.name(), task = ?job.task, "work on a volume is begun again");
+                self.spawn_job(record, job);
+            }
+        }
+    }
+
+    /// Carries out what was written down.
+    pub(super) fn spawn_job(&self, record: VolumeRecord, job: Job) {
+        let (meter, watched, cancel) = Meter::new();
+        let operations = &self.0.context.operations;
+        operations.begin(job.operation, Worker::Volume(watched, cancel));
+        let host = self.clone();
+        tokio::spawn(async move {
+            let result = host.carry_out(record.clone(), job, meter).await;
+            let operations = &host.0.context.operations;
+            let given_up = result
+                .as_ref()
+                .is_err_and(|failure| failure.code == ErrorCode::Cancelled);
+            if given_up && operations.closing() {
+                tracing::info!(
+                    volume = record.name(),
+                    "work on a volume stops; the next daemon goes on"
+                );
+            } else {
+                host.note(record, job, result).await;
+            }
+            host.0.context.operations.end(job.operation);
+        });
+    }
+
+    async fn carry_out(&self, record: VolumeRecord, job: Job, meter: Meter) -> Result<Outcome, Failure> {
+        let jobs = Arc::clone(&self.0.volumes.jobs);
+        let _turn = tokio::select! {
+            turn = jobs.acquire_owned() => turn.map_err(|_| cancelled())?,
+            () = meter.given_up() => return Err(cancelled()),
+        };
+        let context = Arc::clone(&self.0.context);
+        tokio::task::spawn_blocking(move || {
+            let result = volume_store::carry_out(&context, &record, job.task, &meter);
+            let is_new = matches!(job.task, Task::Create | Task::Finish);
+            // What a daemon that ends leaves is cleared, or used, by the next.
+            if result.is_err()
+                && is_new
+                && !context.operations.closing()
+                && let Err(failure) = Files::of(&context, record.id).remove_all()
+            {
+                tracing::warn!(volume = record.name(), error = %failure, "files of a volume that was not made remain");
+            }
+            result
+        })
+        .await
+        .unwrap_or_else(|_| Err(Failure::new(ErrorCode::Internal, "the work was lost")))
+    }
+
+    /// Writes down how a job ended, again and again until that works.
+    async fn note(&self, record: VolumeRecord, job: Job, result: Result<Outcome, Failure>) {
+        loop {
+            let (record, result) = (record.clone(), result.clone());
+            let noted = self.registry().change(move |change| ended(change, record, job, result));
+            match noted.await {
+                Ok(()) => return,
+                Err(error) => {
+                    let error = crate::failure::chain(&error);
+                    tracing::error!(error, "the end of work on a volume can not be noted; it is tried again");
+                }
+            }
+            if self.0.context.operations.closing() {
+                return;
+            }
+            tokio::time::sleep(NOTE_AGAIN).await;
+        }
+    }
+}
+
+fn ended(
+    change: &Change<'_>,
+    record: VolumeRecord,
+    job: Job,
+    result: Result<Outcome, Failure>,
+) -> Result<(), RegistryError> {
+    // Nobody else writes to a record with a job; but it may have been deleted by hand.
+    let mut record = change.volume(&record.id.to_string())?.unwrap_or(record);
+    record.job = None;
+    let (now, name) = (change.now(), record.name().to_owned());
+    let was = record.state;
+    let is_new = matches!(job.task, Task::Create | Task::Finish);
+    match &result {
+        Ok(outcome) => {
+            record.format = Some(outcome.format);
+            record.size_bytes = Some(outcome.size_bytes);
+            if let Some(check) = &outcome.check {
+                record.last_check = Some(check.clone());
+            }
+            if is_new {
+                record.enter(VolumeState::Ready, None, None, now);
+            }
+        }
+        Err(failure) if is_new => {
+            let word = format!("{:?}", failure.code);
+            record.enter(VolumeState::Failed, Some(&word), Some(failure.detail.clone()), now);
+        }
+        Err(_) => {}
+    }
+    change.update_volume(&record)?;
+    if was != record.state {
+        let text = match &record.message {
+            Some(why) => format!("volume {name} is {}: {why}", word(record.state)),
+            None => format!("volume {name} is {}", word(record.state)),
+        };
+        change.event(&About::Volume(record.id, &name), EventReason::PhaseChanged, &text)?;
+    }
+    end_operation(change, job.operation, &name, &result)
+}
+
+fn end_operation(
+    change: &Change<'_>,
+    id: OperationId,
+    name: &str,
+    result: &Result<Outcome, Failure>,
+) -> Result<(), RegistryError> {
+    match result {
+        Ok(outcome) => {
+            let told = outcome.told.as_deref().unwrap_or(name);
+            change.end_operation(id, OperationPhase::Succeeded, Ok(Some(told)))
+        }
+        Err(failure) => {
+            tracing::warn!(volume = name, error = %failure, "work on a volume ended");
+            let phase = match failure.code {
+                ErrorCode::Cancelled => OperationPhase::Cancelled,
+                _ => OperationPhase::Failed,
+            };
+            change.end_operation(id, phase, Err(failure))
+        }
+    }
+}
+
+const fn word(state: VolumeState) -> &'static str {
+    match state {
+        VolumeState::Creating => "creating",
+        VolumeState::Ready => "ready",
+        VolumeState::Failed => "failed",
+        VolumeState::Deleting => "deleting",
+    }
+}

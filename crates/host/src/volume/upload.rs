@@ -1,0 +1,223 @@
+//! Receiving what a volume is filled with.
+//!
+//! Bytes go to a file beside the volumes as they come. When the sending breaks off, what has come stays, and its length is where
+//! the sender goes on. When all is there, the volume gets a job that looks at it.
+
+use std::fmt::Display;
+use std::fs::File;
+use std::io::{Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::sync::Arc;
+
+use api_types::{ErrorCode, Volume};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use spec::{OperationId, VolumeId};
+use tokio::sync::mpsc;
+
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::host::Host;
+use crate::limits;
+use crate::registry::{Job, Task, VolumeRecord};
+use crate::volume_store::{Files, describe, failure, find};
+
+/// Pieces of a body that wait to be written.
+const PIECES_QUEUED: usize = 8;
+/// Free space is looked at whenever so many bytes were written.
+const LOOK_EVERY: u64 = 16 << 20;
+
+/// Which part of an upload a request brings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Piece {
+    /// All of it; what came before is dropped.
+    Whole,
+    /// These bytes of it.
+    Part {
+        /// Number of the first byte: where the last piece ended.
+        first: u64,
+        /// How many bytes.
+        length: u64,
+        /// Length of the whole, once the sender knows. The piece that ends there is the last.
+        total: Option<u64>,
+    },
+}
+
+/// An upload that only this request writes to.
+struct Claim {
+    host: Host,
+    id: VolumeId,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.host.0.volumes.uploads().remove(&self.id);
+    }
+}
+
+impl Host {
+    /// Receives a piece of an upload. After the last one the volume has an operation.
+    pub async fn receive_volume<S, E>(
+        &self,
+        name_or_id: &str,
+        piece: Piece,
+        body: S,
+    ) -> Result<(Volume, Option<OperationId>), Failure>
+    where
+        S: Stream<Item = Result<Bytes, E>> + Unpin,
+        E: Display,
+    {
+        let wanted = name_or_id.to_owned();
+        let record = self.registry().change(move |change| find(change, &wanted)).await?;
+        awaits(&record)?;
+        let claim = self.claim(&record)?;
+        let length = match piece {
+            Piece::Whole => None,
+            Piece::Part { length, .. } => Some(length),
+        };
+        let (sender, pieces) = mpsc::channel(PIECES_QUEUED);
+        let context = Arc::clone(&self.0.context);
+        let id = record.id;
+        let writing = tokio::task::spawn_blocking(move || {
+            let written = write(&context, id, piece, pieces);
+            // Only now may somebody else go on: what was on its way is written.
+            drop(claim);
+            written
+        });
+        let sent = send(body, sender, length, self.0.context.config.image_max_bytes).await;
+        let end = writing
+            .await
+            .map_err(|_| Failure::new(ErrorCode::Internal, "the work was lost"))??;
+        sent?;
+        let complete = match piece {
+            Piece::Whole => true,
+            Piece::Part { total, .. } => total == Some(end),
+        };
+        if complete {
+            self.take_upload(record.id).await
+        } else {
+            let volume = self.volume(&record.id.to_string()).await?;
+            Ok((volume, None))
+        }
+    }
+
+    fn claim(&self, record: &VolumeRecord) -> Result<Claim, Failure> {
+        if !self.0.volumes.uploads().insert(record.id) {
+            let text = format!("somebody else is sending volume {}; wait for that", record.name());
+            return Err(Failure::new(ErrorCode::WrongState, text));
+        }
+        let (host, id) = (self.clone(), record.id);
+        Ok(Claim { host, id })
+    }
+
+    /// All has come.
+    async fn take_upload(&self, id: VolumeId) -> Result<(Volume, Option<OperationId>), Failure> {
+        let context = Arc::clone(&self.0.context);
+        let operation = OperationId::random();
+        let job = Job {
+            operation,
+            task: Task::Finish,
+        };
+        let begun = self.registry().change(move |change| -> Result<_, Failure> {
+            let mut record = find(change, &id.to_string())?;
+            awaits(&record)?;
+            record.job = Some(job);
+            record.reason = Some("TakingOver".to_owned());
+            change.update_volume(&record)?;
+            record.revision += 1;
+            change.begin_operation(operation, job.task.kind(), record.name())?;
+            let volume = describe(&context, change, &record)?;
+            Ok((record, volume))
+        });
+        let (record, volume) = begun.await?;
+        self.spawn_job(record, job);
+        Ok((volume, Some(operation)))
+    }
+}
+
+fn awaits(record: &VolumeRecord) -> Result<(), Failure> {
+    if record.awaits_upload() {
+        return Ok(());
+    }
+    let text = format!(
+        "volume {} does not wait for an upload; create one with: karat volume upload NAME FILE",
+        record.name()
+    );
+    Err(Failure::new(ErrorCode::WrongState, text))
+}
+
+/// Hands the body on to the thread that writes it.
+async fn send<S, E>(mut body: S, sender: mpsc::Sender<Bytes>, length: Option<u64>, limit: u64) -> Result<(), Failure>
+where
+    S: Stream<Item = Result<Bytes, E>> + Unpin,
+    E: Display,
+{
+    let mut sent = 0;
+    while let Some(piece) = body.next().await {
+        let piece = piece.map_err(|error| {
+            let text = format!("the sending broke off ({error}); what came is kept, go on from there");
+            Failure::new(ErrorCode::InvalidRequest, text)
+        })?;
+        sent += piece.len() as u64;
+        if length.is_some_and(|length| sent > length) {
+            let text = "the body is longer than Content-Range says; what came up to there is kept";
+            return Err(Failure::new(ErrorCode::InvalidRequest, text));
+        }
+        if sent > limit {
+            let text = format!("more than {limit} bytes, the most of an image (image_max)");
+            return Err(Failure::new(ErrorCode::DiskRefused, text));
+        }
+        if sender.send(piece).await.is_err() {
+            // The writer failed and says why.
+            return Ok(());
+        }
+    }
+    if length.is_some_and(|length| sent < length) {
+        let text = "the body is shorter than Content-Range says; what came is kept, go on from there";
+        return Err(Failure::new(ErrorCode::InvalidRequest, text));
+    }
+    Ok(())
+}
+
+/// Writes what comes; returns the length of what is stored then.
+fn write(context: &Context, id: VolumeId, piece: Piece, mut pieces: mpsc::Receiver<Bytes>) -> Result<u64, Failure> {
+    let path = Files::of(context, id).upload();
+    let failed = |error: std::io::Error| failure("be written", &path, &error);
+    let mut file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(failed)?;
+    let mut end = file.metadata().map_err(failed)?.len();
+    match piece {
+        Piece::Whole => {
+            file.set_len(0).map_err(failed)?;
+            end = 0;
+        }
+        Piece::Part { first, .. } if first != end => {
+            return Err(Failure::new(
+                ErrorCode::UploadOffset,
+                format!("{end} bytes are stored, so the next piece begins with byte {end}, not {first}"),
+            ));
+        }
+        Piece::Part { .. } => {}
+    }
+    file.seek(SeekFrom::Start(end)).map_err(failed)?;
+    let mut looked_at = end;
+    limits::check_space(&context.config, 0)?;
+    while let Some(piece) = pieces.blocking_recv() {
+        if end - looked_at >= LOOK_EVERY {
+            limits::check_space(&context.config, 0)?;
+            looked_at = end;
+        }
+        if let Err(error) = file.write_all(&piece) {
+            // What was written of this piece is not counted by anybody.
+            file.set_len(end).map_err(failed)?;
+            return Err(failed(error));
+        }
+        end += piece.len() as u64;
+    }
+    Ok(end)
+}

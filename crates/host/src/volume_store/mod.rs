@@ -1,0 +1,193 @@
+//! One volume: its files, its state, and the work that is done on it. Nothing here knows of requests or machines' processes.
+//!
+//! A volume is a record in the registry and a file. Whatever takes time is a [`crate::registry::Job`]: it is written down before
+//! it begins, and a daemon that finds one at its start begins it anew, under the same operation; nothing half-made is ever
+//! seen, since a volume takes its place by a rename.
+//!
+//! ```text
+//!                 Create                        Resize, Check
+//!   creating ───────────────▶ ready ◀──────────────────────────▶ (ready, with a job)
+//!    │  ▲ │                     │
+//!    │  │ └ upload complete:    │ delete, when no machine has it
+//!    │  └── Finish              ▼
+//!    └─── failed ───────────▶ deleting ──▶ gone
+//! ```
+//!
+//! Machines and jobs lock the file, so that a running machine and a job never write one at the same time, whatever the records
+//! say.
+
+mod disk;
+mod files;
+mod meter;
+mod wish;
+mod work;
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use api_types::{ErrorCode, VmPhase, Volume, VolumeAttachment, VolumeState};
+use spec::{DiskFormat, VolumeId};
+use tokio::sync::Semaphore;
+
+pub(crate) use files::{Files, clear, failure};
+pub(crate) use meter::{Meter, cancelled};
+pub(crate) use wish::{check_size, check_wish};
+pub(crate) use work::{Outcome, carry_out};
+
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::registry::{Change, RegistryError, VolumeRecord};
+
+/// Jobs that work at the same time; further ones wait. Each keeps a thread and the storage busy.
+const JOBS_MAX: usize = 4;
+
+/// What is known of volumes in this process only.
+pub(crate) struct Keeper {
+    pub(crate) jobs: Arc<Semaphore>,
+    /// Volumes that somebody is sending.
+    uploads: Mutex<HashSet<VolumeId>>,
+}
+
+impl Default for Keeper {
+    fn default() -> Self {
+        Self {
+            jobs: Arc::new(Semaphore::new(JOBS_MAX)),
+            uploads: Mutex::default(),
+        }
+    }
+}
+
+/// What a machine needs to open a volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct VolumeFile {
+    /// Its file; whoever uses it locks it.
+    pub(crate) path: std::path::PathBuf,
+    /// How its bytes lie there.
+    pub(crate) format: DiskFormat,
+    /// The image it shares blocks with: the only backing file it may have.
+    pub(crate) image: Option<images::ImageDigest>,
+}
+
+/// The file of a volume that is ready. Blocks.
+pub(crate) fn locate(context: &Context, name_or_id: &str) -> Result<VolumeFile, Failure> {
+    let found = context.registry.change_now(|change| change.volume(name_or_id))?;
+    let record = found.ok_or_else(|| unknown(name_or_id))?;
+    ready(&record)?;
+    let format = record.format.unwrap_or(DiskFormat::Raw);
+    let image = record.image.as_deref().filter(|_| record.shares_image());
+    Ok(VolumeFile {
+        path: Files::of(context, record.id).volume(format),
+        format,
+        image: image.and_then(|digest| digest.parse().ok()),
+    })
+}
+
+/// A volume as the API shows it.
+pub(crate) fn describe(context: &Context, change: &Change<'_>, record: &VolumeRecord) -> Result<Volume, RegistryError> {
+    let sizes = Files::of(context, record.id).sizes();
+    Ok(record.describe(change.attachments(record)?, sizes))
+}
+
+pub(crate) fn find(change: &Change<'_>, name_or_id: &str) -> Result<VolumeRecord, Failure> {
+    change.volume(name_or_id)?.ok_or_else(|| unknown(name_or_id))
+}
+
+pub(crate) fn unknown(name_or_id: &str) -> Failure {
+    Failure::new(
+        ErrorCode::NotFound,
+        format!("no volume {name_or_id:?} on this host; the list has all"),
+    )
+}
+
+/// Fails unless the record has the revision somebody means.
+pub(crate) fn check_revision(record: &VolumeRecord, wanted: Option<u64>) -> Result<(), Failure> {
+    match wanted {
+        Some(wanted) if wanted != record.revision => Err(Failure::new(
+            ErrorCode::RevisionMismatch,
+            format!(
+                "volume {} has revision {} by now, not {wanted}: read it again and decide anew",
+                record.name(),
+                record.revision
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Fails unless the volume can be used.
+pub(crate) fn ready(record: &VolumeRecord) -> Result<(), Failure> {
+    let name = record.name();
+    let text = match (record.state, record.job) {
+        (VolumeState::Ready, _) => return Ok(()),
+        (VolumeState::Creating, Some(job)) => {
+            format!("volume {name} is being filled; wait for operation {}", job.operation)
+        }
+        (VolumeState::Creating, None) => {
+            format!("volume {name} was not sent yet; send it with: karat volume upload {name} FILE")
+        }
+        (VolumeState::Failed, _) => format!("volume {name} was not filled; delete it and create it again"),
+        (VolumeState::Deleting, _) => format!("volume {name} is being deleted"),
+    };
+    Err(Failure::new(ErrorCode::WrongState, text))
+}
+
+/// Fails while something is being done to the volume.
+pub(crate) fn idle(record: &VolumeRecord) -> Result<(), Failure> {
+    match record.job {
+        None => Ok(()),
+        Some(job) => Err(Failure::new(
+            ErrorCode::WrongState,
+            format!(
+                "something is being done to volume {}; wait for operation {}, or cancel it",
+                record.name(),
+                job.operation
+            ),
+        )),
+    }
+}
+
+/// Fails while a machine that has a process has the volume; of those that only read it, only if it is to be written.
+pub(crate) fn not_running(change: &Change<'_>, record: &VolumeRecord, to_write: bool) -> Result<(), Failure> {
+    for attachment in change.attachments(record)? {
+        let runs = running(change, &attachment)?;
+        if runs && (to_write || !attachment.read_only) {
+            return Err(Failure::new(
+                ErrorCode::InUse,
+                format!(
+                    "machine {} runs with volume {}; stop it first",
+                    attachment.vm,
+                    record.name()
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a machine has a process, or may have one soon.
+pub(crate) fn running(change: &Change<'_>, attachment: &VolumeAttachment) -> Result<bool, RegistryError> {
+    let vm = change.vm(&attachment.vm)?;
+    Ok(vm.is_some_and(|vm| !matches!(vm.status.phase, VmPhase::Stopped | VmPhase::Failed)))
+}
+
+/// Fails while others are copied from the volume.
+pub(crate) fn not_copied(change: &Change<'_>, record: &VolumeRecord) -> Result<(), Failure> {
+    let copies = change.volume_copies(record.id)?;
+    if copies.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(
+        ErrorCode::InUse,
+        format!(
+            "volume {} is being copied into {}; wait for that, or cancel it",
+            record.name(),
+            copies.join(", ")
+        ),
+    ))
+}
+
+impl Keeper {
+    pub(crate) fn uploads(&self) -> std::sync::MutexGuard<'_, HashSet<VolumeId>> {
+        self.uploads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

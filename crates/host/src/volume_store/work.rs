@@ -1,0 +1,270 @@
+//! The work itself, on a thread that may block. Each piece can be cut off anywhere and begun anew.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use api_types::{ErrorCode, VolumeCheck, VolumeRepair, VolumeSource};
+use images::ImageDigest;
+use jiff::Timestamp;
+use sha2::{Digest, Sha256};
+use spec::DiskFormat;
+
+use super::disk::{self, Form, Source};
+use super::files::{self, Files};
+use super::meter::Meter;
+use super::wish::SECTOR_BYTES;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::registry::{Task, VolumeRecord};
+
+/// Bytes hashed at a time.
+const HASH_BYTES: usize = 1 << 20;
+
+/// What a volume is after the work.
+#[derive(Debug, Clone)]
+pub(crate) struct Outcome {
+    pub(crate) format: DiskFormat,
+    pub(crate) size_bytes: u64,
+    pub(crate) check: Option<VolumeCheck>,
+    /// What the operation comes to, where that is more than the volume's name.
+    pub(crate) told: Option<String>,
+}
+
+/// Does what `task` says.
+pub(crate) fn carry_out(
+    context: &Context,
+    record: &VolumeRecord,
+    task: Task,
+    meter: &Meter,
+) -> Result<Outcome, Failure> {
+    meter.check()?;
+    match task {
+        Task::Create => create(context, record, meter),
+        Task::Finish => take_over(context, record, meter),
+        Task::Resize { size_bytes } => resize(context, record, size_bytes),
+        Task::Check { repair } => check(context, record, repair, meter),
+    }
+}
+
+fn create(context: &Context, record: &VolumeRecord, meter: &Meter) -> Result<Outcome, Failure> {
+    let files = Files::of(context, record.id);
+    let form = form(record)?;
+    let file = files.begin()?;
+    match &record.wish.source {
+        VolumeSource::Blank {} => disk::blank(&file, &form, None, meter)?,
+        VolumeSource::Image { .. } => {
+            let digest = image_of(record)?;
+            if record.shares_image() {
+                let backing = backing_name(context, &digest);
+                disk::blank(&file, &form, Some(&backing), meter)?;
+            } else {
+                let image = context.store.open_disk(&digest);
+                let image = image.map_err(|error| Failure::of(ErrorCode::NotFound, &error))?;
+                disk::copy(vec![Source::raw(image)], &file, &form, meter)?;
+            }
+        }
+        VolumeSource::Volume { volume } => {
+            let origin = context.registry.change_now(|change| super::find(change, volume))?;
+            if Some(origin.id) != record.copied_from {
+                let text = format!("volume {volume} is not the one that was to be copied any more");
+                return Err(Failure::new(ErrorCode::NotFound, text));
+            }
+            disk::copy(layers(context, &origin)?, &file, &form, meter)?;
+        }
+        VolumeSource::Upload { .. } => {
+            let text = "a volume that is uploaded is not filled from elsewhere";
+            return Err(Failure::new(ErrorCode::Internal, text));
+        }
+    }
+    meter.begin("seal", None);
+    files.finish(&file, form.format)?;
+    Ok(Outcome {
+        format: form.format,
+        size_bytes: form.size_bytes,
+        check: None,
+        told: None,
+    })
+}
+
+/// The files a volume's contents are in, top first, locked against writers.
+fn layers(context: &Context, record: &VolumeRecord) -> Result<Vec<Source>, Failure> {
+    let file = files::open(context, record, false)?;
+    let mut layers = vec![Source {
+        file,
+        format: record.format.unwrap_or(DiskFormat::Raw),
+    }];
+    if record.shares_image() {
+        let image = context.store.open_disk(&image_of(record)?);
+        layers.push(Source::raw(
+            image.map_err(|error| Failure::of(ErrorCode::NotFound, &error))?,
+        ));
+    }
+    Ok(layers)
+}
+
+fn image_of(record: &VolumeRecord) -> Result<ImageDigest, Failure> {
+    let digest = record.image.as_deref().and_then(|digest| digest.parse().ok());
+    digest.ok_or_else(|| Failure::new(ErrorCode::Internal, "the record of the volume names no image"))
+}
+
+fn form(record: &VolumeRecord) -> Result<Form, Failure> {
+    let (Some(format), Some(size_bytes)) = (record.format, record.size_bytes) else {
+        let text = "the record of the volume has no format or size";
+        return Err(Failure::new(ErrorCode::Internal, text));
+    };
+    Ok(Form {
+        format,
+        size_bytes,
+        preallocation: record.wish.preallocation,
+        cluster_bytes: record.wish.cluster_size.map(spec::ByteSize::bytes),
+        compressed: record.wish.compressed,
+    })
+}
+
+/// Makes a volume of what was uploaded: as it is where it has the form that was asked for, else by copying.
+fn take_over(context: &Context, record: &VolumeRecord, meter: &Meter) -> Result<Outcome, Failure> {
+    let files = Files::of(context, record.id);
+    let path = files.upload();
+    let opened = File::options().read(true).write(true).open(&path);
+    let file = match (opened, taken_before(&files)) {
+        (Ok(file), _) => file,
+        // Cut off between taking its place and the note of it.
+        (Err(_), Some((file, format))) => return outcome(record, &file, format),
+        (Err(error), None) => return Err(files::failure("be opened", &path, &error)),
+    };
+    if let VolumeSource::Upload { sha256: Some(wanted) } = &record.wish.source {
+        verify(&file, wanted, meter)?;
+    }
+    meter.begin("judge", None);
+    let (format, size_bytes) = disk::judge(&file)?;
+    let size_bytes = size_bytes.next_multiple_of(SECTOR_BYTES);
+    let wished = record.wish.size.map_or(size_bytes, spec::ByteSize::bytes);
+    if wished < size_bytes {
+        let text = format!("{wished} bytes were asked for, and what was uploaded is a disk of {size_bytes}");
+        return Err(Failure::refused_field(
+            "the upload does not fit the volume",
+            "size",
+            text,
+        ));
+    }
+    let form = Form {
+        format: record.wish.format.unwrap_or(format),
+        size_bytes: wished,
+        preallocation: record.wish.preallocation,
+        cluster_bytes: record.wish.cluster_size.map(spec::ByteSize::bytes),
+        compressed: record.wish.compressed,
+    };
+    let as_it_is = form.format == format && form.is_plain();
+    if as_it_is {
+        disk::grow(&file, format, wished)?;
+        files.take_upload(&file, format)?;
+        return outcome(record, &file, format);
+    }
+    form.check()?;
+    let target = files.begin()?;
+    disk::copy(vec![Source { file, format }], &target, &form, meter)?;
+    meter.begin("seal", None);
+    files.finish(&target, form.format)?;
+    files.remove_upload()?;
+    outcome(record, &target, form.format)
+}
+
+/// The volume that an upload became before the daemon ended.
+fn taken_before(files: &Files) -> Option<(File, DiskFormat)> {
+    [DiskFormat::Raw, DiskFormat::Qcow2].into_iter().find_map(|format| {
+        let file = File::options().read(true).write(true).open(files.volume(format)).ok()?;
+        Some((file, format))
+    })
+}
+
+fn outcome(record: &VolumeRecord, file: &File, format: DiskFormat) -> Result<Outcome, Failure> {
+    let size_bytes = disk::size(file, format).map_err(|mut failure| {
+        failure.detail = format!("volume {}: {}", record.name(), failure.detail);
+        failure
+    })?;
+    Ok(Outcome {
+        format,
+        size_bytes,
+        check: None,
+        told: None,
+    })
+}
+
+fn verify(file: &File, wanted: &str, meter: &Meter) -> Result<(), Failure> {
+    let broken =
+        |error: std::io::Error| Failure::new(files::code(&error), format!("the upload can not be read: {error}"));
+    let total = file.metadata().map_err(broken)?.len();
+    meter.begin("verify", Some(total));
+    let mut reader = file;
+    let (mut hash, mut bytes, mut done) = (Sha256::new(), vec![0; HASH_BYTES], 0);
+    std::io::Seek::rewind(&mut reader).map_err(broken)?;
+    loop {
+        meter.check()?;
+        let length = reader.read(&mut bytes).map_err(broken)?;
+        let Some(piece) = bytes.get(..length).filter(|piece| !piece.is_empty()) else {
+            break;
+        };
+        hash.update(piece);
+        done += piece.len() as u64;
+        meter.set(done);
+    }
+    let found: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    if found == wanted.to_ascii_lowercase() {
+        return Ok(());
+    }
+    let text = format!("what was uploaded has the SHA-256 {found}, not {wanted}: send it again into a new volume");
+    Err(Failure::new(ErrorCode::ChecksumMismatch, text))
+}
+
+fn resize(context: &Context, record: &VolumeRecord, size_bytes: u64) -> Result<Outcome, Failure> {
+    let file = files::open(context, record, true)?;
+    let format = record.format.unwrap_or(DiskFormat::Raw);
+    disk::grow(&file, format, size_bytes)?;
+    file.sync_all()
+        .map_err(|error| Failure::new(files::code(&error), format!("volume {}: {error}", record.name())))?;
+    outcome(record, &file, format)
+}
+
+fn check(
+    context: &Context,
+    record: &VolumeRecord,
+    repair: Option<VolumeRepair>,
+    meter: &Meter,
+) -> Result<Outcome, Failure> {
+    let file = files::open(context, record, repair.is_some())?;
+    let format = record.format.unwrap_or(DiskFormat::Raw);
+    meter.begin("check", None);
+    let found = disk::check(&file, format, repair, meter)?;
+    let check = VolumeCheck {
+        at: Timestamp::now(),
+        repair,
+        errors: found.errors,
+        leaks: found.leaks,
+        errors_repaired: found.errors_repaired,
+        leaks_repaired: found.leaks_repaired,
+        details: found.details,
+    };
+    let mut told = format!("{} errors, {} leaked clusters", check.errors, check.leaks);
+    if repair.is_some() {
+        told = format!(
+            "{told}; repaired {} errors, gave back {} clusters",
+            check.errors_repaired, check.leaks_repaired
+        );
+    }
+    Ok(Outcome {
+        check: Some(check),
+        told: Some(told),
+        ..outcome(record, &file, format)?
+    })
+}
+
+/// The name under which a volume names the disk of an image as its backing file: relative to the volume, so that a state
+/// directory may be moved as a whole.
+fn backing_name(context: &Context, digest: &ImageDigest) -> PathBuf {
+    let path = context.store.disk_path(digest);
+    match path.strip_prefix(&context.config.state_dir) {
+        Ok(below) => Path::new("..").join(below),
+        Err(_) => path,
+    }
+}
