@@ -17,6 +17,8 @@ pub const IMAGES: &[&str] = &[
     "util-linux",
     "lz4",
 ];
+/// What makes and checks disk images next to ours.
+pub const QEMU_IMAGES: &[&str] = &["qemu-utils"];
 /// What boots the lab host.
 pub const LAB: &[&str] = &["qemu-system-x86", "seabios", "util-linux"];
 /// What makes and serves container disks.

@@ -74,6 +74,10 @@ const STEPS: &[Step] = &[
         run: || openapi::run(true).map(|()| Tally::PASSED),
     },
     Step {
+        name: "disk matrix",
+        run: disk_matrix,
+    },
+    Step {
         name: "scenarios with stock guests",
         run: scenarios,
     },
@@ -169,6 +173,21 @@ fn tests() -> Result<Tally> {
         // Shown output lets us see which tests were skipped for want of something.
         counted(cargo().arg("test").args(selection).args(["--", "--show-output"]))
     }
+}
+
+/// Images of every kind against a model, killed writers, power loss: the short form, or `KARAT_DISK_MATRIX_MINUTES` of the first.
+fn disk_matrix() -> Result<Tally> {
+    packages::install(&[packages::QEMU_IMAGES])?;
+    counted(cargo().args([
+        "run",
+        "--quiet",
+        "-p",
+        "disk-matrix",
+        "--bin",
+        "disk-matrix",
+        "--",
+        "all",
+    ]))
 }
 
 /// Builds the `no_std` payload of the tiny-guest tests, so that they find it fresh.

@@ -279,7 +279,7 @@ impl Run<'_> {
             begun.elapsed().as_secs_f32(),
             self.seed
         ));
-        say(&tally(killed.runs.saturating_sub(bad), bad));
+        say(&tally(u64::from(bad == 0), u64::from(bad > 0)));
         if bad > 0 {
             bail!("{bad} images did not survive; they are in {}", dir.display());
         }
@@ -315,7 +315,7 @@ impl Run<'_> {
             begun.elapsed().as_secs_f32(),
             self.seed
         ));
-        say(&tally(found.states.saturating_sub(bad), bad));
+        say(&tally(u64::from(bad == 0), u64::from(bad > 0)));
         if bad > 0 {
             bail!("{bad} states did not survive; images are in {}", dir.display());
         }
