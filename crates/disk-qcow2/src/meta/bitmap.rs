@@ -132,7 +132,24 @@ fn parse_entry(index: usize, entry: &[u8]) -> Result<Bitmap, BitmapError> {
     let bad = |field| BitmapError::BadField { index, field };
     let (fixed, variable) = entry.split_first_chunk::<FIXED_BYTES>().ok_or(bad("length"))?;
     let [o0, o1, o2, o3, o4, o5, o6, o7, rest @ ..] = *fixed;
-    let [t0, t1, t2, t3, f0, f1, f2, f3, kind, granularity_bits, n0, n1, e0, e1, e2, e3] = rest;
+    let [
+        t0,
+        t1,
+        t2,
+        t3,
+        f0,
+        f1,
+        f2,
+        f3,
+        kind,
+        granularity_bits,
+        n0,
+        n1,
+        e0,
+        e1,
+        e2,
+        e3,
+    ] = rest;
     let name_len = usize::from(u16::from_be_bytes([n0, n1]));
     let extra_len = usize::try_from(u32::from_be_bytes([e0, e1, e2, e3])).map_err(|_| bad("extra data"))?;
     let (extra, rest) = variable.split_at_checked(extra_len).ok_or(bad("extra data"))?;

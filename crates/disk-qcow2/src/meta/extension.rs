@@ -96,7 +96,10 @@ impl Extensions {
     pub fn parse(area: &[u8]) -> Result<Self, ExtensionError> {
         let mut list = Vec::new();
         let mut offset = 0;
-        while let Some((head, rest)) = area.get(offset..).and_then(|rest| rest.split_first_chunk::<HEAD_BYTES>()) {
+        while let Some((head, rest)) = area
+            .get(offset..)
+            .and_then(|rest| rest.split_first_chunk::<HEAD_BYTES>())
+        {
             let [k0, k1, k2, k3, l0, l1, l2, l3] = *head;
             let kind = u32::from_be_bytes([k0, k1, k2, k3]);
             let len = u32::from_be_bytes([l0, l1, l2, l3]);
@@ -205,7 +208,13 @@ impl Extensions {
                 continue;
             };
             if row_set == set.number() && row_bit == bit {
-                let printable = |&b: &u8| if b.is_ascii_graphic() || b == b' ' { char::from(b) } else { '?' };
+                let printable = |&b: &u8| {
+                    if b.is_ascii_graphic() || b == b' ' {
+                        char::from(b)
+                    } else {
+                        '?'
+                    }
+                };
                 return Some(name.iter().take_while(|&&b| b != 0).map(printable).collect());
             }
         }

@@ -4,8 +4,11 @@
 //! file's queue needs one. Changes are ordered so that an image is usable after a crash at any point.
 
 mod check;
+mod create;
 mod file;
+mod first_cluster;
 mod flags;
+mod plan;
 mod refcounts;
 mod repair;
 mod report;
@@ -18,6 +21,8 @@ mod walk;
 
 pub use crate::meta::head::{Head, HeadError};
 pub use check::{CheckError, Limits, check};
+pub use create::{BackingName, Compat, CompressionKind, CreateError, CreateOptions, DataFileName, Preallocation, create};
+pub use first_cluster::{BadName, HeadTooLong};
 pub use repair::{Repair, RepairError, repair};
 pub use report::CheckReport;
 pub use settle::SettleError;
