@@ -3,15 +3,17 @@
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use api_types::{ErrorCode, Vm};
-use control::FdRole;
-use rustix::fs::{CWD, FlockOperation, Mode, OFlags, ResolveFlags};
+use control::{DiskChain, FdRole};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use spec::{DiskPlan, DiskSource, MachineSpec, Problems, VmPlan};
+use spec::{DiskSource, MachineSpec, Problems, VmPlan};
+
+use super::disks;
 
 use crate::context::Context;
 use crate::failure::{Failure, chain};
@@ -37,11 +39,27 @@ pub(crate) enum FilesError {
         path: PathBuf,
         wanted: &'static str,
     },
-    /// The volume is not there.
-    #[error("there is no volume {volume:?}")]
-    NoVolume { field: String, volume: String },
-    /// Another machine has it.
-    #[error("disk {path:?} is in use by another machine; stop that one, or attach the disk read-only to both")]
+    /// A disk's images.
+    #[error("the disk can not be used")]
+    Chain {
+        field: String,
+        #[source]
+        source: Box<disk_image::ResolveError>,
+    },
+    /// The volume is not there, or not ready.
+    #[error("{failure}")]
+    Volume { field: String, failure: Box<Failure> },
+    /// A volume that leads to another one, or to an image it was not made from.
+    #[error("{path:?} is backed by {backing:?}, which it was not made from: convert it to an image by itself")]
+    Stranger {
+        field: String,
+        path: PathBuf,
+        backing: String,
+    },
+    /// Somebody else has it.
+    #[error(
+        "disk {path:?} is in use by another machine or program; stop that one, or attach the disk read-only to both"
+    )]
     InUse { path: PathBuf },
     /// A file of the daemon's own.
     #[error("can not open {path:?}, which belongs to the machine")]
@@ -74,8 +92,10 @@ impl FilesError {
             Self::Named { .. }
             | Self::LeadsOut { .. }
             | Self::WrongKind { .. }
-            | Self::NoVolume { .. }
+            | Self::Chain { .. }
+            | Self::Stranger { .. }
             | Self::NoKernel => ErrorCode::InvalidSpec,
+            Self::Volume { failure, .. } => failure.code,
             Self::InUse { .. } => ErrorCode::InUse,
             Self::Own { .. } => ErrorCode::Internal,
             Self::Image(_) => ErrorCode::NotFound,
@@ -91,7 +111,9 @@ impl FilesError {
             Self::Named { field, .. }
             | Self::LeadsOut { field, .. }
             | Self::WrongKind { field, .. }
-            | Self::NoVolume { field, .. } => Some(field),
+            | Self::Chain { field, .. }
+            | Self::Volume { field, .. }
+            | Self::Stranger { field, .. } => Some(field),
             _ => None,
         }
     }
@@ -106,48 +128,28 @@ impl From<FilesError> for Failure {
     }
 }
 
-/// What is needed of a file a user names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Need {
-    /// Bytes to read once.
-    Read,
-    /// A disk.
-    Disk { read_only: bool },
+/// What a machine process is handed.
+pub(crate) struct Handed {
+    /// What the disks consist of.
+    pub(crate) chains: Vec<DiskChain>,
+    /// Files and what they are for.
+    pub(crate) fds: Vec<(FdRole, OwnedFd)>,
 }
 
-/// Everything a machine process is handed, in order. Disks are locked as long as anybody has them open, so that no two
-/// machines write one. Blocks.
+/// Everything a machine process is handed. Disks are locked as long as anybody has them open. Blocks.
 pub(crate) fn open(
     context: &Context,
     vm: &Vm,
     plan: &VmPlan,
     machine: &MachineSpec,
     run_dir: &Path,
-) -> Result<Vec<(FdRole, OwnedFd)>, FilesError> {
+) -> Result<Handed, FilesError> {
     let mut files = open_boot(context, vm, plan)?;
-    let mut disks = Vec::new();
-    if plan.image.is_some() {
-        let path = context.root_disk(vm.id);
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .open(&path)
-            .map_err(|source| FilesError::Own {
-                path: path.clone(),
-                source,
-            })?;
-        disks.push(lock(file, &path, false)?);
+    let mut chains = Vec::new();
+    for disk in disks::open(context, vm, plan)? {
+        chains.push(disk.chain);
+        files.extend(disk.fds);
     }
-    for disk in &plan.disks {
-        let need = Need::Disk {
-            read_only: disk.disk.read_only,
-        };
-        let field = format!("disks[{}].path", disk.index);
-        let path = disk_path(disk)?;
-        let file = open_named(context, &field, path, need)?;
-        disks.push(lock(file, path, disk.disk.read_only)?);
-    }
-    files.extend((0..).zip(disks).map(|(index, disk)| (FdRole::Disk { index }, disk)));
     for ((index, wish), net) in (0..).zip(&plan.nets).zip(machine.nets()) {
         let failed = |source| FilesError::Tap {
             name: wish.tap.clone(),
@@ -166,42 +168,28 @@ pub(crate) fn open(
     let log_dir = context.log_dir(vm.id);
     files.push((FdRole::LogDirectory, make_and_open_dir(&log_dir)?));
     files.push((FdRole::RunDirectory, make_and_open_dir(run_dir)?));
-    Ok(files)
+    Ok(Handed { chains, fds: files })
 }
 
 /// Tries to open what the user names, so that mistakes are told when the machine is made and not only when it starts. Blocks.
 pub(crate) fn probe(context: &Context, plan: &VmPlan) -> Result<(), Problems> {
-    let mut named = vec![
-        ("boot.kernel".to_owned(), plan.boot.kernel.as_deref(), Need::Read),
-        ("boot.initrd".to_owned(), plan.boot.initrd.as_deref(), Need::Read),
-    ];
-    for disk in &plan.disks {
-        let read_only = disk.disk.read_only;
-        named.push((
-            format!("disks[{}].path", disk.index),
-            disk_path(disk).ok(),
-            Need::Disk { read_only },
-        ));
-    }
     let mut problems = Problems::new();
-    for (field, path, need) in named {
+    for (field, path) in [("boot.kernel", &plan.boot.kernel), ("boot.initrd", &plan.boot.initrd)] {
         if let Some(path) = path
-            && let Err(error) = open_named(context, &field, path, need)
+            && let Err(error) = open_named(context, field, path)
         {
             problems.add(field, chain(&error));
         }
     }
-    problems.into_result(())
-}
-
-fn disk_path(disk: &DiskPlan) -> Result<&Path, FilesError> {
-    match &disk.source {
-        DiskSource::Path { path, .. } => Ok(path),
-        DiskSource::Volume(volume) => Err(FilesError::NoVolume {
-            field: format!("disks[{}].volume", disk.index),
-            volume: volume.clone(),
-        }),
+    for disk in &plan.disks {
+        // A volume may be filled still.
+        if let DiskSource::Path { .. } = disk.source
+            && let Err(error) = disks::resolve(context, disk)
+        {
+            problems.add(error.field().unwrap_or("disks"), chain(&error));
+        }
     }
+    problems.into_result(())
 }
 
 fn open_boot(context: &Context, vm: &Vm, plan: &VmPlan) -> Result<Vec<(FdRole, OwnedFd)>, FilesError> {
@@ -211,10 +199,7 @@ fn open_boot(context: &Context, vm: &Vm, plan: &VmPlan) -> Result<Vec<(FdRole, O
     };
     let mut files = Vec::new();
     match (&plan.boot.kernel, &image) {
-        (Some(path), _) => files.push((
-            FdRole::Kernel,
-            open_named(context, "boot.kernel", path, Need::Read)?.into(),
-        )),
+        (Some(path), _) => files.push((FdRole::Kernel, open_named(context, "boot.kernel", path)?.into())),
         (None, Some(image)) if image.kernel.is_some() => {
             let kernel = context.store.open_kernel(&image.digest).map_err(FilesError::Image)?;
             files.push((FdRole::Kernel, kernel.into()));
@@ -222,10 +207,7 @@ fn open_boot(context: &Context, vm: &Vm, plan: &VmPlan) -> Result<Vec<(FdRole, O
         _ => return Err(FilesError::NoKernel),
     }
     match (&plan.boot.initrd, &image) {
-        (Some(path), _) => files.push((
-            FdRole::Initrd,
-            open_named(context, "boot.initrd", path, Need::Read)?.into(),
-        )),
+        (Some(path), _) => files.push((FdRole::Initrd, open_named(context, "boot.initrd", path)?.into())),
         (None, Some(image)) if plan.boot.kernel.is_none() && image.initrd.is_some() => {
             let initrd = context.store.open_initrd(&image.digest).map_err(FilesError::Image)?;
             files.push((FdRole::Initrd, initrd.into()));
@@ -236,7 +218,7 @@ fn open_boot(context: &Context, vm: &Vm, plan: &VmPlan) -> Result<Vec<(FdRole, O
 }
 
 /// Opens a file a user names: beneath one of the allowed directories, whatever links are on the way.
-fn open_named(context: &Context, field: &str, path: &Path, need: Need) -> Result<File, FilesError> {
+fn open_named(context: &Context, field: &str, path: &Path) -> Result<File, FilesError> {
     let named = |source: Errno| match source {
         Errno::XDEV => FilesError::LeadsOut {
             field: field.to_owned(),
@@ -248,30 +230,19 @@ fn open_named(context: &Context, field: &str, path: &Path, need: Need) -> Result
             source: source.into(),
         },
     };
-    let access = match need {
-        Need::Read | Need::Disk { read_only: true } => OFlags::RDONLY,
-        Need::Disk { read_only: false } => OFlags::RDWR,
-    };
-    let file = File::from(open_beneath(&context.limits.file_roots, path, access).map_err(named)?);
+    let file = File::from(open_beneath(&context.limits.file_roots, path, OFlags::RDONLY).map_err(named)?);
     let kind = file.metadata().map_err(|source| FilesError::Named {
         field: field.to_owned(),
         path: path.to_owned(),
         source,
     })?;
-    let kind = kind.file_type();
-    let (fits, wanted) = match need {
-        Need::Read => (kind.is_file(), "regular file"),
-        Need::Disk { .. } => (kind.is_file() || kind.is_block_device(), "regular file or block device"),
-    };
-    if !fits {
+    if !kind.file_type().is_file() {
         return Err(FilesError::WrongKind {
             field: field.to_owned(),
             path: path.to_owned(),
-            wanted,
+            wanted: "regular file",
         });
     }
-    // It was set so that a FIFO can not hold us up; on a disk it would make requests fail instead of wait.
-    rustix::fs::fcntl_setfl(&file, access).map_err(named)?;
     Ok(file)
 }
 
@@ -291,23 +262,6 @@ fn open_beneath(roots: &[PathBuf], path: &Path, access: OFlags) -> Result<OwnedF
         }
     }
     Err(told)
-}
-
-fn lock(file: File, path: &Path, shared: bool) -> Result<OwnedFd, FilesError> {
-    // The lock belongs to the open file, which the machine process gets: it lasts until the process ends, however it does.
-    let operation = if shared {
-        FlockOperation::NonBlockingLockShared
-    } else {
-        FlockOperation::NonBlockingLockExclusive
-    };
-    match rustix::fs::flock(&file, operation) {
-        Ok(()) => Ok(file.into()),
-        Err(Errno::WOULDBLOCK) => Err(FilesError::InUse { path: path.to_owned() }),
-        Err(errno) => Err(FilesError::Own {
-            path: path.to_owned(),
-            source: errno.into(),
-        }),
-    }
 }
 
 fn interface_exists(name: &str) -> bool {
@@ -360,17 +314,5 @@ mod tests {
             open_beneath(&roots, Path::new("/etc/passwd"), OFlags::RDONLY).map(drop),
             Err(Errno::XDEV)
         );
-    }
-
-    #[test]
-    fn a_disk_that_is_written_has_one_user_and_one_that_is_read_any_number() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let take = |shared| lock(File::open(file.path()).unwrap(), file.path(), shared);
-        let reader = take(true).unwrap();
-        let second = take(true).unwrap();
-        assert!(matches!(take(false), Err(FilesError::InUse { .. })));
-        drop((reader, second));
-        let _writer = take(false).unwrap();
-        assert!(matches!(take(true), Err(FilesError::InUse { .. })));
     }
 }

@@ -1,7 +1,7 @@
 //! From a record to a running machine: files, process, `Create`, `Start`.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use api_types::{ErrorCode, Vm};
 use command_fds::{CommandFdExt, FdMapping};
-use control::{CONSOLE_LISTENER_FD, CONTROL_LISTENER_FD, CreateVm, FdRole, Refusal, RefusalKind, VmRequest, VmStatus};
+use control::{CONSOLE_LISTENER_FD, CONTROL_LISTENER_FD, CreateVm, Refusal, RefusalKind, VmRequest, VmStatus};
 use spec::{MachineSpec, VmPlan};
 use tokio_util::sync::CancellationToken;
 
-use super::files;
+use super::files::{self, Handed};
 use super::link::{Link, LinkError};
 use super::process::{self, Process};
 use super::run_dir::{Listeners, RunDir};
@@ -71,7 +71,7 @@ impl LaunchError {
                 RefusalKind::BadKernel => ErrorCode::BadKernel,
                 RefusalKind::HostLacks => ErrorCode::HostLacks,
                 RefusalKind::BadFile => ErrorCode::InvalidSpec,
-                RefusalKind::WrongState | RefusalKind::Failed => ErrorCode::MachineFailed,
+                RefusalKind::WrongState | RefusalKind::NoSuchDisk | RefusalKind::Failed => ErrorCode::MachineFailed,
             },
             Self::BuildTimeout => ErrorCode::Timeout,
             Self::RunDir { source, .. } if source.kind() == io::ErrorKind::StorageFull => ErrorCode::NoSpace,
@@ -89,7 +89,7 @@ impl From<LaunchError> for Failure {
 /// What is handed to a new process.
 struct Parts {
     machine: MachineSpec,
-    files: Vec<(FdRole, OwnedFd)>,
+    files: Handed,
 }
 
 /// Starts the machine. When this fails or is given up, no process and no run directory is left.
@@ -217,11 +217,12 @@ async fn introduce(
     let (mut link, _) = Link::open(&run.control()).await.map_err(LaunchError::Link)?;
     let create = VmRequest::Create(Box::new(CreateVm {
         machine: parts.machine.clone(),
-        fds: parts.files.iter().map(|(role, _)| *role).collect(),
+        chains: parts.files.chains.clone(),
+        fds: parts.files.fds.iter().map(|(role, _)| *role).collect(),
         console_log_max_bytes: context.config.console_log_max_bytes,
         console_log_keep: context.config.console_log_keep,
     }));
-    let fds: Vec<_> = parts.files.iter().map(|(_, fd)| fd.as_fd()).collect();
+    let fds: Vec<_> = parts.files.fds.iter().map(|(_, fd)| fd.as_fd()).collect();
     let number = link.send_files(create, &fds).await.map_err(LaunchError::Link)?;
     tokio::time::timeout(BUILD_TIMEOUT, done(&mut link, number))
         .await

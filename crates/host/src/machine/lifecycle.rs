@@ -42,6 +42,8 @@ pub(crate) enum Ask {
     Resume,
     /// Power-cycle the guest.
     Reset,
+    /// Change a disk under it.
+    ChangeDisk,
     /// Change what it is made of.
     Edit,
     /// Remove the machine.
@@ -168,7 +170,7 @@ impl Lifecycle {
             (Ask::Pause, Running) => Ok(vec![Effect::Send(VmRequest::Pause)]),
             (Ask::Resume, Paused) => Ok(vec![Effect::Send(VmRequest::Resume)]),
             (Ask::Reset, Running) => Ok(vec![Effect::Send(VmRequest::Reset)]),
-            (Ask::Edit | Ask::Delete, Stopped | Failed) => Ok(vec![]),
+            (Ask::ChangeDisk, Running | Paused) | (Ask::Edit | Ask::Delete, Stopped | Failed) => Ok(vec![]),
             _ => Err(self.refusal(ask)),
         }
     }
@@ -324,6 +326,7 @@ impl Lifecycle {
             }
             (Ask::Stop { .. }, VmPhase::Starting) => "wait until it runs, or stop it with force",
             (Ask::Stop { .. }, _) => "it has been asked to shut down already; stop it with force to end it at once",
+            (Ask::ChangeDisk, _) => "only a machine that runs or is paused can do that",
             (Ask::Edit, _) => "stop it first; what it is made of is changed only while it has no process",
             (Ask::Delete, _) => "stop it first, or delete it with force",
             (Ask::Pause | Ask::Reset, _) => "only a running machine can do that",

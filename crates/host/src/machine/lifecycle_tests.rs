@@ -59,6 +59,7 @@ fn what_may_be_asked_is_the_drawing() {
         ("pause", Ask::Pause),
         ("resume", Ask::Resume),
         ("reset", Ask::Reset),
+        ("change disk", Ask::ChangeDisk),
         ("edit", Ask::Edit),
         ("delete", Ask::Delete),
     ];
@@ -73,8 +74,8 @@ fn what_may_be_asked_is_the_drawing() {
     assert_eq!(allowed(Stopped), "start edit delete");
     assert_eq!(allowed(Failed), "start edit delete");
     assert_eq!(allowed(Starting), "force");
-    assert_eq!(allowed(Running), "stop force pause reset");
-    assert_eq!(allowed(Paused), "force resume");
+    assert_eq!(allowed(Running), "stop force pause reset change disk");
+    assert_eq!(allowed(Paused), "force resume change disk");
     assert_eq!(allowed(Stopping), "force");
 }
 

@@ -6,6 +6,7 @@
 //! is written.
 
 mod adopt;
+mod disks;
 mod files;
 mod launch;
 mod lifecycle;
@@ -19,7 +20,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use api_types::{ErrorCode, Vm};
-use spec::{OperationId, VmId, VmSpec};
+use control::DiskChange;
+use spec::{DiskLimits, Name, OperationId, VmId, VmSpec};
 use tokio::sync::{mpsc, oneshot};
 use tracing::Instrument;
 
@@ -56,6 +58,10 @@ enum Order {
         action: Action,
         reply: Reply<()>,
     },
+    Disk {
+        change: DiskOrder,
+        reply: Reply<()>,
+    },
     Cancel(OperationId),
     Edit {
         edit: Edit,
@@ -64,6 +70,12 @@ enum Order {
     Delete {
         reply: Reply<()>,
     },
+}
+
+/// A change to a disk of a machine that has a process.
+struct DiskOrder {
+    disk: Name,
+    change: DiskChange,
 }
 
 /// What a process can be told to do.
@@ -120,6 +132,22 @@ impl Machine {
     /// Does it, and returns when it is done.
     pub(crate) async fn act(&self, revision: Option<u64>, action: Action) -> Result<(), Failure> {
         self.order(revision, |reply| Order::Act { action, reply }).await
+    }
+
+    /// Makes the disk called `disk` of a machine that runs or is paused larger; returns when the guest was told.
+    pub(crate) async fn resize_disk(&self, disk: Name, size_bytes: u64) -> Result<(), Failure> {
+        let change = DiskChange::Resize { size_bytes };
+        self.change_disk(DiskOrder { disk, change }).await
+    }
+
+    /// Has the disk called `disk` of a machine that runs or is paused kept to other rates.
+    pub(crate) async fn limit_disk(&self, disk: Name, limits: DiskLimits) -> Result<(), Failure> {
+        let change = DiskChange::Limit { limits };
+        self.change_disk(DiskOrder { disk, change }).await
+    }
+
+    async fn change_disk(&self, change: DiskOrder) -> Result<(), Failure> {
+        self.order(None, |reply| Order::Disk { change, reply }).await
     }
 
     /// Changes the specification of a machine that has no process; the next start goes by it.

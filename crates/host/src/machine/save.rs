@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use api_types::{ErrorCode, EventReason, OperationKind, VmStatus};
 use spec::OperationId;
 
-use super::{Edit, about};
 use super::task::Task;
+use super::{Edit, about};
 use crate::failure::Failure;
 use crate::operations::Finish;
 use crate::registry::{About, Change, OperationRecord, RegistryError};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use api_types::{ErrorCode, OperationKind, OperationPhase, Vm, VmPhase, VmStatus};
-use control::{FromVm, Hello, VmEvent, VmRequest};
+use control::{FromVm, Hello, RefusalKind, VmEvent, VmRequest};
 use jiff::Timestamp;
 use spec::OperationId;
 use tokio::sync::mpsc;
@@ -18,14 +18,14 @@ use super::lifecycle::{Ask, Effect, Happened, Lifecycle};
 use super::link::{Link, LinkError};
 use super::process::{self, Exit, Process};
 use super::run_dir::RunDir;
-use super::{Action, Conditional, Machine, Order, Reply};
+use super::{Action, Conditional, DiskOrder, Machine, Order, Reply};
 use crate::context::Context;
 use crate::failure::{Failure, chain};
 use crate::operations::{Finish, Worker};
 use crate::registry::OperationRecord;
 
-/// How long a process that was told to end has before it is killed.
-const END_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a process that was told to end has before it is killed: time to write the tables of its images.
+const END_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a process has to carry out a pause, resume or reset.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long to wait before a lost connection is made again.
@@ -195,6 +195,10 @@ impl Task {
                 Ok(()) => self.act(action, reply),
                 Err(failure) => drop(reply.send(Err(failure))),
             },
+            Order::Disk { change, reply } => match checked {
+                Ok(()) => self.change_disk(change, reply),
+                Err(failure) => drop(reply.send(Err(failure))),
+            },
             Order::Cancel(operation) => {
                 let effects = self.life.happened(Happened::Cancelled(operation));
                 self.carry_out(effects);
@@ -270,6 +274,19 @@ impl Task {
             }
             number
         });
+        self.await_answer(sent, reply);
+    }
+
+    fn change_disk(&mut self, order: DiskOrder, reply: Reply<()>) {
+        let request = VmRequest::Disk {
+            disk: order.disk,
+            change: order.change,
+        };
+        let sent = self.life.ask(Ask::ChangeDisk).and_then(|_| self.send(request));
+        self.await_answer(sent, reply);
+    }
+
+    fn await_answer(&mut self, sent: Result<u64, Failure>, reply: Reply<()>) {
         match sent {
             Ok(number) => {
                 let until = Instant::now() + ANSWER_TIMEOUT;
@@ -360,7 +377,11 @@ impl Task {
             }
             FromVm::Refused { number, refusal } => match self.waiting.remove(&number) {
                 Some(waiting) => {
-                    let failure = Failure::new(ErrorCode::WrongState, refusal.message);
+                    let code = match refusal.kind {
+                        RefusalKind::NoSuchDisk => ErrorCode::NotFound,
+                        _ => ErrorCode::WrongState,
+                    };
+                    let failure = Failure::new(code, refusal.message);
                     let _ = waiting.reply.send(Err(failure)); // As above.
                 }
                 None => tracing::warn!(why = refusal.message, "machine process refused a request"),
@@ -369,6 +390,7 @@ impl Task {
             FromVm::Event(VmEvent::GuestReset { resets }) => self.note(Happened::Resets(resets)),
             // The process ends now; its report is read when it is gone.
             FromVm::Event(VmEvent::Ended { report }) => tracing::info!(why = report.message, "machine ended"),
+            FromVm::Disks { number, .. } => tracing::warn!(number, "nobody asked the machine process for its disks"),
             FromVm::Hello(_) => tracing::warn!("machine process introduced itself twice"),
         }
     }

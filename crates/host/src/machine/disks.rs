@@ -1,0 +1,206 @@
+//! The images of a machine's disks, opened and locked on its behalf.
+//!
+//! | disk | its image | what that may be backed by |
+//! |---|---|---|
+//! | root | the machine's own file | nothing |
+//! | from a path | beneath one of `file_roots` | images beneath `file_roots`, and golden images |
+//! | from a volume | the volume's file | the golden image it was made from |
+//!
+//! The top of each chain is locked for as long as anybody has it open, so that no two machines write one image; what is below
+//! is locked against being written.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use api_types::Vm;
+use control::{DiskChain, DiskLayer, FdRole};
+use disk_image::{Chain, Layer, Policy};
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+use spec::{DiskFormat, DiskPlan, DiskSource, VmPlan};
+use uring::blocking::LockKind;
+
+use super::files::FilesError;
+use crate::context::Context;
+use crate::volume_store;
+
+/// A chain as it is told to the machine process, and its files with their roles.
+pub(super) struct OpenDisk {
+    pub(super) chain: DiskChain,
+    pub(super) fds: Vec<(FdRole, OwnedFd)>,
+}
+
+/// All disks of a machine, in the order of its specification.
+pub(super) fn open(context: &Context, vm: &Vm, plan: &VmPlan) -> Result<Vec<OpenDisk>, FilesError> {
+    let mut chains = Vec::new();
+    if plan.image.is_some() {
+        chains.push(root(context, vm)?);
+    }
+    for disk in &plan.disks {
+        chains.push(resolve(context, disk)?);
+    }
+    (0..)
+        .zip(chains)
+        .map(|(index, chain)| hand_over(index, chain))
+        .collect()
+}
+
+/// Opens the chain of a disk, and locks nothing.
+pub(super) fn resolve(context: &Context, plan: &DiskPlan) -> Result<Chain, FilesError> {
+    match &plan.source {
+        DiskSource::Path { path, format } => from_path(context, plan, path, *format),
+        DiskSource::Volume(volume) => from_volume(context, plan, volume),
+    }
+}
+
+fn root(context: &Context, vm: &Vm) -> Result<Chain, FilesError> {
+    let path = context.root_disk(vm.id);
+    let opened = File::options().read(true).write(true).open(&path);
+    let file = opened.map_err(|source| FilesError::Own {
+        path: path.clone(),
+        source,
+    })?;
+    let layer = Layer {
+        name: path.display().to_string(),
+        format: DiskFormat::Raw,
+        file,
+        writable: true,
+        data_file: None,
+    };
+    Ok(Chain::new(layer, Vec::new()))
+}
+
+fn from_path(context: &Context, plan: &DiskPlan, path: &Path, format: DiskFormat) -> Result<Chain, FilesError> {
+    let mut directories = context.limits.file_roots.clone();
+    directories.retain(|directory| directory.is_dir());
+    let images = context.images_dir();
+    directories.extend(images.is_dir().then_some(images));
+    let chain = follow(plan, path, format, directories);
+    chain.map_err(|source| FilesError::Chain {
+        field: format!("disks[{}].path", plan.index),
+        source: Box::new(source),
+    })
+}
+
+fn from_volume(context: &Context, plan: &DiskPlan, volume: &str) -> Result<Chain, FilesError> {
+    let field = format!("disks[{}].volume", plan.index);
+    let found = volume_store::locate(context, volume).map_err(|failure| FilesError::Volume {
+        field: field.clone(),
+        failure: Box::new(failure),
+    })?;
+    let mut directories = vec![context.volumes_dir()];
+    directories.extend(found.image.is_some().then(|| context.images_dir()));
+    let chain = follow(plan, &found.path, found.format, directories).map_err(|source| FilesError::Chain {
+        field: field.clone(),
+        source: Box::new(source),
+    })?;
+    // Other volumes are in the same directory.
+    let images = context.images_dir();
+    match chain
+        .below()
+        .iter()
+        .find(|layer| !Path::new(&layer.name).starts_with(&images))
+    {
+        Some(other) => Err(FilesError::Stranger {
+            field,
+            path: found.path,
+            backing: other.name.clone(),
+        }),
+        None => Ok(chain),
+    }
+}
+
+fn follow(
+    plan: &DiskPlan,
+    path: &Path,
+    format: DiskFormat,
+    directories: Vec<PathBuf>,
+) -> Result<Chain, disk_image::ResolveError> {
+    let policy = Policy {
+        format: Some(format),
+        writable_layers: usize::from(!plan.disk.read_only),
+        ..Policy::within(directories)
+    };
+    disk_image::resolve(path, &policy)
+}
+
+fn hand_over(index: u32, chain: Chain) -> Result<OpenDisk, FilesError> {
+    let (mut layers, mut fds) = (Vec::new(), Vec::new());
+    for (layer, place) in chain.into_layers().into_iter().zip(0..) {
+        let lock = |file: File, name: &str| lock(file, Path::new(name), !layer.writable);
+        fds.push((FdRole::Disk { index, layer: place }, lock(layer.file, &layer.name)?));
+        let data_file = match layer.data_file {
+            Some(data) => {
+                fds.push((FdRole::DiskData { index, layer: place }, lock(data.file, &data.name)?));
+                Some(data.name)
+            }
+            None => None,
+        };
+        layers.push(DiskLayer {
+            name: layer.name,
+            format: layer.format,
+            writable: layer.writable,
+            data_file,
+        });
+    }
+    let chain = DiskChain { layers };
+    Ok(OpenDisk { chain, fds })
+}
+
+/// Locks by both of the kernel's ways: flock(2) keeps the daemon's own work from the file, the open file's lock of fcntl(2) is
+/// what other programs that know disk images look at. Both belong to the open file, which the machine process gets: they last
+/// until that ends, however it does.
+pub(super) fn lock(file: File, path: &Path, shared: bool) -> Result<OwnedFd, FilesError> {
+    let (operation, kind) = if shared {
+        (FlockOperation::NonBlockingLockShared, LockKind::Shared)
+    } else {
+        (FlockOperation::NonBlockingLockExclusive, LockKind::Exclusive)
+    };
+    let locked = rustix::fs::flock(&file, operation).map_err(std::io::Error::from);
+    let locked = locked.and_then(|()| uring::blocking::lock(&file, kind));
+    match locked {
+        Ok(()) => Ok(file.into()),
+        Err(error) if is_taken(&error) => Err(FilesError::InUse { path: path.to_owned() }),
+        Err(source) => Err(FilesError::Own {
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}
+
+/// A lock that somebody else has is `EWOULDBLOCK` by flock(2) and `EACCES` or `EAGAIN` by fcntl(2).
+fn is_taken(error: &std::io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::WOULDBLOCK | Errno::ACCESS))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_is_written_has_one_user_and_one_that_is_read_any_number() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let open = || File::options().read(true).write(true).open(file.path()).unwrap();
+        let take = |shared| lock(open(), file.path(), shared);
+        let reader = take(true).unwrap();
+        let second = take(true).unwrap();
+        assert!(matches!(take(false), Err(FilesError::InUse { .. })));
+        drop((reader, second));
+        let _writer = take(false).unwrap();
+        assert!(matches!(take(true), Err(FilesError::InUse { .. })));
+    }
+
+    #[test]
+    fn a_lock_of_either_kind_keeps_others_away() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let open = || File::options().read(true).write(true).open(file.path()).unwrap();
+        let other = open();
+        uring::blocking::lock(&other, LockKind::Exclusive).unwrap();
+        assert!(matches!(lock(open(), file.path(), true), Err(FilesError::InUse { .. })));
+        drop(other);
+        let other = open();
+        rustix::fs::flock(&other, FlockOperation::LockExclusive).unwrap();
+        assert!(matches!(lock(open(), file.path(), true), Err(FilesError::InUse { .. })));
+    }
+}
