@@ -102,6 +102,11 @@ impl Daemon {
         self.dir.path().join("state/files")
     }
 
+    /// Puts a further file of the stock guest where this daemon lets users name files.
+    pub fn install(&self, name: &str) -> anyhow::Result<PathBuf> {
+        self.environment.install(name, &self.files())
+    }
+
     /// A stock guest with a shell on its console; change it before [`Daemon::run`] as needed.
     pub fn stock(&self, name: &str, kernel: Kernel) -> VmSpec {
         let file = |name: &str| Some(self.files().join(name).display().to_string());

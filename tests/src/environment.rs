@@ -9,7 +9,7 @@ use anyhow::{Context, ensure};
 pub struct Environment {
     /// Directory with `karatd`, `karat` and `karat-vmm`.
     pub programs: PathBuf,
-    /// Directory with the stock guest: `vmlinuz` (bzImage), `vmlinux` (ELF) and `initrd`.
+    /// Directory with the stock guest: `vmlinuz` (bzImage), `vmlinux` (ELF), `initrd`, and `initrd-disk` with tools for disks.
     pub guest: PathBuf,
     /// Directory for what scenarios write: state directories, disks. Needs some 4 GiB.
     pub work: PathBuf,
@@ -38,7 +38,7 @@ impl Environment {
     /// Checks that all that scenarios need is there.
     pub fn check(&self) -> anyhow::Result<()> {
         let programs = ["karatd", "karat", "karat-vmm"].map(|name| self.programs.join(name));
-        let guest = ["vmlinuz", "vmlinux", "initrd"].map(|name| self.guest.join(name));
+        let guest = ["vmlinuz", "vmlinux", "initrd", "initrd-disk"].map(|name| self.guest.join(name));
         for path in programs.iter().chain(&guest) {
             ensure!(path.is_file(), "{} is missing", path.display());
         }

@@ -7,6 +7,7 @@ mod disk;
 mod network;
 mod pause;
 mod power;
+mod storage;
 
 use std::pin::Pin;
 
@@ -55,5 +56,8 @@ scenarios! {
     network::ping_both_ways,
     crash::machine_process_killed,
     crash::daemon_killed_under_two_guests,
+    storage::chain_on_virtio,
+    storage::chain_on_scsi,
+    storage::power_cut_under_fio,
     disk::one_gib_survives_a_reboot,
 }
