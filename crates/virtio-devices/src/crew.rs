@@ -206,6 +206,11 @@ impl Crew {
         self.lock().iter().for_each(|worker| worker.gate.want(Wanted::Run));
     }
 
+    /// Has all workers look at everything again.
+    pub(crate) fn nudge(&self) {
+        self.lock().iter().for_each(|worker| worker.gate.bell.ring());
+    }
+
     fn lock(&self) -> MutexGuard<'_, Vec<Worker>> {
         self.workers.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -12,9 +12,15 @@
 pub mod blk;
 mod config_space;
 mod crew;
+mod figures;
 pub mod net;
 pub mod rng;
+pub mod scsi;
+#[cfg(test)]
+mod test_disks;
 
 pub use blk::{Blk, BlkCounters, BlkOptions};
+pub use figures::{DiskFigures, DiskSnapshot, OperationSnapshot};
 pub use net::{Net, NetCounters, NetOptions, TapWire};
 pub use rng::{Rng, RngCounters, RngOptions};
+pub use scsi::{Lun, LunOptions, Medium, Scsi, ScsiCounters, ScsiError, ScsiOptions, ScsiSnapshot};

@@ -1,23 +1,19 @@
 //! The block device as a driver sees it.
 
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use device::Device;
-use disk::{
-    Access, Disk, DiskError, DiskErrorKind, DiskFuture, DiskIo, DiskOp, Fault, FaultPlan, Faulty, Geometry, InMemory,
-    Transferred, ZeroMode,
-};
-use guestmem::{Bytes, GuestAddress, IoBuf};
+use disk::{Access, Disk, DiskErrorKind, DiskOp, Fault, FaultPlan, Faulty, Geometry, InMemory};
+use guestmem::{Bytes, GuestAddress};
 use proptest::prelude::*;
-use uring::Bell;
 use virtio::feature::{EVENT_IDX, INDIRECT_DESC};
 use virtio::mock::{Buf, MockDriver};
 
 use super::config::feature;
 use super::{Blk, BlkOptions};
+use crate::test_disks::Held;
 
 const IN: u32 = 0;
 const OUT: u32 = 1;
@@ -103,62 +99,6 @@ impl Bench {
 
 fn range(sector: u64, sectors: u32, flags: u32) -> Vec<u8> {
     [&sector.to_le_bytes()[..], &sectors.to_le_bytes(), &flags.to_le_bytes()].concat()
-}
-
-/// A disk that holds back reads of its first sector until a bell rings.
-#[derive(Clone)]
-struct Held {
-    disk: InMemory,
-    bell: Bell,
-}
-
-impl Held {
-    fn new() -> Self {
-        Self {
-            disk: InMemory::new(Geometry::of_size(1 << 20)),
-            bell: Bell::new(),
-        }
-    }
-}
-
-impl Disk for Held {
-    fn name(&self) -> &str {
-        "held"
-    }
-    fn geometry(&self) -> Geometry {
-        Disk::geometry(&self.disk)
-    }
-    fn open_queue(&self) -> Result<Rc<dyn DiskIo>, DiskError> {
-        Ok(Rc::new(HeldIo(self.disk.open_queue()?, self.bell.clone())))
-    }
-}
-
-struct HeldIo(Rc<dyn DiskIo>, Bell);
-
-impl DiskIo for HeldIo {
-    fn geometry(&self) -> Geometry {
-        self.0.geometry()
-    }
-    fn read(&self, offset: u64, bufs: Vec<IoBuf>) -> DiskFuture<'_, Transferred> {
-        Box::pin(async move {
-            if offset == 0 {
-                self.1.rung().await;
-            }
-            self.0.read(offset, bufs).await
-        })
-    }
-    fn write(&self, offset: u64, bufs: Vec<IoBuf>) -> DiskFuture<'_, Transferred> {
-        self.0.write(offset, bufs)
-    }
-    fn flush(&self) -> DiskFuture<'_, Result<(), DiskError>> {
-        self.0.flush()
-    }
-    fn discard(&self, offset: u64, len: u64) -> DiskFuture<'_, Result<(), DiskError>> {
-        self.0.discard(offset, len)
-    }
-    fn write_zeroes(&self, offset: u64, len: u64, mode: ZeroMode) -> DiskFuture<'_, Result<(), DiskError>> {
-        self.0.write_zeroes(offset, len, mode)
-    }
 }
 
 #[test]

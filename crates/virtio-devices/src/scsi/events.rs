@@ -1,0 +1,98 @@
+//! What a driver is told without having asked (virtio 1.2 §5.6.6.3): kept until it has room, up to a limit.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+
+use super::address::Lun;
+use super::config::{EVENT_SIZE, feature};
+
+/// Events kept for a driver that gives no buffers. Picked: what Linux has buffers for, eight times.
+const PENDING_MAX: usize = 64;
+/// Event flag: some were lost before this one.
+const MISSED: u32 = 1 << 31;
+/// Transport reset.
+const TRANSPORT: u32 = 1;
+/// Parameter change.
+const PARAMETERS: u32 = 3;
+
+/// What happened to a unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Happening {
+    Added,
+    Removed,
+    Resized,
+}
+
+impl Happening {
+    /// Event and reason.
+    const fn words(self) -> (u32, u32) {
+        match self {
+            Self::Added => (TRANSPORT, 1),
+            Self::Removed => (TRANSPORT, 2),
+            // CAPACITY DATA HAS CHANGED: additional sense code, then its qualifier.
+            Self::Resized => (PARAMETERS, 0x2a | 0x09 << 8),
+        }
+    }
+
+    const fn feature(self) -> u64 {
+        match self {
+            Self::Added | Self::Removed => feature::HOTPLUG,
+            Self::Resized => feature::CHANGE,
+        }
+    }
+}
+
+#[derive(Default)]
+struct State {
+    /// What was negotiated; none while the device is inactive, so that nothing is kept.
+    features: u64,
+    pending: VecDeque<(Happening, Lun)>,
+    missed: bool,
+}
+
+/// Events of a host.
+#[derive(Default)]
+pub(super) struct Events(Mutex<State>);
+
+impl Events {
+    /// From now on for a driver with these features.
+    pub(super) fn begin(&self, features: u64) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = State {
+            features,
+            ..State::default()
+        };
+    }
+
+    /// False if it is lost.
+    pub(super) fn add(&self, happening: Happening, lun: Lun) -> bool {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.features & happening.feature() == 0 || state.pending.contains(&(happening, lun)) {
+            return true;
+        }
+        let room = state.pending.len() < PENDING_MAX;
+        if room {
+            state.pending.push_back((happening, lun));
+        } else {
+            state.missed = true;
+        }
+        room
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.pending.is_empty()
+    }
+
+    /// The next event, as the driver reads it.
+    pub(super) fn take(&self) -> Option<[u8; EVENT_SIZE]> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (happening, lun) = state.pending.pop_front()?;
+        let (event, reason) = happening.words();
+        let missed = if std::mem::take(&mut state.missed) { MISSED } else { 0 };
+        let mut bytes = [0; EVENT_SIZE];
+        let parts = [&(event | missed).to_le_bytes()[..], &lun.bytes(), &reason.to_le_bytes()];
+        let parts = parts.into_iter().flatten();
+        bytes.iter_mut().zip(parts).for_each(|(place, &byte)| *place = byte);
+        Some(bytes)
+    }
+}
