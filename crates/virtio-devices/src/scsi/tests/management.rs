@@ -62,6 +62,7 @@ fn a_task_is_found_and_aborted_when_it_has_ended() {
     assert_eq!(bench.manage(QUERY_TASK_SET, first(), 0), 10);
     assert_eq!(bench.manage(ABORT_TASK, first(), 78), 0, "no such task: it has ended");
     let code = bench.begin_manage(ABORT_TASK, first(), 77);
+    assert_eq!(bench.manage(QUERY_TASK, first(), 77), 10, "looked at after the abort");
     std::thread::sleep(Duration::from_millis(20));
     assert_eq!(
         bench.is_used(0),
@@ -78,7 +79,7 @@ fn a_task_is_found_and_aborted_when_it_has_ended() {
     assert_eq!(bench.manage(QUERY_TASK, first(), 77), 0);
     bench.ask(first(), &[0; 6]).good();
     let counters = bench.scsi.counters().snapshot();
-    assert_eq!((counters.aborts, counters.managements), (1, 6));
+    assert_eq!((counters.aborts, counters.managements), (1, 7));
 }
 
 #[test]
@@ -123,7 +124,7 @@ fn resets_end_tasks_and_are_told_of() {
         bench.ask(first(), &[0x1b, 0, 0, 0, 1, 0]).good();
         let sent = bench.hang(1);
         let code = bench.begin_manage(function, first(), 0);
-        std::thread::sleep(Duration::from_millis(10));
+        assert_eq!(bench.manage(QUERY_TASK, first(), 1), 10, "looked at after the reset");
         disk.bell.ring();
         bench.driver.wait_used(0);
         assert_eq!(bench.driver.bytes(code, 1), [0]);
