@@ -11,7 +11,7 @@
 //!
 //! A [`Disk`] is what everybody shares, a [`DiskIo`] is one thread's way to it. What implementors owe is written at
 //! [`DiskIo`], and `conformance::all` (feature `test-utils`) checks it; every implementor's tests call it. Decorators are
-//! disks around disks: [`ReadOnly`], [`Faulty`]. What an image file is, [`probe`] finds out.
+//! disks around disks: [`ReadOnly`], [`Faulty`], [`throttle::Throttle`]. What an image file is, [`probe`] finds out.
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
 mod contract;
@@ -25,6 +25,7 @@ pub mod conformance;
 #[cfg(any(test, feature = "test-utils"))]
 mod in_memory;
 pub mod probe;
+pub mod throttle;
 
 pub use contract::{Disk, DiskFuture, DiskIo, Extent, ExtentKind, Transferred, ZeroMode};
 pub use error::{DiskError, DiskErrorKind, DiskOp};
