@@ -10,5 +10,8 @@
 //! caller by its own policy. Nothing here opens a path. The format is QEMU's `docs/interop/qcow2.rst` ("the specification").
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
+mod image;
 pub mod meta;
 pub mod ops;
+
+pub use image::{CACHE_BYTES, Damage, OpenError, Poisoned, Qcow2Disk, Qcow2Options};

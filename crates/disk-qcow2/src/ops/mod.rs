@@ -3,6 +3,7 @@
 //! All work on the image's file through its disk contract, and on nothing else; a running executor is needed only if the
 //! file's queue needs one. Changes are ordered so that an image is usable after a crash at any point.
 
+mod change;
 mod check;
 mod create;
 mod file;
@@ -13,6 +14,7 @@ mod refcounts;
 mod repair;
 mod report;
 mod settle;
+pub mod snapshot;
 mod tables;
 mod tally;
 #[cfg(test)]
@@ -20,12 +22,17 @@ mod testing;
 mod walk;
 
 pub use crate::meta::head::{Head, HeadError};
+pub use change::ChangeError;
 pub use check::{CheckError, Limits, check};
-pub use create::{BackingName, Compat, CompressionKind, CreateError, CreateOptions, DataFileName, Preallocation, create};
+pub use create::{
+    BackingName, Compat, CompressionKind, CreateError, CreateOptions, DataFileName, Preallocation, create,
+};
+pub(crate) use file::File;
 pub use first_cluster::{BadName, HeadTooLong};
 pub use repair::{Repair, RepairError, repair};
 pub use report::CheckReport;
 pub use settle::SettleError;
 pub use tables::TablesError;
+pub(crate) use tables::{bitmaps, read_tables};
 pub use tally::TallyFull;
 pub use walk::WalkError;

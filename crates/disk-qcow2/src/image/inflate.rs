@@ -1,0 +1,82 @@
+//! Decompression, bounded: exactly one cluster comes out, whatever goes in.
+
+use std::collections::VecDeque;
+use std::io::Read;
+use std::sync::Arc;
+
+use flate2::read::DeflateDecoder;
+
+use crate::meta::entry::Compressed;
+use crate::meta::header::Compression;
+
+/// Largest window that a zstd frame may ask for, log2 of bytes: 8 MiB, four of the largest clusters. QEMU writes up to 2 MiB.
+const ZSTD_WINDOW_LOG: u32 = 23;
+
+/// Decompressed clusters that are kept, bytes: two of the largest.
+const KEPT_BYTES: usize = 4 << 20;
+
+/// Decompresses one cluster. `None` if the data is none, or ends early.
+pub(crate) fn inflate(compression: Compression, data: &[u8], cluster_bytes: usize) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; cluster_bytes];
+    match compression {
+        Compression::Zlib => DeflateDecoder::new(data).read_exact(&mut bytes).ok()?,
+        Compression::Zstd => {
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(data).ok()?;
+            decoder.window_log_max(ZSTD_WINDOW_LOG).ok()?;
+            decoder.read_exact(&mut bytes).ok()?;
+        }
+    }
+    Some(bytes)
+}
+
+/// Recently decompressed clusters, so that small reads of one cluster decompress it once.
+#[derive(Default)]
+pub(crate) struct Inflated {
+    recent: VecDeque<(Compressed, Arc<[u8]>)>,
+}
+
+impl Inflated {
+    pub(crate) fn get(&self, data: Compressed) -> Option<Arc<[u8]>> {
+        let found = self.recent.iter().find(|(key, _)| *key == data);
+        found.map(|(_, bytes)| Arc::clone(bytes))
+    }
+
+    pub(crate) fn put(&mut self, data: Compressed, bytes: Arc<[u8]>) {
+        while self.recent.len() * bytes.len() >= KEPT_BYTES || self.recent.len() >= 64 {
+            self.recent.pop_front();
+        }
+        self.recent.push_back((data, bytes));
+    }
+
+    /// Forgets all: a compressed cluster lost a reference, and something else may take its place.
+    pub(crate) fn clear(&mut self) {
+        self.recent.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn one_cluster_comes_out_or_nothing() {
+        let plain: Vec<u8> = (0..65536u32).flat_map(|i| (i / 7).to_le_bytes()).take(65536).collect();
+        let mut deflate = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::default());
+        deflate.write_all(&plain).unwrap();
+        let mut zlib = deflate.finish().unwrap();
+        let mut zstd = zstd::bulk::compress(&plain, 3).unwrap();
+        for (kind, data) in [(Compression::Zlib, &mut zlib), (Compression::Zstd, &mut zstd)] {
+            assert_eq!(inflate(kind, data, 65536).as_ref(), Some(&plain));
+            assert_eq!(inflate(kind, &data[..data.len() / 2], 65536), None);
+            assert_eq!(inflate(kind, data, 65537), None, "ends early");
+            data.resize(data.len() + 300, 0);
+            assert_eq!(
+                inflate(kind, data, 65536).as_ref(),
+                Some(&plain),
+                "the rest of the sector is ignored"
+            );
+            assert_eq!(inflate(kind, &[0x55; 512], 65536), None);
+        }
+    }
+}
