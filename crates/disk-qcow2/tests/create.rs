@@ -28,7 +28,11 @@ fn make(path: &Path, options: &CreateOptions) {
         Compat::V2 => "0.10",
         Compat::V3 => "1.1",
     };
-    assert_eq!(info["virtual-size"], options.size_bytes.next_multiple_of(512), "{options:?}");
+    assert_eq!(
+        info["virtual-size"],
+        options.size_bytes.next_multiple_of(512),
+        "{options:?}"
+    );
     assert_eq!(info["cluster-size"], options.cluster_bytes);
     assert_eq!(specific["compat"], compat);
     if options.compat == Compat::V3 {
@@ -45,7 +49,10 @@ fn make(path: &Path, options: &CreateOptions) {
     let text = |value: Option<&str>| value.map_or(serde_json::Value::Null, Into::into);
     let backing = options.backing.as_ref();
     assert_eq!(info["backing-filename"], text(backing.map(|b| b.name.as_str())));
-    assert_eq!(info["backing-filename-format"], text(backing.map(|b| b.format.as_str())));
+    assert_eq!(
+        info["backing-filename-format"],
+        text(backing.map(|b| b.format.as_str()))
+    );
     let data_file = options.data_file.as_ref();
     assert_eq!(specific["data-file"], text(data_file.map(|d| d.name.as_str())));
 }
@@ -53,7 +60,15 @@ fn make(path: &Path, options: &CreateOptions) {
 /// QEMU works with the image, and leaves it sound.
 fn use_it(path: &Path, size: u64) {
     if size >= 8 << 20 {
-        qemu_io(path, &["write -P 1 0 100k", "write -P 2 5M 1M", "write -z 1M 200k", "discard 5M 64k"]);
+        qemu_io(
+            path,
+            &[
+                "write -P 1 0 100k",
+                "write -P 2 5M 1M",
+                "write -z 1M 200k",
+                "discard 5M 64k",
+            ],
+        );
         qemu_io(path, &["read -P 1 0 100k", "read -P 0 2M 1M", "read -P 2 5248k 700k"]);
         assert_clean(path, "after use");
     }
@@ -120,7 +135,9 @@ fn every_feature() {
                 ..options.clone()
             };
             make(&path, &options);
-            let allocated = block_on(check(&*io(&path), Limits::default())).unwrap().allocated_clusters;
+            let allocated = block_on(check(&*io(&path), Limits::default()))
+                .unwrap()
+                .allocated_clusters;
             let all = options.size_bytes / options.cluster_bytes;
             assert_eq!(allocated, if preallocation == Preallocation::Off { 0 } else { all });
             use_it(&path, options.size_bytes);
@@ -192,27 +209,49 @@ fn what_can_not_be_is_refused() {
         format: "raw".to_owned(),
     });
     assert!(matches!(
-        refuse(CreateOptions { cluster_bytes: 3000, ..base.clone() }),
+        refuse(CreateOptions {
+            cluster_bytes: 3000,
+            ..base.clone()
+        }),
         CreateError::ClusterSize(3000)
     ));
     assert!(matches!(
-        refuse(CreateOptions { refcount_bits: 3, ..base.clone() }),
+        refuse(CreateOptions {
+            refcount_bits: 3,
+            ..base.clone()
+        }),
         CreateError::RefcountBits(3)
     ));
     assert!(matches!(
-        refuse(CreateOptions { compat: Compat::V2, lazy_refcounts: true, ..base.clone() }),
+        refuse(CreateOptions {
+            compat: Compat::V2,
+            lazy_refcounts: true,
+            ..base.clone()
+        }),
         CreateError::NeedsV3("lazy refcounts")
     ));
     assert!(matches!(
-        refuse(CreateOptions { extended_l2: true, cluster_bytes: 8192, ..base.clone() }),
+        refuse(CreateOptions {
+            extended_l2: true,
+            cluster_bytes: 8192,
+            ..base.clone()
+        }),
         CreateError::ExtendedCluster(8192)
     ));
     assert!(matches!(
-        refuse(CreateOptions { backing, preallocation: Preallocation::Full, ..base.clone() }),
+        refuse(CreateOptions {
+            backing,
+            preallocation: Preallocation::Full,
+            ..base.clone()
+        }),
         CreateError::PreallocatedOverlay
     ));
     assert!(matches!(
-        refuse(CreateOptions { size_bytes: 1 << 40, cluster_bytes: 512, ..base.clone() }),
+        refuse(CreateOptions {
+            size_bytes: 1 << 40,
+            cluster_bytes: 512,
+            ..base.clone()
+        }),
         CreateError::TooLarge { .. }
     ));
     let long = Some(BackingName {
@@ -220,7 +259,11 @@ fn what_can_not_be_is_refused() {
         format: "raw".to_owned(),
     });
     assert!(matches!(
-        refuse(CreateOptions { backing: long, cluster_bytes: 512, ..base }),
+        refuse(CreateOptions {
+            backing: long,
+            cluster_bytes: 512,
+            ..base
+        }),
         CreateError::TooLong(_)
     ));
     assert_eq!(std::fs::metadata(&path).unwrap().len(), 0, "nothing was written");

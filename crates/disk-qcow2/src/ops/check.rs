@@ -3,8 +3,9 @@
 use disk::DiskIo;
 
 use super::file::File;
+use super::refcounts::Refcounts;
 use super::report::CheckReport;
-use super::tables::{self, TablesError};
+use super::tables::{self, Tables, TablesError};
 use super::walk::{Count, Walk, WalkError};
 use crate::meta::head::{Head, HeadError};
 use crate::meta::header::incompatible;
@@ -49,10 +50,21 @@ pub async fn check(io: &dyn DiskIo, limits: Limits) -> Result<CheckReport, Check
 
 pub(crate) async fn check_head(file: &File<'_>, head: &Head, limits: Limits) -> Result<CheckReport, CheckError> {
     let hanging = tables::read_tables(file, head).await?;
+    let (walk, _) = survey(file, head, &hanging, limits).await?;
+    Ok(walk.report)
+}
+
+/// A check that gives what it has counted, too.
+pub(crate) async fn survey<'a>(
+    file: &'a File<'a>,
+    head: &Head,
+    hanging: &Tables,
+    limits: Limits,
+) -> Result<(Walk<'a>, Refcounts<'a>), WalkError> {
     let mut walk = Walk::new(file, head, limits.memory_bytes);
     walk.report.dirty = head.header.incompatible & incompatible::DIRTY != 0;
     walk.report.corrupt = head.header.incompatible & incompatible::CORRUPT != 0;
-    let mut refcounts = walk.run(head, &hanging, Count::WithRefcounts).await?;
+    let mut refcounts = walk.run(head, hanging, Count::WithRefcounts).await?;
     let mut from = 0;
     while let Some((found, next)) = walk.mismatches(&mut refcounts, from).await? {
         for m in found {
@@ -69,5 +81,5 @@ pub(crate) async fn check_head(file: &File<'_>, head: &Head, limits: Limits) -> 
         }
         from = next;
     }
-    Ok(walk.report)
+    Ok((walk, refcounts))
 }

@@ -138,7 +138,9 @@ pub enum CreateError {
         cluster_bytes: u64,
     },
     /// The backing file would never show.
-    #[error("preallocation hides the backing file unless the image has subclusters: use extended L2 entries or no preallocation")]
+    #[error(
+        "preallocation hides the backing file unless the image has subclusters: use extended L2 entries or no preallocation"
+    )]
     PreallocatedOverlay,
     /// A raw data file can not show a backing file.
     #[error("an image whose data file is raw can not have a backing file")]
@@ -301,7 +303,11 @@ fn head_of(options: &CreateOptions) -> Result<Head, CreateError> {
         snapshot_count: 0,
         snapshots_offset: 0,
         incompatible: incompatible_bits,
-        compatible: if options.lazy_refcounts { compatible::LAZY_REFCOUNTS } else { 0 },
+        compatible: if options.lazy_refcounts {
+            compatible::LAZY_REFCOUNTS
+        } else {
+            0
+        },
         autoclear: autoclear_bits,
         refcount_order: options.refcount_bits.trailing_zeros(),
         compression,

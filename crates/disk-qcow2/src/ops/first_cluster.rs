@@ -7,7 +7,9 @@ use crate::meta::header::BACKING_NAME_MAX;
 
 /// Header, extensions and backing name need more than a cluster.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("header, extensions and backing file name need {needed} bytes, and a cluster has {cluster}: use larger clusters or a shorter name")]
+#[error(
+    "header, extensions and backing file name need {needed} bytes, and a cluster has {cluster}: use larger clusters or a shorter name"
+)]
 pub struct HeadTooLong {
     /// What they need, bytes.
     pub needed: u64,

@@ -90,9 +90,12 @@ impl Plan {
 
     /// Writes all tables. `backed`: preallocated subclusters show the backing file.
     pub(crate) async fn write(&self, file: &File<'_>, backed: bool) -> Result<(), DiskError> {
-        self.write_list(file, (self.reftable, self.reftable_clusters), self.block_clusters, |index| {
-            self.offset(self.blocks + index)
-        })
+        self.write_list(
+            file,
+            (self.reftable, self.reftable_clusters),
+            self.block_clusters,
+            |index| self.offset(self.blocks + index),
+        )
         .await?;
         self.write_list(file, (self.l1, self.l1_clusters), self.l1_entries, |index| {
             match index < self.l2_clusters {
