@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use disk::{Disk, DiskError, DiskFuture, DiskIo, Geometry, InMemory, Transferred, ZeroMode};
 use guestmem::IoBuf;
@@ -14,6 +15,8 @@ pub(crate) struct Held {
     pub(crate) disk: InMemory,
     pub(crate) bell: Bell,
     hidden: Arc<AtomicU64>,
+    /// Reads held back so far.
+    begun: Arc<AtomicU64>,
 }
 
 impl Held {
@@ -22,6 +25,16 @@ impl Held {
             disk: InMemory::new(Geometry::of_size(1 << 20)),
             bell: Bell::new(),
             hidden: Arc::default(),
+            begun: Arc::default(),
+        }
+    }
+
+    /// Waits until `count` reads have been held back, since the beginning.
+    pub(crate) fn wait_begun(&self, count: u64) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while self.begun.load(Ordering::SeqCst) < count {
+            assert!(Instant::now() < deadline, "nothing was held back");
+            std::thread::yield_now();
         }
     }
 
@@ -60,6 +73,7 @@ impl DiskIo for HeldIo {
     fn read(&self, offset: u64, bufs: Vec<IoBuf>) -> DiskFuture<'_, Transferred> {
         Box::pin(async move {
             if offset == 0 {
+                self.1.begun.fetch_add(1, Ordering::SeqCst);
                 self.1.bell.rung().await;
             }
             self.0.read(offset, bufs).await

@@ -57,6 +57,7 @@ impl Bench {
 fn a_task_is_found_and_aborted_when_it_has_ended() {
     let (mut bench, disk) = held();
     let sent = bench.hang(77);
+    disk.wait_begun(1);
     assert_eq!(bench.manage(QUERY_TASK, first(), 77), 10);
     assert_eq!(bench.manage(QUERY_TASK, first(), 78), 0);
     assert_eq!(bench.manage(QUERY_TASK_SET, first(), 0), 10);
@@ -119,10 +120,11 @@ fn resets_end_tasks_and_are_told_of() {
         .unwrap();
     assert_eq!(bench.ask(other, &[0; 6]).sense(), (ATTENTION, 0x29, 0));
     assert_eq!(bench.ask(first(), &[0; 6]).sense(), (ATTENTION, 0x3f, 0x0e));
-    for (function, others) in [(UNIT_RESET, false), (NEXUS_RESET, true)] {
+    for (function, others, count) in [(UNIT_RESET, false, 1), (NEXUS_RESET, true, 2)] {
         bench.ask(first(), &[0x1b, 0, 0, 0, 0, 0]).good();
         bench.ask(first(), &[0x1b, 0, 0, 0, 1, 0]).good();
         let sent = bench.hang(1);
+        disk.wait_begun(count);
         let code = bench.begin_manage(function, first(), 0);
         assert_eq!(bench.manage(QUERY_TASK, first(), 1), 10, "looked at after the reset");
         disk.bell.ring();
@@ -213,7 +215,7 @@ fn a_driver_without_room_for_events_learns_that_it_missed_some() {
 fn a_disk_is_left_alone_once_its_detaching_was_waited_for() {
     let (mut bench, disk) = held();
     let sent = bench.hang(1);
-    assert_eq!(bench.manage(QUERY_TASK, first(), 1), 10, "it has begun");
+    disk.wait_begun(1);
     let draining = bench.scsi.detach(first()).unwrap();
     assert_eq!(bench.ask(first(), &[0; 6]).code, 3, "gone for the guest");
     let waiter = std::thread::spawn(move || draining.wait());
@@ -242,7 +244,7 @@ fn a_disk_is_left_alone_once_its_detaching_was_waited_for() {
 fn pause_drains_holds_and_resume_goes_on() {
     let (mut bench, disk) = held();
     let sent = bench.hang(1);
-    assert_eq!(bench.manage(QUERY_TASK, first(), 1), 10);
+    disk.wait_begun(1);
     let transport = Arc::clone(bench.driver.transport());
     let draining = transport.pause();
     let waiter = std::thread::spawn(move || draining.wait());
