@@ -249,7 +249,7 @@ async fn fill(file: &File<'_>, start: u64, len: u64, preallocation: Preallocatio
 }
 
 /// The first cluster's contents, as far as the options say.
-fn head_of(options: &CreateOptions) -> Result<Head, CreateError> {
+pub(crate) fn head_of(options: &CreateOptions) -> Result<Head, CreateError> {
     check_options(options)?;
     let (cluster_bytes, size_bytes) = (options.cluster_bytes, options.size_bytes);
     let mut incompatible_bits = 0;
