@@ -87,7 +87,7 @@ impl Engine {
         let cut = self.cut(all);
         let written = self.write_cut(&cut.steps).await;
         critical.end();
-        self.finish(cut.steps, cut.unreferenced, written.is_ok());
+        self.finish(&cut.steps, cut.unreferenced, written.is_ok());
         written?;
         *done = cut.number;
         self.release().await;
@@ -110,7 +110,7 @@ impl Engine {
         }
     }
 
-    fn finish(&self, steps: [Vec<Piece>; 3], unreferenced: Vec<Unref>, success: bool) {
+    fn finish(&self, steps: &[Vec<Piece>; 3], unreferenced: Vec<Unref>, success: bool) {
         let mut tables = self.image.tables();
         tables.committing = false;
         let keys = steps.iter().flatten().map(|piece| piece.0);

@@ -144,8 +144,8 @@ mod tests {
             for cut in cuts {
                 let part = parts.take(cut);
                 let read: Vec<u8> = part.iter().flat_map(IoBuf::to_vec).collect();
-                assert_eq!(read, bytes[at..at + cut as usize]);
-                at += cut as usize;
+                assert_eq!((read.len() as u64, &read[..]), (cut, &bytes[at..at + read.len()]));
+                at += read.len();
                 parts.give_back(part);
             }
             let back = parts.finish();
