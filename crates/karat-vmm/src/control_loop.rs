@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use control::{
-    CreateVm, DiskChange, FdRole, FromVm, Hello, PROTOCOL_VERSION, Refusal, RefusalKind, ToVm, VmAction, VmEvent, VmRequest,
-    VmState, VmStatus,
+    CreateVm, DiskChange, FdRole, FromVm, Hello, PROTOCOL_VERSION, Refusal, RefusalKind, ToVm, VmAction, VmEvent,
+    VmRequest, VmState, VmStatus,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -228,7 +228,9 @@ impl ControlLoop {
     fn create(&mut self, ticket: Ticket, create: CreateVm) {
         let connection = self.connections.get_mut(&ticket.connection);
         let count = create.fds.len();
-        let fds = connection.map(|connection| connection.take_files(count)).unwrap_or_default();
+        let fds = connection
+            .map(|connection| connection.take_files(count))
+            .unwrap_or_default();
         tracing::info!(id = %create.machine.id(), name = %create.machine.name(), "asked to become a machine");
         let files = if self.run_directory.is_none() {
             let span = tracing::info_span!("machine", id = %create.machine.id(), name = %create.machine.name());
@@ -257,7 +259,9 @@ impl ControlLoop {
             DiskChange::Resize { .. } | DiskChange::Limit { .. } | DiskChange::Detach => 0,
         };
         let connection = self.connections.get_mut(&ticket.connection);
-        let files = connection.map(|connection| connection.take_files(count)).unwrap_or_default();
+        let files = connection
+            .map(|connection| connection.take_files(count))
+            .unwrap_or_default();
         tracing::info!(%disk, ?change, connection = ticket.connection, "asked to change a disk");
         self.driver.send(Action::Disk {
             ticket,
@@ -272,8 +276,7 @@ impl ControlLoop {
             kind: RefusalKind::BadFile,
             message,
         };
-        let (files, directories) =
-            vmm::sort(create, fds).map_err(|error| bad_file(error.to_string()))?;
+        let (files, directories) = vmm::sort(create, fds).map_err(|error| bad_file(error.to_string()))?;
         let log = ConsoleLog::open(directories.log, create.console_log_max_bytes, create.console_log_keep)
             .map_err(|error| bad_file(format!("console.log can not be opened in the log directory: {error}")))?;
         if let Some(console) = &self.console {
@@ -298,6 +301,10 @@ impl ControlLoop {
                     }
                 };
                 self.send(ticket.connection, &message);
+            }
+            Notice::Disks { ticket, disks } => {
+                let number = ticket.number;
+                self.send(ticket.connection, &FromVm::Disks { number, disks });
             }
             Notice::Ended(report) => {
                 // The console first: who sees the report finds the log complete.

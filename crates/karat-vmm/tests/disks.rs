@@ -8,8 +8,11 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-use control::{EndReason, VmEvent, VmRequest};
-use harness::{Setup, Vmm, can_run};
+use control::{DiskChange, DiskReport, EndReason, RefusalKind, VmEvent, VmRequest};
+use disk_qcow2::ops::{BackingName, CreateOptions, create};
+use disk_raw::{RawDisk, RawOptions, Role};
+use harness::{Link, Setup, Vmm, can_run, disk_spec, open_chain};
+use spec::{ByteSize, DiskBus, DiskFormat, DiskLimits};
 
 /// Length of the disks here, bytes.
 const DISK_BYTES: u64 = 1 << 20;
@@ -131,6 +134,150 @@ fn a_disk_in_use_is_refused() {
     let refusal = second
         .create(&mut link, Setup::tiny("halt").disk(&image, 1))
         .unwrap_err();
-    assert_eq!(refusal.kind, control::RefusalKind::BadFile, "{}", refusal.message);
+    assert_eq!(refusal.kind, RefusalKind::BadFile, "{}", refusal.message);
     assert_eq!(second.report().reason, EndReason::BuildFailed);
+}
+
+/// An empty qcow2 image over `backing`.
+fn qcow2(folder: &tempfile::TempDir, name: &str, backing: (&str, &str)) -> PathBuf {
+    let path = folder.path().join(name);
+    File::create_new(&path).unwrap();
+    let options = RawOptions {
+        role: Role::Container,
+        ..RawOptions::named(name)
+    };
+    let file: std::sync::Arc<dyn disk::Disk> = std::sync::Arc::new(RawDisk::open(&path, options).unwrap());
+    let mut options = CreateOptions::of_size(DISK_BYTES);
+    options.backing = Some(BackingName {
+        name: backing.0.to_owned(),
+        format: backing.1.to_owned(),
+    });
+    let mut executor = uring::Executor::new(16).unwrap();
+    let made = executor.block_on(async { create(&*file.open_queue().unwrap(), None, &options).await });
+    made.unwrap().unwrap();
+    path
+}
+
+#[test]
+fn a_chain_keeps_what_the_guest_writes_and_its_lower_images_as_they_are() {
+    if !can_run() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let base = disk(&folder, "base", 0xee);
+    let middle = qcow2(&folder, "middle", ("base", "raw"));
+    let top = qcow2(&folder, "top", ("middle", "qcow2"));
+    let before = std::fs::read(&middle).unwrap();
+    let chain = [
+        (top.as_path(), DiskFormat::Qcow2),
+        (middle.as_path(), DiskFormat::Qcow2),
+        (base.as_path(), DiskFormat::Raw),
+    ];
+    let setup = |test| Setup::tiny(test).chain(disk_spec("disk", DiskBus::Virtio, 2), &chain);
+    let seen = run_to_end(setup("blk"));
+    assert!(seen.contains("PASS blk"), "{seen}");
+    let seen = run_to_end(setup("blk-verify"));
+    assert!(seen.contains("PASS blk-verify"), "{seen}");
+    assert_eq!(std::fs::read(&middle).unwrap(), before);
+    assert!(std::fs::read(&base).unwrap().iter().all(|byte| *byte == 0xee));
+}
+
+#[test]
+fn a_damaged_image_is_refused_by_its_name() {
+    if !can_run() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let base = disk(&folder, "base", 0);
+    let top = qcow2(&folder, "top", ("base", "raw"));
+    let file = File::options().write(true).open(&top).unwrap();
+    // Byte 79: the incompatible feature "corrupt" (qcow2 specification, header extension of version 3).
+    file.write_all_at(&[2], 79).unwrap();
+    let mut vmm = Vmm::spawn();
+    let mut link = vmm.link();
+    let chain = [(top.as_path(), DiskFormat::Qcow2), (base.as_path(), DiskFormat::Raw)];
+    let setup = Setup::tiny("halt").chain(disk_spec("data", DiskBus::Virtio, 1), &chain);
+    let refusal = vmm.create(&mut link, setup).unwrap_err();
+    assert_eq!(refusal.kind, RefusalKind::BadFile, "{}", refusal.message);
+    assert!(
+        refusal.message.contains("disk data") && refusal.message.contains("corrupt") && refusal.message.contains("top"),
+        "{}",
+        refusal.message
+    );
+    vmm.wait();
+}
+
+fn change(link: &mut Link, disk: &str, change: DiskChange) -> Result<(), RefusalKind> {
+    let disk = disk.parse().unwrap();
+    let answer = link.ask(VmRequest::Disk { disk, change });
+    answer.map(drop).map_err(|refusal| refusal.kind)
+}
+
+fn report(link: &mut Link, name: &str) -> Option<DiskReport> {
+    link.disk_reports()
+        .into_iter()
+        .find(|report| report.name.as_str() == name)
+}
+
+#[test]
+fn disks_are_changed_attached_and_detached_while_the_machine_runs() {
+    if !can_run() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let images = ["a", "b", "c"].map(|name| disk(&folder, name, 0));
+    let setup = Setup::tiny("blk,halt").disk(&images[0], 1).chain(
+        disk_spec("first", DiskBus::Scsi, 1),
+        &[(images[1].as_path(), DiskFormat::Raw)],
+    );
+    let (mut vmm, mut link) = Vmm::boot(setup);
+    let mut console = vmm.console();
+    console.wait_for("PASS blk");
+    let told = report(&mut link, "disk0").unwrap();
+    assert!(told.writes.count > 0 && told.written_bytes > 0, "{told:?}");
+    assert_eq!(told.layers[0].name, images[0].display().to_string());
+
+    let grown = DISK_BYTES * 2;
+    for name in ["disk0", "first"] {
+        change(&mut link, name, DiskChange::Resize { size_bytes: grown }).unwrap();
+        assert_eq!(report(&mut link, name).unwrap().size_bytes, grown);
+        let shrink = DiskChange::Resize { size_bytes: DISK_BYTES };
+        assert_eq!(change(&mut link, name, shrink), Err(RefusalKind::Failed));
+    }
+    assert_eq!(images[0].metadata().unwrap().len(), grown);
+
+    let limits = DiskLimits {
+        bytes_per_s: Some(ByteSize::from_mib(1)),
+        ..DiskLimits::default()
+    };
+    change(&mut link, "first", DiskChange::Limit { limits }).unwrap();
+    assert_eq!(report(&mut link, "first").unwrap().limits, limits);
+    assert_eq!(
+        change(&mut link, "none", DiskChange::Limit { limits }),
+        Err(RefusalKind::NoSuchDisk)
+    );
+
+    let (chain, files) = open_chain(&[(images[2].clone(), DiskFormat::Raw)]);
+    let attach = || VmRequest::Disk {
+        disk: "second".parse().unwrap(),
+        change: DiskChange::Attach {
+            spec: Box::new(disk_spec("second", DiskBus::Scsi, 1)),
+            chain: chain.clone(),
+        },
+    };
+    let fds: Vec<_> = files.iter().map(std::os::fd::AsFd::as_fd).collect();
+    link.ask_with_files(attach(), &fds).unwrap();
+    let twice = link.ask_with_files(attach(), &fds).unwrap_err();
+    assert_eq!(twice.kind, RefusalKind::NoSuchDisk, "{}", twice.message);
+    drop(files);
+    // What was attached is there after a reset, and its image is taken until it is detached.
+    link.ask(VmRequest::Reset).unwrap();
+    assert!(report(&mut link, "second").is_some());
+    let taken = || RawDisk::open(&images[2], RawOptions::named("c")).is_err();
+    assert!(taken());
+    change(&mut link, "second", DiskChange::Detach).unwrap();
+    assert!(report(&mut link, "second").is_none() && !taken());
+    assert_eq!(change(&mut link, "disk0", DiskChange::Detach), Err(RefusalKind::Failed));
+    link.ask(VmRequest::Quit).unwrap();
+    vmm.wait();
 }

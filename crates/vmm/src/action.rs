@@ -5,7 +5,7 @@ use std::sync::mpsc;
 use std::time::Instant;
 
 use chipset::{GuestRequest, PowerSink};
-use control::{DiskChange, EndReport, Refusal, VmAction, VmEvent, VmStatus};
+use control::{DiskChange, DiskReport, EndReport, Refusal, VmAction, VmEvent, VmStatus};
 use spec::{MachineSpec, Name};
 
 use crate::files::MachineFiles;
@@ -96,6 +96,13 @@ pub enum Notice {
         ticket: Ticket,
         /// The status afterwards, or why not.
         answer: Result<VmStatus, Refusal>,
+    },
+    /// The answer to a request for reports of the disks.
+    Disks {
+        /// To whom.
+        ticket: Ticket,
+        /// One for each disk.
+        disks: Vec<DiskReport>,
     },
     /// Something happened; everybody should know.
     Event(VmEvent),

@@ -220,7 +220,7 @@ impl Driver {
                 self.enter(VmState::Running);
             }
             VmAction::Pause => {
-                self.with_hardware(|hardware| hardware.pause());
+                self.pause();
                 self.enter(VmState::Paused);
             }
             VmAction::Resume => {
@@ -238,8 +238,9 @@ impl Driver {
                 self.answer(ticket, Ok(ended));
                 return self.quit("ended because the daemon asked for it".to_owned());
             }
+            VmAction::DiskReports => return self.report_disks(ticket),
             // They have their own ways in; the status is part of every answer.
-            VmAction::Create | VmAction::ChangeDisk | VmAction::DiskReports | VmAction::Status => {}
+            VmAction::Create | VmAction::ChangeDisk | VmAction::Status => {}
         }
         self.answer(ticket, Ok(self.status()));
     }
@@ -290,9 +291,19 @@ impl Driver {
         }
     }
 
+    fn pause(&mut self) {
+        if let Some(machine) = &mut self.machine
+            && let Some(hardware) = &mut machine.hardware
+        {
+            machine.blueprint.disks.unlimited(|| hardware.pause());
+        }
+    }
+
     fn stop_hardware(&mut self) {
-        if let Some(hardware) = self.machine.as_mut().and_then(|machine| machine.hardware.take()) {
-            hardware.tear_down();
+        if let Some(machine) = &mut self.machine
+            && let Some(hardware) = machine.hardware.take()
+        {
+            machine.blueprint.disks.unlimited(|| hardware.tear_down());
         }
     }
 

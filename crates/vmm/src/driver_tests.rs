@@ -8,6 +8,7 @@ use crate::disks::MachineDisk;
 use crate::hardware::AttachError;
 use crate::testing::spec;
 use spec::Name;
+use virtio_devices::DiskSnapshot;
 
 type Deeds = Arc<Mutex<Vec<&'static str>>>;
 
@@ -40,6 +41,9 @@ impl Hardware for Recorder {
     }
     fn detach(&mut self, disk: &Name) -> Result<(), AttachError> {
         Err(AttachError::NotScsi(disk.clone()))
+    }
+    fn disk_figures(&self) -> Vec<(Name, DiskSnapshot)> {
+        Vec::new()
     }
     fn tear_down(self: Box<Self>) {
         self.note("tear down");

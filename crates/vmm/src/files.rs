@@ -127,7 +127,10 @@ fn sort_disks(
     let sort_one = |(index, chain): (u32, &DiskChain)| {
         let layers = (0..).zip(&chain.layers).map(|(place, layer)| {
             let image = take(FdRole::Disk { index, layer: place })?;
-            let data = layer.data_file.as_ref().map(|_| take(FdRole::DiskData { index, layer: place }));
+            let data = layer
+                .data_file
+                .as_ref()
+                .map(|_| take(FdRole::DiskData { index, layer: place }));
             Ok(LayerFiles {
                 layer: layer.clone(),
                 image,
@@ -210,7 +213,10 @@ mod tests {
     #[test]
     fn a_full_set_is_sorted() {
         let files = try_sort(&full()).unwrap();
-        assert_eq!((files.disks[0].0.len(), files.disks[1].0.len(), files.taps[0].len()), (1, 2, 2));
+        assert_eq!(
+            (files.disks[0].0.len(), files.disks[1].0.len(), files.taps[0].len()),
+            (1, 2, 2)
+        );
         assert!(files.disks[1].0[1].data.is_some());
         assert!(files.initrd.is_none());
     }
@@ -247,6 +253,12 @@ mod tests {
         assert_eq!(chains(&short), FilesError::Chains { chains: 2, disks: 2 });
         assert!(pair(&DiskChain { layers: vec![] }, vec![]).is_err());
         assert!(pair(&create(&[]).chains[1], vec![null(), null()]).is_err());
-        assert_eq!(pair(&create(&[]).chains[1], vec![null(), null(), null()]).unwrap().0.len(), 2);
+        assert_eq!(
+            pair(&create(&[]).chains[1], vec![null(), null(), null()])
+                .unwrap()
+                .0
+                .len(),
+            2
+        );
     }
 }

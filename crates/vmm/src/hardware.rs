@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use spec::{MachineSpec, Name};
+use virtio_devices::{DiskSnapshot, ScsiError};
 
 use crate::disks::{Disks, MachineDisk};
 use crate::files::MachineFiles;
@@ -30,6 +31,9 @@ pub(crate) trait Hardware: Send {
     /// Takes a disk from the SCSI bus; nothing uses it any more when this returns.
     fn detach(&mut self, disk: &Name) -> Result<(), AttachError>;
 
+    /// What each disk did since this hardware was built.
+    fn disk_figures(&self) -> Vec<(Name, DiskSnapshot)>;
+
     /// Ends vCPUs and workers, and gives everything back that is not in the [`Blueprint`].
     fn tear_down(self: Box<Self>);
 }
@@ -44,11 +48,20 @@ pub(crate) struct Blueprint {
 
 /// Why a disk can not come or go.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum AttachError {
+pub enum AttachError {
     /// There is no controller.
     #[error("the machine has no SCSI bus: give it a disk with bus scsi when it is made")]
     NoBus,
     /// It is not on that bus.
     #[error("disk {0} is not on the SCSI bus: only disks there come and go while the machine runs")]
     NotScsi(Name),
+    /// The controller refuses.
+    #[error("disk {disk} can not be attached or detached")]
+    Bus {
+        /// Which.
+        disk: Name,
+        /// Why.
+        #[source]
+        source: ScsiError,
+    },
 }

@@ -6,15 +6,15 @@
 //!   slot  1      rng0                     0 … 3 GiB        RAM
 //!   slots 2–17   disk0 … disk15           3 GiB … 3.5 GiB  32-bit window of PCI devices
 //!   slots 18–21  net0 … net3              3.5 GiB …        ECAM, APICs
-//!   slots 22–31  free, for hotplug        4 GiB …          the rest of RAM
-//!                                         next 4 GiB mark  64-bit window of PCI devices
+//!   slot  22     scsi0                    4 GiB …          the rest of RAM
+//!   slots 23–31  free, for hotplug        next 4 GiB mark  64-bit window of PCI devices
 //! ```
 //! What all machines share (ports, wired interrupts, the 32-bit window) is in [`boot::layout`], since tables tell guests of it.
 
 use std::ops::Range;
 
 use guestmem::layout::{HIGH_RAM_START, ram_ranges};
-use spec::MachineSpec;
+use spec::{DiskBus, MachineSpec};
 
 /// Slot of the entropy device.
 pub const RNG_SLOT: u8 = 1;
@@ -26,8 +26,13 @@ pub const DISK_SLOTS: u8 = 16;
 pub const FIRST_NET_SLOT: u8 = FIRST_DISK_SLOT + DISK_SLOTS;
 /// Slots kept for interfaces.
 pub const NET_SLOTS: u8 = 4;
+/// Slot of the SCSI controller, where there is one.
+pub const SCSI_SLOT: u8 = FIRST_NET_SLOT + NET_SLOTS;
 /// Slots without a purpose yet.
-pub const FREE_SLOTS: Range<u8> = FIRST_NET_SLOT + NET_SLOTS..pci::SLOTS;
+pub const FREE_SLOTS: Range<u8> = SCSI_SLOT + 1..pci::SLOTS;
+
+/// Request queues of the SCSI controller: one per vCPU, but no more threads than pay off.
+const SCSI_QUEUES_MAX: u32 = 4;
 
 /// Alignment of the 64-bit window, bytes; the largest BAR it can hold at its start.
 const MMIO64_ALIGN: u64 = 4 << 30;
@@ -38,7 +43,7 @@ const MMIO64_BYTES: u64 = 16 << 30;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
     mmio64: Range<u64>,
-    disks: Vec<u8>,
+    scsi_queues: Option<u16>,
     nets: Vec<u8>,
 }
 
@@ -49,16 +54,12 @@ impl Layout {
             .last()
             .map_or(0, |(start, length)| start + length);
         let start = ram_end.max(HIGH_RAM_START).next_multiple_of(MMIO64_ALIGN);
-        // The specification's limits and the slots kept are compared by a test.
-        let disks = (FIRST_DISK_SLOT..FIRST_NET_SLOT)
-            .zip(spec.disks())
-            .map(|(slot, _)| slot);
-        let nets = (FIRST_NET_SLOT..FREE_SLOTS.start)
-            .zip(spec.nets())
-            .map(|(slot, _)| slot);
+        let has_scsi = spec.disks().iter().any(|disk| disk.bus == DiskBus::Scsi);
+        let queues = u16::try_from(spec.cpus().count().clamp(1, SCSI_QUEUES_MAX)).unwrap_or(1);
+        let nets = (FIRST_NET_SLOT..SCSI_SLOT).zip(spec.nets()).map(|(slot, _)| slot);
         Self {
             mmio64: start..start + MMIO64_BYTES,
-            disks: disks.collect(),
+            scsi_queues: has_scsi.then_some(queues),
             nets: nets.collect(),
         }
     }
@@ -74,9 +75,9 @@ impl Layout {
         vec![start..start + boot::layout::MMIO32_BYTES, self.mmio64()]
     }
 
-    /// Slots of the disks, in the specification's order.
-    pub fn disk_slots(&self) -> &[u8] {
-        &self.disks
+    /// Request queues of the SCSI controller, where the machine has one.
+    pub const fn scsi_queues(&self) -> Option<u16> {
+        self.scsi_queues
     }
 
     /// Slots of the interfaces, in the specification's order.
@@ -114,23 +115,26 @@ mod tests {
 
     #[test]
     fn the_largest_machine_has_a_slot_for_everything_and_some_left() {
-        let layout = Layout::new(&spec(|parts| {
-            parts.disks = disks(16);
-            parts.nets = vec![net(1); 4];
-        }));
-        let mut slots = [&[0, RNG_SLOT], layout.disk_slots(), layout.net_slots()].concat();
-        assert_eq!(slots, (0..22).collect::<Vec<_>>());
+        let layout = Layout::new(&spec(|parts| parts.nets = vec![net(1); 4]));
+        let mut slots = vec![0, RNG_SLOT];
+        slots.extend(FIRST_DISK_SLOT..FIRST_NET_SLOT);
+        slots.extend(layout.net_slots());
+        slots.push(SCSI_SLOT);
         slots.extend(FREE_SLOTS);
-        assert_eq!(slots.len(), usize::from(pci::SLOTS));
+        assert_eq!(slots, (0..pci::SLOTS).collect::<Vec<_>>());
+        assert_eq!((usize::from(DISK_SLOTS), FREE_SLOTS.len()), (16, 9));
     }
 
     #[test]
-    fn a_place_does_not_depend_on_what_else_there_is() {
-        let alone = Layout::new(&spec(|parts| parts.nets = vec![net(1)]));
-        let crowded = Layout::new(&spec(|parts| {
-            parts.disks = disks(9);
-            parts.nets = vec![net(1); 2];
-        }));
-        assert_eq!(alone.net_slots()[0], crowded.net_slots()[0]);
+    fn a_scsi_bus_is_there_for_those_who_want_one() {
+        let with = |bus| {
+            Layout::new(&spec(|parts| {
+                parts.cpus.cores = 2;
+                parts.disks = disks(2);
+                parts.disks[1].bus = bus;
+            }))
+        };
+        assert_eq!(with(DiskBus::Virtio).scsi_queues(), None);
+        assert_eq!(with(DiskBus::Scsi).scsi_queues(), Some(2));
     }
 }

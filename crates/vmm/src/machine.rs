@@ -6,6 +6,7 @@ use std::time::Instant;
 use chipset::EventRegister;
 use device::{Device, Draining};
 use spec::Name;
+use virtio_devices::DiskSnapshot;
 
 use crate::disks::{DiskDevices, MachineDisk};
 use crate::hardware::{AttachError, Hardware};
@@ -72,6 +73,10 @@ impl Hardware for Machine {
 
     fn detach(&mut self, disk: &Name) -> Result<(), AttachError> {
         self.disks.detach(disk)
+    }
+
+    fn disk_figures(&self) -> Vec<(Name, DiskSnapshot)> {
+        self.disks.figures()
     }
 
     fn tear_down(self: Box<Self>) {

@@ -1,8 +1,9 @@
 //! Specifications for tests.
 
 use control::DiskLayer;
-use spec::{DiskFormat, 
-    Cpus, DiskBus, DiskCache, DiskLimits, DiskSector, DiskSpec, MachineParts, MachineSpec, Memory, NetSpec, VmId,
+use spec::{
+    Cpus, DiskBus, DiskCache, DiskFormat, DiskLimits, DiskSector, DiskSpec, MachineParts, MachineSpec, Memory, NetSpec,
+    VmId,
 };
 
 /// A small machine, changed by `change`.

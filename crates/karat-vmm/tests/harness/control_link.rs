@@ -7,8 +7,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use control::{
-    Decoder, EndReport, FromVm, Hello, PROTOCOL_VERSION, Refusal, ToVm, VmEvent, VmRequest, VmState, VmStatus, encode,
-    send_with_fds,
+    Decoder, DiskReport, EndReport, FromVm, Hello, PROTOCOL_VERSION, Refusal, ToVm, VmEvent, VmRequest, VmState,
+    VmStatus, encode, send_with_fds,
 };
 
 use super::PATIENCE;
@@ -96,6 +96,23 @@ impl Link {
             match self.next()? {
                 FromVm::Done { number, status } if number == mine => return Some(Ok(status)),
                 FromVm::Refused { number, refusal } if number == mine => return Some(Err(refusal)),
+                FromVm::Event(event) => self.events.push(event),
+                other => panic!("unexpected {other:?}"),
+            }
+        }
+    }
+
+    /// Asks what the disks are and did.
+    pub(crate) fn disk_reports(&mut self) -> Vec<DiskReport> {
+        self.number += 1;
+        let number = self.number;
+        let request = VmRequest::DiskReports;
+        self.socket
+            .write_all(&encode(&ToVm { number, request }).unwrap())
+            .unwrap();
+        loop {
+            match self.next().expect("karat-vmm hung up") {
+                FromVm::Disks { number: to, disks } if to == number => return disks,
                 FromVm::Event(event) => self.events.push(event),
                 other => panic!("unexpected {other:?}"),
             }

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use control::{DiskChain, DiskLayer, CreateVm, EndReport, FdRole, REPORT_FILE, Refusal, VmRequest, VmStatus};
+use control::{CreateVm, DiskChain, DiskLayer, EndReport, FdRole, REPORT_FILE, Refusal, VmRequest, VmStatus};
 use spec::{Cpus, DiskBus, DiskCache, DiskFormat, DiskLimits, DiskSector, DiskSpec, MachineParts, Memory, VmId};
 use tempfile::TempDir;
 
@@ -46,8 +46,8 @@ pub(crate) struct Setup {
     pub(crate) parts: MachineParts,
     pub(crate) kernel: PathBuf,
     pub(crate) initrd: Option<PathBuf>,
-    /// One per disk of `parts`.
-    pub(crate) disks: Vec<PathBuf>,
+    /// One chain per disk of `parts`, top first.
+    pub(crate) disks: Vec<Vec<(PathBuf, DiskFormat)>>,
     /// One list of queue pairs per interface of `parts`.
     pub(crate) taps: Vec<Vec<OwnedFd>>,
     pub(crate) log_max_bytes: u64,
@@ -103,21 +103,50 @@ impl Setup {
         self
     }
 
-    pub(crate) fn disk(mut self, path: &Path, queues: u16) -> Self {
-        self.parts.disks.push(DiskSpec {
-            name: format!("disk{}", self.disks.len()).parse().unwrap(),
-            serial: format!("serial{}", self.disks.len()),
-            bus: DiskBus::Virtio,
-            read_only: false,
-            cdrom: false,
-            queues,
-            cache: DiskCache::Cached,
-            sector: DiskSector::B512,
-            limits: DiskLimits::default(),
-        });
-        self.disks.push(path.to_owned());
+    /// With a raw virtio disk.
+    pub(crate) fn disk(self, path: &Path, queues: u16) -> Self {
+        let spec = disk_spec(&format!("disk{}", self.disks.len()), DiskBus::Virtio, queues);
+        self.chain(spec, &[(path, DiskFormat::Raw)])
+    }
+
+    /// With a disk from these images, top first.
+    pub(crate) fn chain(mut self, spec: DiskSpec, layers: &[(&Path, DiskFormat)]) -> Self {
+        self.parts.disks.push(spec);
+        let owned = layers.iter().map(|(path, format)| (path.to_path_buf(), *format));
+        self.disks.push(owned.collect());
         self
     }
+}
+
+pub(crate) fn disk_spec(name: &str, bus: DiskBus, queues: u16) -> DiskSpec {
+    DiskSpec {
+        name: name.parse().unwrap(),
+        serial: format!("serial-{name}"),
+        bus,
+        read_only: false,
+        cdrom: false,
+        queues,
+        cache: DiskCache::Cached,
+        sector: DiskSector::B512,
+        limits: DiskLimits::default(),
+    }
+}
+
+/// A chain as the daemon would open it, and its files.
+pub(crate) fn open_chain(images: &[(PathBuf, DiskFormat)]) -> (DiskChain, Vec<OwnedFd>) {
+    let (mut layers, mut files) = (Vec::new(), Vec::new());
+    for (path, format) in images {
+        let writable = layers.is_empty();
+        let file = File::options().read(true).write(writable).open(path).unwrap();
+        files.push(file.into());
+        layers.push(DiskLayer {
+            name: path.display().to_string(),
+            format: *format,
+            writable,
+            data_file: None,
+        });
+    }
+    (DiskChain { layers }, files)
 }
 
 /// A running `karat-vmm`. Killed when the test is over.
@@ -167,17 +196,11 @@ impl Vmm {
             files.push(open(initrd).into());
         }
         let mut chains = Vec::new();
-        for (index, path) in (0..).zip(&setup.disks) {
-            roles.push(FdRole::Disk { index, layer: 0 });
-            chains.push(DiskChain {
-                layers: vec![DiskLayer {
-                    name: path.display().to_string(),
-                    format: DiskFormat::Raw,
-                    writable: true,
-                    data_file: None,
-                }],
-            });
-            files.push(File::options().read(true).write(true).open(path).unwrap().into());
+        for (index, images) in (0..).zip(&setup.disks) {
+            let (chain, opened) = open_chain(images);
+            roles.extend((0..).zip(&opened).map(|(layer, _)| FdRole::Disk { index, layer }));
+            files.extend(opened);
+            chains.push(chain);
         }
         for (index, pairs) in (0..).zip(setup.taps) {
             for (pair, tap) in (0..).zip(pairs) {

@@ -1,14 +1,14 @@
-//! Disks: a virtio block device for each.
+//! Disks: a virtio block device for each, or a place on the machine's SCSI bus.
 
 use std::sync::Arc;
 
 use device::Device;
-use virtio_devices::{Blk, BlkOptions};
+use virtio_devices::{Blk, BlkOptions, Scsi, ScsiOptions};
 
 use super::BuildError;
 use super::pci::Slots;
-use crate::disks::{DiskDevices, Disks, MachineDisk};
-use crate::layout::Layout;
+use crate::disks::{DiskDevices, Disks, MachineDisk, Place};
+use crate::layout::{Layout, SCSI_SLOT};
 
 /// Entries of each request queue. Linux keeps up to that many requests in flight per queue.
 const QUEUE_SIZE: u16 = 256;
@@ -21,10 +21,24 @@ pub(super) fn build(
 ) -> Result<(DiskDevices, Vec<Arc<dyn Device>>), BuildError> {
     let mut devices = DiskDevices::default();
     let mut plugged = Vec::new();
-    for (disk, &slot) in disks.iter().zip(layout.disk_slots()) {
-        let blk = Arc::new(block_device(disk));
-        devices.add_blk(disk.spec.name.clone(), Arc::clone(&blk));
-        plugged.push(slots.plug(slot, blk)?);
+    if let Some(request_queues) = layout.scsi_queues() {
+        let scsi = Arc::new(Scsi::new(ScsiOptions {
+            name: "scsi0".to_owned(),
+            request_queues,
+            queue_size: QUEUE_SIZE,
+        }));
+        devices.set_scsi(Arc::clone(&scsi));
+        plugged.push(slots.plug(SCSI_SLOT, scsi)?);
+    }
+    for disk in disks.iter() {
+        match disk.place {
+            Place::Slot(slot) => {
+                let blk = Arc::new(block_device(disk));
+                devices.add_blk(disk.spec.name.clone(), Arc::clone(&blk));
+                plugged.push(slots.plug(slot, blk)?);
+            }
+            Place::Target(_) => devices.attach(disk).map_err(BuildError::Scsi)?,
+        }
     }
     Ok((devices, plugged))
 }

@@ -39,6 +39,9 @@ pub enum BuildError {
     /// A disk's images.
     #[error(transparent)]
     Disk(crate::disks::StackError),
+    /// A disk on the SCSI bus.
+    #[error(transparent)]
+    Scsi(crate::hardware::AttachError),
     /// A tap's queues.
     #[error("{name} can not use its tap: pass queues of a tap that has virtio headers (IFF_VNET_HDR)")]
     Tap {
@@ -82,6 +85,7 @@ impl BuildError {
             | Self::Map(_)
             | Self::Transport(_)
             | Self::Plug(_)
+            | Self::Scsi(_)
             | Self::Boot(_)
             | Self::BootTables(_) => RefusalKind::Failed,
         }

@@ -1,42 +1,78 @@
 //! The disks of a machine: opened once, and kept open over all its resets, since other processes must not come between.
 
 mod devices;
+mod images;
+mod limits;
 mod stack;
 mod write_through;
 
 use std::sync::Arc;
 
-use control::DiskLayer;
+use control::{DiskLatency, DiskReport};
 use disk::Disk;
-use spec::{DiskSpec, Name};
+use spec::{DiskBus, DiskLimits, DiskSpec, Name};
+use telemetry::HistogramSnapshot;
+use virtio_devices::DiskSnapshot;
 
 pub(crate) use devices::DiskDevices;
-pub use stack::StackError;
 use stack::Stack;
+pub use stack::StackError;
 
 use crate::files::ChainFiles;
+use crate::layout::{FIRST_DISK_SLOT, FIRST_NET_SLOT};
+
+/// Disks on the SCSI bus at one time, by choice.
+const SCSI_TARGETS: u8 = 64;
+
+/// Where the guest finds a disk; the same after each reset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// A slot of the root bus of its own.
+    Slot(u8),
+    /// A target of the SCSI bus; its only unit is 0.
+    Target(u8),
+}
 
 /// A disk and what it consists of.
 pub(crate) struct MachineDisk {
     pub(crate) spec: DiskSpec,
+    pub(crate) place: Place,
     stack: Stack,
 }
 
 impl MachineDisk {
-    /// Opens the images of `files` and stacks them up to the disk of `spec`. Blocks on storage.
-    pub(crate) fn open(spec: DiskSpec, files: ChainFiles) -> Result<Self, StackError> {
-        let stack = Stack::open(&spec, files)?;
-        Ok(Self { spec, stack })
-    }
-
     /// What the device works on.
     pub(crate) fn top(&self) -> Arc<dyn Disk> {
         self.stack.top()
     }
 
-    /// The images, top first.
-    pub(crate) fn layers(&self) -> &[DiskLayer] {
-        self.stack.layers()
+    /// What it is, and what it did by `figures`.
+    pub(crate) fn report(&self, figures: &DiskSnapshot) -> DiskReport {
+        let DiskSnapshot {
+            reads,
+            writes,
+            flushes,
+            trims,
+            errors,
+        } = figures;
+        DiskReport {
+            name: self.spec.name.clone(),
+            size_bytes: self.stack.top().geometry().size_bytes,
+            layers: self.stack.layers().to_vec(),
+            limits: self.stack.limits(),
+            reads: latency(&reads.latency),
+            writes: latency(&writes.latency),
+            flushes: latency(&flushes.latency),
+            trims: latency(&trims.latency),
+            read_bytes: reads.bytes,
+            written_bytes: writes.bytes,
+            errors: *errors,
+        }
+    }
+
+    /// Keeps to these rates from now on.
+    pub(crate) fn limit(&mut self, limits: DiskLimits) {
+        self.stack.limit(limits);
     }
 
     /// Makes it larger. Blocks on storage.
@@ -54,24 +90,55 @@ impl MachineDisk {
     }
 }
 
+fn latency(times: &HistogramSnapshot) -> DiskLatency {
+    let us = |share| {
+        let time = times.quantile(share).unwrap_or_default();
+        u64::try_from(time.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX)
+    };
+    DiskLatency {
+        count: times.count,
+        total_ns: times.sum_ns,
+        p50_us: us(0.5),
+        p99_us: us(0.99),
+        p999_us: us(0.999),
+    }
+}
+
 /// All of them.
 #[derive(Default)]
 pub(crate) struct Disks(Vec<MachineDisk>);
 
 impl Disks {
-    /// Opens all disks of a machine; on failure those that were open are closed again.
+    /// Opens all disks of a machine; on failure those that were open are closed again. Blocks on storage.
     pub(crate) fn open(specs: &[DiskSpec], files: Vec<ChainFiles>) -> Result<Self, StackError> {
         let mut disks = Self::default();
         for (spec, files) in specs.iter().zip(files) {
-            match MachineDisk::open(spec.clone(), files) {
-                Ok(disk) => disks.0.push(disk),
-                Err(error) => {
-                    disks.close();
-                    return Err(error);
-                }
+            if let Err(error) = disks.add(spec.clone(), files) {
+                disks.close();
+                return Err(error);
             }
         }
         Ok(disks)
+    }
+
+    /// Opens the images of `files`, stacks them up to the disk of `spec`, and finds a place for it. Blocks on storage.
+    pub(crate) fn add(&mut self, spec: DiskSpec, files: ChainFiles) -> Result<&MachineDisk, StackError> {
+        let place = self.free_place(&spec)?;
+        let stack = Stack::open(&spec, files)?;
+        Ok(self.0.push_mut(MachineDisk { spec, place, stack }))
+    }
+
+    /// The lowest that nothing has, so that the guest finds disks in the order of the specification.
+    fn free_place(&self, spec: &DiskSpec) -> Result<Place, StackError> {
+        let mut places: Box<dyn Iterator<Item = Place>> = match spec.bus {
+            DiskBus::Virtio => Box::new((FIRST_DISK_SLOT..FIRST_NET_SLOT).map(Place::Slot)),
+            DiskBus::Scsi => Box::new((0..SCSI_TARGETS).map(Place::Target)),
+        };
+        let free = places.find(|place| self.0.iter().all(|disk| disk.place != *place));
+        free.ok_or_else(|| StackError::Chain {
+            disk: spec.name.to_string(),
+            why: "the machine has too many disks".to_owned(),
+        })
     }
 
     pub(crate) fn iter(&self) -> std::slice::Iter<'_, MachineDisk> {
@@ -86,14 +153,17 @@ impl Disks {
         self.0.iter_mut().find(|disk| disk.spec.name == *name)
     }
 
-    /// Adds one that was just opened.
-    pub(crate) fn add(&mut self, disk: MachineDisk) -> &MachineDisk {
-        self.0.push_mut(disk)
-    }
-
     pub(crate) fn remove(&mut self, name: &Name) -> Option<MachineDisk> {
         let place = self.0.iter().position(|disk| disk.spec.name == *name)?;
         Some(self.0.remove(place))
+    }
+
+    /// Does something that waits for requests to end, which are not held up by limits meanwhile.
+    pub(crate) fn unlimited<T>(&self, act: impl FnOnce() -> T) -> T {
+        self.0.iter().for_each(|disk| disk.stack.lift_limits());
+        let done = act();
+        self.0.iter().for_each(|disk| disk.stack.limit_again());
+        done
     }
 
     /// Closes all of them, whatever becomes of each.

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use control::DiskLayer;
-use disk::{Access, Disk, DiskError, DiskIo};
-use disk_raw::{CacheMode, RawDisk, RawOptions, SectorSize};
-use spec::{DiskCache, DiskFormat, DiskSector, DiskSpec};
+use disk::throttle::{Limits, Throttle, Throttling};
+use disk::{Disk, DiskError};
+use spec::{DiskCache, DiskLimits, DiskSpec};
 use uring::Executor;
 
+use super::images::Images;
+use super::limits::{self, RingTimer};
 use super::write_through::WriteThrough;
-use crate::files::{ChainFiles, LayerFiles};
+use crate::files::ChainFiles;
 
 /// Operations in flight at once on the rings that open, grow and close disks.
 const RING_ENTRIES: u32 = 16;
@@ -25,6 +27,15 @@ pub enum StackError {
         /// Why.
         #[source]
         source: disk_raw::OpenError,
+    },
+    /// A qcow2 image.
+    #[error("disk {disk} can not be opened")]
+    Qcow2 {
+        /// The disk.
+        disk: String,
+        /// Why.
+        #[source]
+        source: Box<disk_qcow2::OpenError>,
     },
     /// The chain makes no sense.
     #[error("disk {disk} can not be opened: {why}")]
@@ -68,6 +79,10 @@ pub(super) struct Stack {
     name: String,
     /// What the device works on.
     top: Arc<dyn Disk>,
+    /// What is below limits and write-through.
+    images: Images,
+    throttling: Throttling,
+    limits: DiskLimits,
     layers: Vec<DiskLayer>,
 }
 
@@ -75,12 +90,41 @@ impl Stack {
     pub(super) fn open(spec: &DiskSpec, files: ChainFiles) -> Result<Self, StackError> {
         let name = spec.name.to_string();
         let layers = files.0.iter().map(|files| files.layer.clone()).collect();
-        let images = open_images(spec, files)?;
-        let top: Arc<dyn Disk> = match spec.cache {
-            DiskCache::Writethrough => Arc::new(WriteThrough::new(images)),
-            DiskCache::Cached | DiskCache::Direct => images,
+        let images = block_on(&name, Images::open(spec, files))??;
+        let top = Arc::clone(&images.top);
+        let below: Arc<dyn Disk> = match spec.cache {
+            DiskCache::Writethrough => Arc::new(WriteThrough::new(top)),
+            DiskCache::Cached | DiskCache::Direct => top,
         };
-        Ok(Self { name, top, layers })
+        let throttle = Throttle::new(below, limits::of(&spec.limits), Arc::new(RingTimer::new()));
+        Ok(Self {
+            name,
+            throttling: throttle.throttling(),
+            limits: spec.limits,
+            top: Arc::new(throttle),
+            images,
+            layers,
+        })
+    }
+
+    /// Keeps to these rates from now on.
+    pub(super) fn limit(&mut self, limits: DiskLimits) {
+        self.limits = limits;
+        self.throttling.set(limits::of(&limits));
+    }
+
+    pub(super) const fn limits(&self) -> DiskLimits {
+        self.limits
+    }
+
+    /// Lets everything go that waits for its turn, and whatever comes, until [`Stack::limit_again`].
+    pub(super) fn lift_limits(&self) {
+        self.throttling.set(Limits::default());
+    }
+
+    /// Undoes [`Stack::lift_limits`].
+    pub(super) fn limit_again(&self) {
+        self.throttling.set(limits::of(&self.limits));
     }
 
     pub(super) fn top(&self) -> Arc<dyn Disk> {
@@ -92,63 +136,33 @@ impl Stack {
     }
 
     pub(super) fn grow(&self, size_bytes: u64) -> Result<(), StackError> {
-        self.operate(async |io| io.grow(size_bytes).await)
+        self.operate(async {
+            let io = self.top.open_queue()?;
+            io.grow(size_bytes).await
+        })
     }
 
     pub(super) fn close(self) -> Result<(), StackError> {
-        if self.top.geometry().access == Access::ReadOnly {
-            return Ok(());
-        }
-        self.operate(async |io| io.flush().await)
+        self.operate(self.images.close())
     }
 
-    /// Does something to the open disk on an executor of its own, on this thread.
-    fn operate(&self, act: impl AsyncFnOnce(&dyn DiskIo) -> Result<(), DiskError>) -> Result<(), StackError> {
-        let disk = || self.name.clone();
-        let mut executor = Executor::new(RING_ENTRIES).map_err(|source| StackError::Ring { disk: disk(), source })?;
-        let done = executor.block_on(async {
-            let io = self.top.open_queue()?;
-            act(&*io).await
-        });
-        done.map_err(|source| StackError::Broken { disk: disk(), source })?
-            .map_err(|source| StackError::Operation { disk: disk(), source })
+    fn operate(&self, act: impl Future<Output = Result<(), DiskError>>) -> Result<(), StackError> {
+        block_on(&self.name, act)?.map_err(|source| StackError::Operation {
+            disk: self.name.clone(),
+            source,
+        })
     }
 }
 
-fn open_images(spec: &DiskSpec, files: ChainFiles) -> Result<Arc<dyn Disk>, StackError> {
-    let disk = || spec.name.to_string();
-    let chain = |why: String| StackError::Chain { disk: disk(), why };
-    let mut layers = files.0.into_iter();
-    let Some(top) = layers.next() else {
-        return Err(chain("it has no image".to_owned()));
-    };
-    if spec.read_only == top.layer.writable {
-        let opened = if top.layer.writable { "writing" } else { "reading" };
-        return Err(chain(format!("{} was opened for {opened}", top.layer.name)));
-    }
-    match top.layer.format {
-        DiskFormat::Raw if layers.len() == 0 => raw(spec, top),
-        DiskFormat::Raw => Err(chain(format!("{} is raw and has no backing image", top.layer.name))),
-        DiskFormat::Qcow2 => Err(chain(format!("{} is no raw image", top.layer.name))),
-    }
+/// Runs something to its end, on an executor of its own on this thread.
+fn block_on<T>(disk: &str, act: impl Future<Output = T>) -> Result<T, StackError> {
+    let disk = || disk.to_owned();
+    let mut executor = Executor::new(RING_ENTRIES).map_err(|source| StackError::Ring { disk: disk(), source })?;
+    executor
+        .block_on(act)
+        .map_err(|source| StackError::Broken { disk: disk(), source })
 }
 
-fn raw(spec: &DiskSpec, files: LayerFiles) -> Result<Arc<dyn Disk>, StackError> {
-    let options = RawOptions {
-        access: if files.layer.writable { Access::ReadWrite } else { Access::ReadOnly },
-        cache: match spec.cache {
-            DiskCache::Cached | DiskCache::Writethrough => CacheMode::Cached,
-            DiskCache::Direct => CacheMode::Direct,
-        },
-        sector: match spec.sector {
-            DiskSector::B512 => SectorSize::B512,
-            DiskSector::B4096 => SectorSize::B4096,
-        },
-        ..RawOptions::named(files.layer.name)
-    };
-    let image = RawDisk::from_fd(files.image, options).map_err(|source| StackError::Raw {
-        disk: spec.name.to_string(),
-        source,
-    })?;
-    Ok(Arc::new(image))
-}
+#[cfg(test)]
+#[path = "stack_tests.rs"]
+mod tests;

@@ -1,12 +1,15 @@
 //! Changes to the disks of a machine that exists.
 
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 
 use control::{DiskChain, DiskChange, Refusal, RefusalKind, VmAction};
-use spec::{DiskBus, DiskSpec, Name, Problems};
+use spec::{DiskBus, DiskLimits, DiskSpec, Name, Problems};
+
+use virtio_devices::DiskSnapshot;
 
 use super::Driver;
-use crate::action::Ticket;
+use crate::action::{Notice, Ticket};
 use crate::disks::MachineDisk;
 use crate::vcpu::whole;
 
@@ -25,11 +28,21 @@ impl Driver {
     pub(super) fn change_disk(&mut self, ticket: Ticket, disk: &Name, change: DiskChange, files: Vec<OwnedFd>) {
         let changed = self.check(VmAction::ChangeDisk).and_then(|()| match change {
             DiskChange::Resize { size_bytes } => self.resize_disk(disk, size_bytes),
-            DiskChange::Limit { .. } => Err(refusal(RefusalKind::Failed, &"this version does not limit disks")),
+            DiskChange::Limit { limits } => self.limit_disk(disk, limits),
             DiskChange::Attach { spec, chain } => self.attach_disk(disk, *spec, &chain, files),
             DiskChange::Detach => self.detach_disk(disk),
         });
         self.answer(ticket, changed.map(|()| self.status()));
+    }
+
+    pub(super) fn report_disks(&self, ticket: Ticket) {
+        let Some(machine) = &self.machine else { return };
+        let figures = machine.hardware.as_ref().map(|hardware| hardware.disk_figures());
+        let figures: HashMap<_, _> = figures.into_iter().flatten().collect();
+        let idle = DiskSnapshot::default();
+        let report = |disk: &MachineDisk| disk.report(figures.get(&disk.spec.name).unwrap_or(&idle));
+        let disks = machine.blueprint.disks.iter().map(report).collect();
+        self.outlet.send(Notice::Disks { ticket, disks });
     }
 
     fn disk(&mut self, name: &Name) -> Result<&mut MachineDisk, Refusal> {
@@ -45,6 +58,17 @@ impl Driver {
         Ok(())
     }
 
+    fn limit_disk(&mut self, name: &Name, limits: DiskLimits) -> Result<(), Refusal> {
+        let mut problems = Problems::new();
+        limits.check("limits", &mut problems);
+        problems
+            .into_result(())
+            .map_err(|problems| refusal(RefusalKind::Failed, &problems))?;
+        self.disk(name)?.limit(limits);
+        tracing::info!(disk = %name, ?limits, "disk limited");
+        Ok(())
+    }
+
     fn attach_disk(
         &mut self,
         name: &Name,
@@ -55,7 +79,10 @@ impl Driver {
         let mut problems = Problems::new();
         spec.check("disk", &mut problems);
         if spec.name != *name || spec.bus != DiskBus::Scsi {
-            problems.add("disk", "a disk that is attached is on the SCSI bus, by the name it is attached by");
+            problems.add(
+                "disk",
+                "a disk that is attached is on the SCSI bus, by the name it is attached by",
+            );
         }
         problems
             .into_result(())
@@ -74,8 +101,7 @@ impl Driver {
         }
         let bad_file = |error: &dyn std::error::Error| refusal(RefusalKind::BadFile, &whole(error));
         let files = crate::files::pair(chain, files).map_err(|error| bad_file(&error))?;
-        let disk = MachineDisk::open(spec, files).map_err(|error| bad_file(&error))?;
-        let disk = disks.add(disk);
+        let disk = disks.add(spec, files).map_err(|error| bad_file(&error))?;
         if let Err(error) = hardware.attach(disk) {
             disks.remove(name).into_iter().for_each(MachineDisk::close);
             return Err(failed(&error));
@@ -86,16 +112,16 @@ impl Driver {
 
     fn detach_disk(&mut self, name: &Name) -> Result<(), Refusal> {
         self.disk(name)?;
-        let Some(machine) = self.machine.as_mut() else { return Ok(()) };
+        let Some(machine) = self.machine.as_mut() else {
+            return Ok(());
+        };
+        let disks = &mut machine.blueprint.disks;
         if let Some(hardware) = machine.hardware.as_mut() {
-            hardware.detach(name).map_err(|error| failed(&error))?;
+            disks
+                .unlimited(|| hardware.detach(name))
+                .map_err(|error| failed(&error))?;
         }
-        machine
-            .blueprint
-            .disks
-            .remove(name)
-            .into_iter()
-            .for_each(MachineDisk::close);
+        disks.remove(name).into_iter().for_each(MachineDisk::close);
         tracing::info!(disk = %name, "disk detached");
         Ok(())
     }
