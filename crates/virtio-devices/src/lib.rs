@@ -19,7 +19,7 @@ pub mod scsi;
 #[cfg(test)]
 mod test_disks;
 
-pub use blk::{Blk, BlkCounters, BlkOptions};
+pub use blk::{Blk, BlkOptions};
 pub use figures::{DiskFigures, DiskSnapshot, OperationSnapshot};
 pub use net::{Net, NetCounters, NetOptions, TapWire};
 pub use rng::{Rng, RngCounters, RngOptions};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use disk::{Disk, DiskError, DiskFuture, DiskIo, Geometry, InMemory, Transferred, ZeroMode};
+use disk::{Disk, DiskError, DiskFuture, DiskIo, DiskOp, Geometry, InMemory, Transferred, ZeroMode};
 use guestmem::IoBuf;
 use uring::Bell;
 
@@ -72,6 +72,10 @@ impl DiskIo for HeldIo {
     }
     fn read(&self, offset: u64, bufs: Vec<IoBuf>) -> DiskFuture<'_, Transferred> {
         Box::pin(async move {
+            let len = bufs.iter().map(|buf| buf.len() as u64).sum();
+            if let Err(error) = self.geometry().check(DiskOp::Read, offset, len) {
+                return (Err(error), bufs);
+            }
             if offset == 0 {
                 self.1.begun.fetch_add(1, Ordering::SeqCst);
                 self.1.bell.rung().await;

@@ -10,9 +10,10 @@ use virtio::{ActivateError, Activation, DeviceKind, Signals, VirtQueue, VirtioDe
 
 use super::config::{self, BlkOptions, WRITEBACK, feature};
 use super::request::SERIAL_SIZE;
-use super::worker::{BlkCounters, Shared, Worker};
+use super::worker::{Shared, Worker};
 use crate::config_space;
 use crate::crew::{Crew, Job};
+use crate::figures::DiskFigures;
 
 /// A virtio block device on a disk.
 pub struct Blk {
@@ -40,8 +41,9 @@ impl Blk {
             shared: Arc::new(Shared {
                 name: options.name,
                 serial,
-                counters: Arc::default(),
+                figures: Arc::default(),
                 writeback: AtomicBool::new(true),
+                flush_owed: AtomicBool::new(false),
                 log: RateLimited::new(),
             }),
             crew: Crew::default(),
@@ -50,8 +52,8 @@ impl Blk {
     }
 
     /// What it did so far.
-    pub fn counters(&self) -> &Arc<BlkCounters> {
-        &self.shared.counters
+    pub fn figures(&self) -> &Arc<DiskFigures> {
+        &self.shared.figures
     }
 
     /// Tells the driver that the disk has grown.
@@ -104,14 +106,18 @@ impl VirtioDevice for Blk {
         config_space::read(&config::space(&geometry, &self.queue_sizes, writeback), offset, data);
     }
 
-    /// Only the write cache can be changed, by drivers that negotiated it.
+    /// Only the write cache can be changed, by drivers that negotiated it. Whoever gives it up gets what is in it flushed.
     fn config_write(&self, offset: u64, data: &[u8]) {
         let link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
         let negotiated = link
             .as_ref()
             .is_some_and(|(features, _)| features & feature::CONFIG_WCE != 0);
         if let (WRITEBACK, &[mode], true) = (offset, data, negotiated) {
-            self.shared.writeback.store(mode != 0, Ordering::Relaxed);
+            let before = self.shared.writeback.swap(mode != 0, Ordering::SeqCst);
+            if before && mode == 0 {
+                self.shared.flush_owed.store(true, Ordering::SeqCst);
+                self.crew.nudge();
+            }
         }
     }
 

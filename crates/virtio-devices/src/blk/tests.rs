@@ -1,8 +1,7 @@
 //! The block device as a driver sees it.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use device::Device;
 use disk::{Access, Disk, DiskErrorKind, DiskOp, Fault, FaultPlan, Faulty, Geometry, InMemory};
@@ -143,9 +142,11 @@ fn what_was_written_is_read_on_every_queue() {
         let start = usize::from(queue) * 51200;
         assert!(disk.contents()[start..start + data.len()] == data[..]);
     }
-    let counters = bench.device.counters();
-    assert_eq!(counters.reads.load(Ordering::Relaxed), 3);
-    assert_eq!(counters.written_bytes.load(Ordering::Relaxed), 3 * 20 * 512);
+    let figures = bench.device.figures().snapshot();
+    assert_eq!((figures.reads.latency.count, figures.reads.bytes), (3, 3 * 20 * 512));
+    assert_eq!((figures.writes.latency.count, figures.writes.bytes), (3, 3 * 20 * 512));
+    assert!(figures.reads.latency.quantile(1.0).unwrap() < Duration::from_secs(10));
+    assert_eq!(figures.errors, 0);
 }
 
 #[test]
@@ -224,7 +225,7 @@ fn requests_that_can_not_be_are_answered() {
     for (number, (kind, at, data, room, status)) in cases.into_iter().enumerate() {
         assert_eq!(bench.status_of(kind, at, data, room), status, "case {number}");
     }
-    assert_eq!(bench.device.counters().errors.load(Ordering::Relaxed), 14);
+    assert_eq!(bench.device.figures().snapshot().errors, 14);
     assert_eq!(bench.status_of(IN, 63, &[], 512), OK);
 
     let mut sealed = Bench::on(InMemory::holding(vec![7; 1024], Access::ReadOnly), 1, EVERYTHING);
@@ -263,6 +264,85 @@ fn writes_without_a_write_cache_are_flushed() {
     assert_eq!(bench.driver.device_config(32), [0]);
     assert_eq!(bench.status_of(OUT, 0, &[0; 512], 0), IOERR);
     assert_eq!(bench.status_of(WRITE_ZEROES, 0, &range(0, 1, 0), 0), IOERR);
+}
+
+#[test]
+fn whoever_gives_up_the_write_cache_gets_it_flushed() {
+    let plan = FaultPlan::new();
+    let disk = Faulty::new(Arc::new(InMemory::new(Geometry::of_size(1 << 20))), plan.clone());
+    let mut bench = Bench::on(disk, 2, feature::FLUSH | feature::CONFIG_WCE);
+    assert_eq!(bench.status_of(OUT, 0, &[0; 512], 0), OK);
+    plan.inject(Fault::always(DiskOp::Flush, DiskErrorKind::Io));
+    bench.driver.set_device_config(32, &[0]);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while plan.struck() == 0 {
+        assert!(Instant::now() < deadline, "nothing was flushed");
+        std::thread::yield_now();
+    }
+    // Once, and not when it is off already, or comes back.
+    bench.driver.set_device_config(32, &[0]);
+    bench.driver.set_device_config(32, &[1]);
+    assert_eq!(bench.status_of(OUT, 0, &[0; 512], 0), OK);
+    assert_eq!(plan.struck(), 1);
+}
+
+#[test]
+fn a_disk_that_grows_is_larger_for_a_running_driver() {
+    let disk = Held::new();
+    disk.hide(1 << 19);
+    let mut bench = Bench::on(disk.clone(), 2, EVERYTHING);
+    let capacity = |bench: &Bench| u64::from_le_bytes(bench.driver.device_config(0));
+    assert_eq!(capacity(&bench), 1024);
+    assert_eq!(bench.status_of(IN, 1024, &[], 512), IOERR);
+    let (seen, generation) = (bench.driver.routes().delivered(0), bench.driver.common(0x15, 1));
+    disk.hide(0);
+    bench.device.resized();
+    assert_eq!(
+        bench.driver.routes().delivered(0),
+        seen + 1,
+        "a configuration interrupt"
+    );
+    assert_ne!(bench.driver.common(0x15, 1), generation);
+    assert_eq!(capacity(&bench), 2048);
+    assert_eq!(bench.status_of(OUT, 2047, &[3; 512], 0), OK);
+    assert_eq!(bench.ask(IN, 2047, &[], 512), (OK, 513, vec![3; 512]));
+    // Nobody to be told is no mistake.
+    bench.driver.reset();
+    bench.device.resized();
+}
+
+#[test]
+fn one_interrupt_for_as_many_as_the_driver_wants() {
+    let mut bench = Bench::on(InMemory::new(Geometry::of_size(1 << 20)), 1, EVENT_IDX);
+    assert_eq!(bench.status_of(IN, 0, &[], 512), OK);
+    let before = bench.driver.routes().delivered(1);
+    bench.driver.ring(0).coalesce(20);
+    let last = (0..20).map(|at| bench.send(0, OUT, at, &[1; 512], 0)).last().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    assert!(bench.driver.routes().wait_beyond(1, before, deadline));
+    let done = bench.driver.bytes(last.status, 1);
+    let used = std::iter::from_fn(|| bench.driver.ring(0).take_used()).count();
+    assert_eq!((used, done), (20, vec![OK]));
+    assert_eq!(bench.driver.routes().delivered(1), before + 1);
+}
+
+#[test]
+fn chains_in_tables_of_their_own_may_be_longer_than_the_queue() {
+    let disk = InMemory::new(Geometry::of_size(1 << 20));
+    let mut bench = Bench::on(disk.clone(), 1, INDIRECT_DESC);
+    let header = bench.header(OUT, 8);
+    let data = bench.driver.place(&[0x5a; 512 * 200]);
+    let status = bench.driver.place(&[0xee]);
+    let mut bufs = vec![Buf::Readable(header, 16)];
+    bufs.extend((0..200).map(|at| Buf::Readable(data + at * 512, 512)));
+    bufs.push(Buf::Writable(status, 1));
+    let table = bench.driver.allocate(bufs.len() * 16);
+    let head = bench.driver.ring(0).add_indirect(table, &bufs);
+    bench.driver.kick(0);
+    assert_eq!(bench.driver.wait_used(0).head, head);
+    assert_eq!(bench.driver.bytes(status, 1), [OK]);
+    assert!(disk.contents()[8 * 512..208 * 512].iter().all(|&byte| byte == 0x5a));
+    assert_eq!(disk.contents()[208 * 512], 0);
 }
 
 #[test]
@@ -389,10 +469,10 @@ proptest! {
             bench.driver.ring(0).offer(head);
         }
         bench.driver.kick(0);
-        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_secs(10);
         let mut answered = 0;
         while answered < count && bench.driver.status() & 64 == 0 {
-            prop_assert!(std::time::Instant::now() < deadline);
+            prop_assert!(Instant::now() < deadline);
             match bench.driver.ring(0).take_used() {
                 Some(_) => answered += 1,
                 None => std::thread::yield_now(),

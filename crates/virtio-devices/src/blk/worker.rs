@@ -3,7 +3,8 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use disk::{DiskError, DiskErrorKind, DiskIo, ZeroMode};
 use telemetry::RateLimited;
@@ -12,39 +13,17 @@ use virtio::{Scatter, VirtQueue};
 
 use super::request::{Action, Range, Request, SERIAL_SIZE, Status};
 use crate::crew::{Served, Service};
-
-/// What a block device did so far, over all queues and activations.
-#[derive(Debug, Default)]
-pub struct BlkCounters {
-    /// Reads answered.
-    pub reads: AtomicU64,
-    /// Writes answered.
-    pub writes: AtomicU64,
-    /// Flushes answered.
-    pub flushes: AtomicU64,
-    /// Discards and write-zeroes answered.
-    pub trims: AtomicU64,
-    /// Bytes read by the guest.
-    pub read_bytes: AtomicU64,
-    /// Bytes written by the guest.
-    pub written_bytes: AtomicU64,
-    /// Requests answered with an error, whoever's fault it was.
-    pub errors: AtomicU64,
-}
-
-impl BlkCounters {
-    fn count(counter: &AtomicU64, amount: u64) {
-        counter.fetch_add(amount, Ordering::Relaxed);
-    }
-}
+use crate::figures::{DiskFigures, Kind};
 
 /// What all workers of a device share.
 pub(super) struct Shared {
     pub(super) name: String,
     pub(super) serial: [u8; SERIAL_SIZE],
-    pub(super) counters: Arc<BlkCounters>,
+    pub(super) figures: Arc<DiskFigures>,
     /// The guest may lose completed writes until it flushes; else every write is flushed before it is answered.
     pub(super) writeback: AtomicBool,
+    /// The driver has given up the write cache: what is in it has to be durable.
+    pub(super) flush_owed: AtomicBool,
     /// For requests that failed: the guest decides how many there are.
     pub(super) log: RateLimited,
 }
@@ -77,8 +56,30 @@ impl Worker {
     }
 }
 
+impl Worker {
+    /// Makes durable what was written before the driver gave up the write cache; whichever worker comes first does it.
+    fn pay_flush(&self) {
+        if self.desk.shared.flush_owed.swap(false, Ordering::SeqCst) {
+            self.desk.in_flight.set(self.desk.in_flight.get() + 1);
+            let desk = Rc::clone(&self.desk);
+            let _running = self.ring.spawn(async move {
+                let _logged = desk.shared.judge(desk.io.flush().await);
+                desk.done();
+            });
+        }
+    }
+}
+
+impl Desk {
+    fn done(&self) {
+        self.in_flight.set(self.in_flight.get() - 1);
+        self.bell.ring();
+    }
+}
+
 impl Service for Worker {
     fn begin(&mut self) {
+        self.pay_flush();
         let mut queue = self.desk.queue.borrow_mut();
         // A driver that offers a chain again before it got it back can not have more in flight than the queue holds.
         let limit = usize::from(queue.queue().size());
@@ -126,61 +127,53 @@ async fn answer(desk: Rc<Desk>, request: Request) {
     } = request;
     let (outcome, written) = act(&desk, action).await;
     if outcome != Status::Ok {
-        BlkCounters::count(&desk.shared.counters.errors, 1);
+        desk.shared.figures.error();
     }
     status.copy_from(&[outcome as u8]);
     let _ = desk
         .queue
         .borrow_mut()
         .with(|queue| queue.push(head, written.saturating_add(1)));
-    desk.in_flight.set(desk.in_flight.get() - 1);
-    desk.bell.ring();
+    desk.done();
 }
 
 /// The answer, and how many bytes of data were written for the guest.
 async fn act(desk: &Desk, action: Action) -> (Status, u32) {
-    let counters = &desk.shared.counters;
-    match action {
+    let began = Instant::now();
+    let (kind, status, bytes, written) = match action {
         Action::Read { offset, into } => {
             let bytes = into.len() as u64;
             let (result, _bufs) = desk.io.read(offset, into.into_bufs()).await;
-            BlkCounters::count(&counters.reads, 1);
-            let status = desk.shared.judge(result);
-            if status != Status::Ok {
-                return (status, 0);
-            }
-            BlkCounters::count(&counters.read_bytes, bytes);
-            (status, u32::try_from(bytes).unwrap_or(u32::MAX))
+            (Kind::Read, desk.shared.judge(result), bytes, bytes)
         }
-        Action::Write { offset, from } => (write(desk, offset, from).await, 0),
-        Action::Flush => {
-            let result = desk.io.flush().await;
-            BlkCounters::count(&counters.flushes, 1);
-            (desk.shared.judge(result), 0)
+        Action::Write { offset, from } => {
+            let bytes = from.len() as u64;
+            (Kind::Write, write(desk, offset, from).await, bytes, 0)
         }
-        Action::Discard(ranges) => (trim(desk, &ranges, false).await, 0),
-        Action::WriteZeroes(ranges) => (trim(desk, &ranges, true).await, 0),
+        Action::Flush => (Kind::Flush, desk.shared.judge(desk.io.flush().await), 0, 0),
+        Action::Discard(ranges) => (Kind::Trim, trim(desk, &ranges, false).await, sum(&ranges), 0),
+        Action::WriteZeroes(ranges) => (Kind::Trim, trim(desk, &ranges, true).await, sum(&ranges), 0),
         Action::Identify { mut into } => {
             let written = into.copy_from(&desk.shared.serial);
-            (Status::Ok, u32::try_from(written).unwrap_or(0))
+            return (Status::Ok, u32::try_from(written).unwrap_or(0));
         }
-        Action::Refuse(status) => (status, 0),
-    }
+        Action::Refuse(status) => return (status, 0),
+    };
+    let (bytes, written) = if status == Status::Ok { (bytes, written) } else { (0, 0) };
+    desk.shared.figures.record(kind, began, bytes);
+    (status, u32::try_from(written).unwrap_or(u32::MAX))
+}
+
+fn sum(ranges: &[Range]) -> u64 {
+    ranges.iter().map(|range| range.len).sum()
 }
 
 async fn write(desk: &Desk, offset: u64, from: Scatter) -> Status {
-    let bytes = from.len() as u64;
     let (mut result, _bufs) = desk.io.write(offset, from.into_bufs()).await;
     if result.is_ok() && !desk.shared.writeback.load(Ordering::Relaxed) {
         result = desk.io.flush().await;
     }
-    let counters = &desk.shared.counters;
-    BlkCounters::count(&counters.writes, 1);
-    let status = desk.shared.judge(result);
-    if status == Status::Ok {
-        BlkCounters::count(&counters.written_bytes, bytes);
-    }
-    status
+    desk.shared.judge(result)
 }
 
 /// Discards or zeroes one range after the other; the first that fails is the answer.
@@ -205,7 +198,6 @@ async fn trim(desk: &Desk, ranges: &[Range], zeroes: bool) -> Status {
     if zeroes && status == Status::Ok && !desk.shared.writeback.load(Ordering::Relaxed) {
         status = desk.shared.judge(desk.io.flush().await);
     }
-    BlkCounters::count(&desk.shared.counters.trims, 1);
     status
 }
 
