@@ -58,6 +58,7 @@ scenarios! {
     crash::daemon_killed_under_two_guests,
     storage::chain_on_virtio,
     storage::chain_on_scsi,
+    storage::volumes_grow_under_a_guest,
     storage::power_cut_under_fio,
     disk::one_gib_survives_a_reboot,
 }

@@ -6,7 +6,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use api_types::{DiskBus, DiskFormat, DiskWish, VmPhase};
+use api_types::{
+    ByteSize, DiskBus, DiskFormat, DiskLimits, DiskWish, VmPhase, VolumeAccepted, VolumeCheckRequest, VolumeResize,
+};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::daemon::Daemon;
@@ -257,4 +259,83 @@ pub(super) async fn power_cut_under_fio(daemon: &mut Daemon) -> anyhow::Result<(
     }
     daemon.stop_vm("guest").await?;
     check_image(&image)
+}
+
+pub(super) async fn volumes_grow_under_a_guest(daemon: &mut Daemon) -> anyhow::Result<()> {
+    let (small, large) = (ByteSize::from_mib(64), ByteSize::from_mib(96));
+    let limits = DiskLimits {
+        read_bytes_per_s: Some(ByteSize::from_mib(4)),
+        ..DiskLimits::default()
+    };
+    let mut disks = Vec::new();
+    for (name, format, bus) in [
+        ("plain", DiskFormat::Raw, DiskBus::Virtio),
+        ("cow", DiskFormat::Qcow2, DiskBus::Scsi),
+    ] {
+        let wish = serde_json::json!({ "name": name, "size": small, "format": format });
+        let made = daemon.client.create_volume(&serde_json::from_value(wish)?).await?;
+        finish(daemon, made).await?;
+        disks.push(DiskWish {
+            bus,
+            limits,
+            ..DiskWish::from_volume(name)
+        });
+    }
+    let mut guest = boot(daemon, disks).await?;
+    for (volume, device) in [("plain", "vda"), ("cow", "sda")] {
+        let sectors = format!("busybox cat /sys/block/{device}/size");
+        let before = guest.run(&sectors).await?;
+        ensure!(
+            before == (small.bytes() / 512).to_string(),
+            "{device} has {before} sectors"
+        );
+        let resize = VolumeResize { size: large };
+        let grown = daemon.client.resize_volume(volume, &resize).await?;
+        finish(daemon, grown).await?;
+        let seen = format!(
+            "for try in 1 2 3 4 5 6 7 8 9 10; do [ \"$({sectors})\" = {} ] && break; busybox sleep 1; done; {sectors}",
+            large.bytes() / 512
+        );
+        let after = guest.run(&seen).await?;
+        ensure!(
+            after == (large.bytes() / 512).to_string(),
+            "{device} has {after} sectors"
+        );
+        guest
+            .run(&format!(
+                "busybox dd if=/dev/urandom of=/tmp/piece bs=64k count=1 2>/dev/null && \
+                 busybox dd if=/tmp/piece of=/dev/{device} bs=64k seek=1535 conv=fsync 2>/dev/null && \
+                 echo 3 > /proc/sys/vm/drop_caches && \
+                 busybox dd if=/dev/{device} bs=64k skip=1535 2>/dev/null | busybox cmp - /tmp/piece"
+            ))
+            .await?;
+        let took = guest
+            .run_within(
+                &format!(
+                    "from=$(busybox cut -d. -f1 /proc/uptime); busybox dd if=/dev/{device} of=/dev/null bs=1M count=24 \
+                     iflag=direct 2>/dev/null && echo $(($(busybox cut -d. -f1 /proc/uptime) - from))"
+                ),
+                WORK_LIMIT,
+            )
+            .await?;
+        let seconds: u32 = took.parse().with_context(|| format!("{took:?} seconds"))?;
+        ensure!(seconds >= 5, "24 MiB at 4 MiB/s took {seconds} s on {device}");
+    }
+    daemon.stop_vm("guest").await?;
+    for volume in ["plain", "cow"] {
+        let check = daemon
+            .client
+            .check_volume(volume, &VolumeCheckRequest::default())
+            .await?;
+        finish(daemon, check).await?;
+        let found = daemon.client.volume(volume).await?;
+        ensure!(found.size_bytes == Some(large.bytes()), "{found:?}");
+    }
+    Ok(())
+}
+
+async fn finish(daemon: &Daemon, accepted: VolumeAccepted) -> anyhow::Result<()> {
+    let operation = accepted.operation.context("nothing is being done to the volume")?;
+    daemon.client.wait(operation, |_| ()).await?;
+    Ok(())
 }
