@@ -13,19 +13,35 @@
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
 mod chain;
+mod check;
 mod compare;
+mod convert;
 mod copy;
+mod create;
 mod engine;
+mod info;
+mod open;
 mod policy;
 mod references;
+mod resize;
 mod resolve;
 mod watch;
 
 pub use chain::{Chain, DataFile, Layer};
+pub use check::{CheckError, check};
 pub use compare::{CompareError, Comparison, compare};
+pub use convert::{ConvertError, ConvertOptions, convert, virtual_size};
 pub use copy::CopyError;
+pub use create::{CreateError, CreateOptions, create};
+pub use disk_qcow2::ops::{BackingName, CheckReport, Compat, CompressionKind, DataFileName, Preallocation, Repair};
 pub use engine::EngineError;
+pub use info::{ImageInfo, InfoError, info};
+pub use open::{CloseError, Image, OpenError, OpenOptions, assemble, open};
 pub use policy::{AccessError, LAYERS_MAX, Policy};
 pub use references::ReferenceError;
+pub use resize::{ResizeError, resize};
 pub use resolve::{ResolveError, resolve};
 pub use watch::{Progress, Watch};
+
+#[cfg(test)]
+mod tests;

@@ -129,7 +129,7 @@ impl Roots {
             return Err(AccessError::Outside(self.given.clone()));
         };
         let mode = if writable { OFlags::RDWR } else { OFlags::RDONLY };
-        // Not waiting for the other end of a pipe; the flag is of no consequence for files, and cleared when the disk is opened.
+        // Not waiting for the other end of a pipe.
         let flags = mode | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::NOFOLLOW;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
         let opened = rustix::fs::openat2(&root.fd, below, flags, Mode::empty(), resolve);
@@ -145,6 +145,7 @@ impl Roots {
             FileType::BlockDevice => (u64::MAX, stat.st_rdev),
             _ => return Err(AccessError::NotAFile),
         };
+        rustix::fs::fcntl_setfl(&fd, mode).map_err(|errno| AccessError::Open(errno.into()))?;
         Ok(Opened {
             file: fd.into(),
             identity,

@@ -22,4 +22,4 @@ mod target;
 mod tests;
 
 pub use holder::{Holder, Holders};
-pub use open::{CacheMode, OpenError, RawDisk, RawOptions, Role, SectorSize};
+pub use open::{CacheMode, Locking, OpenError, RawDisk, RawOptions, Role, SectorSize};

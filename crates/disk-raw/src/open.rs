@@ -59,6 +59,17 @@ pub enum Role {
     Container,
 }
 
+/// Whether an opening keeps others out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Locking {
+    /// It does: who writes keeps out everybody, who reads those who write.
+    #[default]
+    Locked,
+    /// It does not, and leaves alone what lock and what flags the opening has. To look at an image that somebody may be writing, and to see some mixture
+    /// of old and new then; nothing is ever written this way.
+    Look,
+}
+
 /// How to use a raw image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RawOptions {
@@ -72,6 +83,8 @@ pub struct RawOptions {
     pub sector: SectorSize,
     /// What its bytes are for.
     pub role: Role,
+    /// Whether others are kept out.
+    pub locking: Locking,
 }
 
 impl RawOptions {
@@ -83,6 +96,7 @@ impl RawOptions {
             cache: CacheMode::default(),
             sector: SectorSize::default(),
             role: Role::default(),
+            locking: Locking::default(),
         }
     }
 }
@@ -198,11 +212,15 @@ impl RawDisk {
     }
 
     /// Uses a descriptor that somebody else opened. Sets `O_DIRECT` as the options say and clears `O_APPEND` and `O_NONBLOCK`, for
-    /// all descriptors of the same opening; the lock belongs to the opening, too. Blocks.
+    /// all descriptors of the same opening; the lock belongs to the opening, too. (Not with [`Locking::Look`].) Blocks.
     ///
     /// # Errors
     /// It is no disk, not open for what the options ask, in use, or not usable in this way.
-    pub fn from_fd(fd: OwnedFd, options: RawOptions) -> Result<Self, OpenError> {
+    pub fn from_fd(fd: OwnedFd, mut options: RawOptions) -> Result<Self, OpenError> {
+        if options.locking == Locking::Look {
+            options.access = Access::ReadOnly;
+            options.cache = cache_mode(fd.as_fd());
+        }
         let name = || options.name.clone();
         let inspect = |source| OpenError::Inspect { name: name(), source };
         let target = Target::inspect(fd.as_fd()).map_err(inspect)?;
@@ -224,7 +242,9 @@ impl RawDisk {
             });
         }
         set_mode(fd.as_fd(), &options)?;
-        take_lock(fd.as_fd(), &options)?;
+        if options.locking == Locking::Locked {
+            take_lock(fd.as_fd(), &options)?;
+        }
         let direct = match options.cache {
             CacheMode::Cached => None,
             CacheMode::Direct => Some(direct_rules(fd.as_fd(), &options)?),
@@ -278,6 +298,14 @@ impl Disk for RawDisk {
     }
 }
 
+/// How the descriptor is used by others.
+fn cache_mode(fd: BorrowedFd<'_>) -> CacheMode {
+    match rustix::fs::fcntl_getfl(fd) {
+        Ok(flags) if flags.contains(OFlags::DIRECT) => CacheMode::Direct,
+        _ => CacheMode::Cached,
+    }
+}
+
 /// Checks how the descriptor was opened, and sets what the options ask for.
 fn set_mode(fd: BorrowedFd<'_>, options: &RawOptions) -> Result<(), OpenError> {
     let name = || options.name.clone();
@@ -298,6 +326,9 @@ fn set_mode(fd: BorrowedFd<'_>, options: &RawOptions) -> Result<(), OpenError> {
             name: name(),
             needed: "writing",
         });
+    }
+    if options.locking == Locking::Look {
+        return Ok(());
     }
     // Appending ignores offsets; non-blocking makes io_uring answer EAGAIN instead of waiting for the store.
     let mut wanted = flags - OFlags::APPEND - OFlags::NONBLOCK;

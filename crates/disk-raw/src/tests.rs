@@ -552,6 +552,29 @@ fn containers_have_any_length_and_grow_from_nothing() {
 }
 
 #[test]
+fn who_only_looks_neither_locks_nor_writes() {
+    let file = image(SIZE_BYTES);
+    let writer = open(file.path(), Access::ReadWrite).unwrap();
+    let look = RawOptions {
+        locking: Locking::Look,
+        ..RawOptions::named("test.raw")
+    };
+    let looking = RawDisk::open(file.path(), look.clone()).unwrap();
+    assert_eq!(looking.geometry().access, Access::ReadOnly);
+    drop(writer);
+    open(file.path(), Access::ReadWrite).unwrap();
+    // The lock of the descriptor it is given stays what it is.
+    let held = fs::File::options().read(true).write(true).open(file.path()).unwrap();
+    let writer = RawDisk::from_fd(held.try_clone().unwrap().into(), RawOptions::named("held")).unwrap();
+    drop(RawDisk::from_fd(held.into(), look).unwrap());
+    assert!(matches!(
+        open(file.path(), Access::ReadOnly),
+        Err(OpenError::InUse { .. })
+    ));
+    drop(writer);
+}
+
+#[test]
 fn growth_never_cuts_what_was_extended_from_outside() {
     let file = image(SIZE_BYTES);
     let disk = open(file.path(), Access::ReadWrite).unwrap();
