@@ -3,7 +3,9 @@
 #![expect(clippy::cast_possible_truncation, reason = "images here are small")]
 
 mod conformance;
+mod epochs;
 mod jitter;
+mod power;
 mod qemu;
 mod stress;
 
@@ -111,11 +113,16 @@ fn load(path: &Path) -> InMemory {
 
 /// Opens an image in memory.
 pub(crate) fn open(file: &InMemory, backing: Option<Arc<dyn Disk>>) -> Arc<Qcow2Disk> {
+    open_on(Arc::new(file.clone()), backing)
+}
+
+/// Opens an image on any disk.
+pub(crate) fn open_on(file: Arc<dyn Disk>, backing: Option<Arc<dyn Disk>>) -> Arc<Qcow2Disk> {
     let options = Qcow2Options {
         backing,
         ..Qcow2Options::named("test.qcow2")
     };
-    block_on(Qcow2Disk::open(Arc::new(file.clone()), options)).unwrap()
+    block_on(Qcow2Disk::open(file, options)).unwrap()
 }
 
 /// All that a guest sees.
