@@ -21,6 +21,7 @@ mod extents;
 mod fault;
 mod grow;
 mod inflate;
+mod layer;
 mod load;
 mod map;
 mod open;
@@ -37,4 +38,5 @@ mod write;
 mod zero;
 
 pub use fault::{Damage, Poisoned};
+pub use layer::{LayerExtent, LayerKind, LayerMap};
 pub use open::{CACHE_BYTES, OpenError, Qcow2Disk, Qcow2Options};
