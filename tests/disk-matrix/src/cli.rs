@@ -76,6 +76,9 @@ enum What {
         /// Requests in each.
         #[arg(long, default_value_t = 120)]
         requests: u32,
+        /// Requests in flight at once.
+        #[arg(long, default_value_t = 4)]
+        depth: u32,
         /// Stops after so many seconds.
         #[arg(long, default_value_t = 60)]
         seconds: u64,
@@ -100,6 +103,8 @@ enum What {
         states: u32,
         #[arg(long)]
         requests: u32,
+        #[arg(long)]
+        depth: u32,
         #[arg(long)]
         by_qemu: bool,
     },
@@ -151,11 +156,12 @@ impl Run<'_> {
                 runs,
                 states,
                 requests,
+                depth,
                 seconds,
                 by_qemu,
             } => {
                 let seconds = if *runs > 0 { u64::from(u32::MAX) } else { *seconds };
-                self.power(*runs, (*states, *requests), seconds, *by_qemu)
+                self.power(*runs, [*states, *requests, *depth], seconds, *by_qemu)
             }
             What::One { kind, requests } => {
                 let single = Single {
@@ -169,11 +175,13 @@ impl Run<'_> {
                 kind,
                 states,
                 requests,
+                depth,
                 by_qemu,
             } => {
                 let power = Power {
                     seed: self.seed,
                     requests: *requests,
+                    depth: *depth,
                     states: *states,
                     dir: self.dir()?,
                     by_qemu: *by_qemu,
@@ -220,7 +228,7 @@ impl Run<'_> {
     fn all(&self) -> Result<()> {
         let matrix = self.matrix(minutes_of_environment(), 240);
         let kill = self.kill(300, 40);
-        let power = self.power(0, (30, 120), 40, false);
+        let power = self.power(0, [30, 120, 4], 40, false);
         matrix.and(kill).and(power)
     }
 
@@ -287,7 +295,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn power(&self, runs: u64, (states, requests): (u32, u32), seconds: u64, by_qemu: bool) -> Result<()> {
+    fn power(&self, runs: u64, [states, requests, depth]: [u32; 3], seconds: u64, by_qemu: bool) -> Result<()> {
         let begun = Instant::now();
         let dir = self.scratch("power")?;
         let outages = Outages {
@@ -297,6 +305,7 @@ impl Run<'_> {
             runs,
             states,
             requests,
+            depth,
             at_most: Duration::from_secs(seconds),
             jobs: self.args.jobs,
             by_qemu,

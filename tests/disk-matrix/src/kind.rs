@@ -178,7 +178,9 @@ impl Kind {
     /// Whether QEMU could grow it: version 2 snapshots do not say how large the disk was.
     pub fn grows(&self) -> bool {
         let old = self.options.iter().any(|option| option == "compat=0.10");
-        !(old && self.snapshots() > 0) && !self.extras.contains(&Extra::DataFileRaw)
+        // A bitmap that does not follow the disk is not true for a larger one.
+        let idle = self.extras.contains(&Extra::Bitmap(false));
+        !(old && self.snapshots() > 0 || idle || self.extras.contains(&Extra::DataFileRaw))
     }
 
     /// Whether an unclean stop may leave refcounts to be rebuilt.

@@ -33,6 +33,8 @@ pub struct Outages {
     pub states: u32,
     /// Requests in each.
     pub requests: u32,
+    /// Requests in flight at once.
+    pub depth: u32,
     /// When to stop.
     pub at_most: Duration,
     /// Processes at once.
@@ -208,6 +210,7 @@ fn one(outages: &Outages, kind: &Kind, seed: u64) -> Result<Result<Found, String
     command.args(["--seed", &seed.to_string()]);
     command.args(["--states", &outages.states.to_string()]);
     command.args(["--requests", &outages.requests.to_string()]);
+    command.args(["--depth", &outages.depth.to_string()]);
     if outages.by_qemu {
         command.arg("--by-qemu");
     }

@@ -28,6 +28,8 @@ pub struct Power<'a> {
     pub seed: u64,
     /// Requests.
     pub requests: u32,
+    /// Requests in flight at once.
+    pub depth: u32,
     /// States to check.
     pub states: u32,
     /// An empty directory, best in memory.
@@ -93,7 +95,7 @@ async fn record(
     let ring = Ring::current()?;
     let abilities = engine.abilities();
     let mut tasks = Vec::new();
-    for task in 0..4 {
+    for task in 0..u64::from(power.depth.max(1)) {
         let mut requests = Requests {
             io: opened.disk.open_queue()?,
             shadow: Arc::clone(&shadow),
@@ -102,7 +104,7 @@ async fn record(
             number: task << 32,
             zero: abilities.zero,
         };
-        let count = power.requests / 4;
+        let count = power.requests / power.depth.max(1);
         tasks.push(ring.spawn(async move {
             for _ in 0..count {
                 requests.one().await?;
@@ -353,15 +355,33 @@ impl Replay<'_> {
     }
 }
 
-/// Covered changes become durable, in the order in which they were made.
+/// Covered changes become durable, in the order in which they were made. So does what they overwrote: the page cache holds one
+/// version of a page, the last, and it was that which was synced.
 fn settle(durable: &mut Vec<u8>, pending: &mut Vec<Pending>, covered: &[u64]) {
+    let ranges: Vec<(u64, (usize, usize))> = pending
+        .iter()
+        .filter(|change| covered.contains(&change.number))
+        .map(|change| (change.number, extent(&change.change)))
+        .collect();
     pending.retain(|change| {
-        let settled = covered.contains(&change.number);
+        let (start, end) = extent(&change.change);
+        let overwritten =
+            |&(number, (from, to)): &(u64, (usize, usize))| number > change.number && start < to && from < end;
+        let settled = covered.contains(&change.number) || ranges.iter().any(overwritten);
         if settled {
             apply(durable, &change.change, |_| true);
         }
         !settled
     });
+}
+
+/// First byte of a change, and the one behind its last.
+fn extent(change: &Change) -> (usize, usize) {
+    match change {
+        Change::Write(offset, bytes) => (*offset, offset + bytes.len()),
+        Change::Zero(offset, len) => (*offset, offset + len),
+        Change::Grow(size) => (*size, *size),
+    }
 }
 
 fn note(ledger: &mut Ledger, mark: &Mark) {

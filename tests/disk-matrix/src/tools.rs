@@ -2,9 +2,14 @@
 
 use std::path::Path;
 use std::process::{Command, Output};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
+
+/// How long an image may stay locked by something that has ended.
+const LOCK_LIMIT: Duration = Duration::from_secs(10);
 
 /// What `qemu-img check` found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,11 +20,22 @@ pub struct Checked {
     pub leaks: u64,
 }
 
+/// Runs a program, again while an image is locked: the kernel takes an io_uring apart after its process, or the thread that
+/// dropped it, is gone, and until then it keeps the files that requests were made on open, and so their locks.
 fn run(program: &str, args: &[&str]) -> Result<Output> {
-    Command::new(program)
-        .args(args)
-        .output()
-        .with_context(|| format!("{program} can not be run: install qemu-utils"))
+    let begun = Instant::now();
+    loop {
+        let output = Command::new(program)
+            .args(args)
+            .output()
+            .with_context(|| format!("{program} can not be run: install qemu-utils"))?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        let locked = said.contains("Failed to lock byte") || said.contains("Is another process using the image");
+        if !locked || begun.elapsed() > LOCK_LIMIT {
+            return Ok(output);
+        }
+        thread::sleep(Duration::from_millis(3));
+    }
 }
 
 fn said(program: &str, args: &[&str], output: &Output) -> String {
