@@ -1,125 +1,103 @@
-//! From the files of a chain to one disk: lowest image first, each the backing of the next.
+//! From the files of a chain to one disk.
 
+use std::fs::File;
 use std::sync::Arc;
 
 use disk::{Access, Disk, DiskError};
-use disk_qcow2::{Qcow2Disk, Qcow2Options};
-use disk_raw::{CacheMode, RawDisk, RawOptions, Role, SectorSize};
+use disk_image::{Chain, DataFile, Image, Layer, OpenOptions};
+use disk_raw::{CacheMode, RawDisk, RawOptions, SectorSize};
 use spec::{DiskCache, DiskFormat, DiskSector, DiskSpec};
 
 use super::stack::StackError;
 use crate::files::{ChainFiles, LayerFiles};
 
-/// Tables of the image on top kept in memory, bytes: those of 128 GiB in clusters of 64 KiB.
-const TOP_CACHE_BYTES: u64 = 16 << 20;
-/// Of all images below together.
-const BELOW_CACHE_BYTES: u64 = 16 << 20;
-/// Of each of them at least.
+/// Tables of all images of a disk kept in memory, bytes: those of 256 GiB in clusters of 64 KiB.
+const CACHE_BYTES: u64 = 32 << 20;
+/// Of each of many images at least.
 const LAYER_CACHE_BYTES_MIN: u64 = 1 << 20;
 
 /// A chain in use.
 pub(super) struct Images {
     pub(super) top: Arc<dyn Disk>,
-    /// The top, if it is to be closed.
-    written: Option<Arc<Qcow2Disk>>,
+    /// What has to be closed. What was written to a raw image is safe in the host's page cache already.
+    image: Option<Image>,
 }
 
 impl Images {
     /// Opens all of them. Called on a thread with an executor.
     pub(super) async fn open(spec: &DiskSpec, files: ChainFiles) -> Result<Self, StackError> {
         check(spec, &files)?;
-        let depth = files.0.len();
-        let below_cache = BELOW_CACHE_BYTES / u64::try_from(depth).unwrap_or(u64::MAX).max(1);
-        let mut images: Option<Self> = None;
-        for (place, layer) in files.0.into_iter().enumerate().rev() {
-            let cache_bytes = if place == 0 {
-                TOP_CACHE_BYTES
-            } else {
-                below_cache.max(LAYER_CACHE_BYTES_MIN)
-            };
-            let backing = images.map(|images| images.top);
-            let is_whole = depth == 1;
-            images = Some(match layer.layer.format {
-                DiskFormat::Raw => Self::raw(spec, layer, is_whole)?,
-                DiskFormat::Qcow2 => Self::qcow2(spec, layer, backing, cache_bytes).await?,
-            });
+        let depth = u64::try_from(files.0.len()).unwrap_or(u64::MAX);
+        let mut layers = files.0.into_iter();
+        let Some(top) = layers.next() else {
+            return Err(wrong(spec, "it has no image"));
+        };
+        if top.layer.format == DiskFormat::Raw && layers.len() == 0 {
+            return Self::raw(spec, top);
         }
-        images.ok_or_else(|| StackError::Chain {
+        let chain = Chain::new(layer(top), layers.map(layer).collect());
+        let options = OpenOptions {
+            access: access(spec),
+            cache: cache(spec),
+            cache_bytes: (CACHE_BYTES / depth).max(LAYER_CACHE_BYTES_MIN),
+            ..OpenOptions::default()
+        };
+        let opened = disk_image::assemble(&chain, &options).await;
+        let image = opened.map_err(|source| StackError::Image {
             disk: spec.name.to_string(),
-            why: "it has no image".to_owned(),
+            source: Box::new(source),
+        })?;
+        Ok(Self {
+            top: image.disk(),
+            image: Some(image),
         })
     }
 
-    /// Makes everything durable and the image on top a whole one. Nothing is in flight. What was written to raw images is safe
-    /// in the host's page cache already.
+    /// Makes everything durable and the image on top a whole one. Nothing is in flight.
     pub(super) async fn close(&self) -> Result<(), DiskError> {
-        match &self.written {
+        match &self.image {
             Some(image) => image.close().await,
             None => Ok(()),
         }
     }
 
-    fn raw(spec: &DiskSpec, files: LayerFiles, is_whole: bool) -> Result<Self, StackError> {
-        let mut options = options(spec, &files.layer.name, files.layer.writable);
-        if is_whole {
-            options.sector = match spec.sector {
+    fn raw(spec: &DiskSpec, files: LayerFiles) -> Result<Self, StackError> {
+        let options = RawOptions {
+            access: access(spec),
+            cache: cache(spec),
+            sector: match spec.sector {
                 DiskSector::B512 => SectorSize::B512,
                 DiskSector::B4096 => SectorSize::B4096,
-            };
-        } else {
-            options.role = Role::Container;
-        }
-        Ok(Self {
-            top: file(spec, files.image, options)?,
-            written: None,
-        })
-    }
-
-    async fn qcow2(
-        spec: &DiskSpec,
-        files: LayerFiles,
-        backing: Option<Arc<dyn Disk>>,
-        cache_bytes: u64,
-    ) -> Result<Self, StackError> {
-        let LayerFiles { layer, image, data } = files;
-        let container = |name: &str| RawOptions {
-            role: Role::Container,
-            ..options(spec, name, layer.writable)
-        };
-        let data_file = match data {
-            Some(data) => Some(file(spec, data, container(layer.data_file.as_deref().unwrap_or("")))?),
-            None => None,
-        };
-        let image = file(spec, image, container(&layer.name))?;
-        let opened = Qcow2Disk::open(
-            image,
-            Qcow2Options {
-                access: access(layer.writable),
-                cache_bytes,
-                backing,
-                data_file,
-                ..Qcow2Options::named(layer.name)
             },
-        );
-        let opened = opened.await.map_err(|source| StackError::Qcow2 {
+            ..RawOptions::named(files.layer.name)
+        };
+        let opened = RawDisk::from_fd(files.image, options).map_err(|source| StackError::Raw {
             disk: spec.name.to_string(),
-            source: Box::new(source),
+            source,
         })?;
         Ok(Self {
-            written: layer.writable.then(|| Arc::clone(&opened)),
-            top: opened,
+            top: Arc::new(opened),
+            image: None,
         })
+    }
+}
+
+fn layer(files: LayerFiles) -> Layer {
+    let LayerFiles { layer, image, data } = files;
+    Layer {
+        name: layer.name,
+        format: layer.format,
+        file: File::from(image),
+        writable: layer.writable,
+        data_file: layer.data_file.zip(data).map(|(name, file)| DataFile {
+            name,
+            file: file.into(),
+        }),
     }
 }
 
 /// What would be no use to open.
 fn check(spec: &DiskSpec, files: &ChainFiles) -> Result<(), StackError> {
-    let fail = |why: String| {
-        Err(StackError::Chain {
-            disk: spec.name.to_string(),
-            why,
-        })
-    };
     for (place, files) in files.0.iter().enumerate() {
         let layer = &files.layer;
         let written = place == 0 && !spec.read_only;
@@ -129,43 +107,35 @@ fn check(spec: &DiskSpec, files: &ChainFiles) -> Result<(), StackError> {
             } else {
                 ("reading", "writing")
             };
-            return fail(format!("{} was opened for {opened} and not for {wanted}", layer.name));
+            let why = format!("{} was opened for {opened} and not for {wanted}", layer.name);
+            return Err(wrong(spec, why));
+        }
+        if layer.format == DiskFormat::Qcow2 && spec.sector != DiskSector::B512 {
+            let why = "qcow2 images have sectors of 512 bytes: leave sector_size out, or convert it to raw";
+            return Err(wrong(spec, why));
         }
     }
-    let has_qcow2 = files.0.iter().any(|files| files.layer.format == DiskFormat::Qcow2);
-    if has_qcow2 && spec.sector != DiskSector::B512 {
-        return fail("qcow2 images have sectors of 512 bytes: leave sector_size out, or convert it to raw".to_owned());
-    }
-    let leads_on = |files: &&LayerFiles| files.layer.format == DiskFormat::Raw;
-    let above = files.0.split_last().map_or(&[][..], |(_, above)| above);
-    match above.iter().find(leads_on) {
-        Some(raw) => fail(format!(
-            "{} is raw and can not be backed by another image",
-            raw.layer.name
-        )),
-        None => Ok(()),
-    }
+    Ok(())
 }
 
-fn file(spec: &DiskSpec, fd: std::os::fd::OwnedFd, options: RawOptions) -> Result<Arc<dyn Disk>, StackError> {
-    let opened = RawDisk::from_fd(fd, options).map_err(|source| StackError::Raw {
+fn wrong(spec: &DiskSpec, why: impl Into<String>) -> StackError {
+    StackError::Chain {
         disk: spec.name.to_string(),
-        source,
-    })?;
-    Ok(Arc::new(opened))
-}
-
-fn options(spec: &DiskSpec, name: &str, writable: bool) -> RawOptions {
-    RawOptions {
-        access: access(writable),
-        cache: match spec.cache {
-            DiskCache::Cached | DiskCache::Writethrough => CacheMode::Cached,
-            DiskCache::Direct => CacheMode::Direct,
-        },
-        ..RawOptions::named(name)
+        why: why.into(),
     }
 }
 
-const fn access(writable: bool) -> Access {
-    if writable { Access::ReadWrite } else { Access::ReadOnly }
+const fn access(spec: &DiskSpec) -> Access {
+    if spec.read_only {
+        Access::ReadOnly
+    } else {
+        Access::ReadWrite
+    }
+}
+
+const fn cache(spec: &DiskSpec) -> CacheMode {
+    match spec.cache {
+        DiskCache::Cached | DiskCache::Writethrough => CacheMode::Cached,
+        DiskCache::Direct => CacheMode::Direct,
+    }
 }

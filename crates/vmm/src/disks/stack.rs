@@ -28,14 +28,14 @@ pub enum StackError {
         #[source]
         source: disk_raw::OpenError,
     },
-    /// A qcow2 image.
+    /// A chain.
     #[error("disk {disk} can not be opened")]
-    Qcow2 {
+    Image {
         /// The disk.
         disk: String,
         /// Why.
         #[source]
-        source: Box<disk_qcow2::OpenError>,
+        source: Box<disk_image::OpenError>,
     },
     /// The chain makes no sense.
     #[error("disk {disk} can not be opened: {why}")]

@@ -167,7 +167,7 @@ fn what_is_wrong_is_told_with_the_names_of_disk_and_image() {
     std::fs::write(rig.path("junk"), vec![7; 1 << 20]).unwrap();
     let junk = told(rig.open(&[("junk", DiskFormat::Qcow2)]));
     assert!(junk.contains("disk disk") && junk.contains("junk"), "{junk}");
-    let backed = told(rig.open(&[("base", DiskFormat::Raw), ("middle", DiskFormat::Qcow2)]));
+    let backed = told(rig.open(&[("base", DiskFormat::Raw), ("junk", DiskFormat::Raw)]));
     assert!(backed.contains("base is raw"), "{backed}");
     let alone = told(rig.open(&CHAIN[..1]));
     assert!(alone.contains("top") && alone.contains("middle"), "{alone}");
