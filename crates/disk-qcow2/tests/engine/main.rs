@@ -4,6 +4,9 @@
 
 mod conformance;
 mod epochs;
+mod faults;
+mod features;
+mod growth;
 mod jitter;
 mod power;
 mod qemu;

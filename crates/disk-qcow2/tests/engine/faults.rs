@@ -1,0 +1,187 @@
+//! Files that fail, and images that lie.
+
+use std::sync::Arc;
+
+use disk::conformance::pattern;
+use disk::{Access, Disk, DiskErrorKind, DiskIo, DiskOp, Fault, FaultPlan, Faulty, InMemory, Strike, ZeroMode};
+
+use crate::{Lab, block_on, open, open_on, read, read_all, write};
+
+/// One write, and how it ended.
+async fn try_write(io: &dyn DiskIo, at: u64, bytes: &[u8]) -> Result<(), DiskErrorKind> {
+    let bufs = vec![guestmem::IoBuf::from_bytes(bytes).unwrap()];
+    io.write(at, bufs).await.0.map_err(|error| error.kind())
+}
+
+/// Whatever fails in the file fails one operation; afterwards all is as the last good ones left it.
+#[test]
+fn failed_writes_harm_nothing_else() {
+    let Some(lab) = Lab::new() else { return };
+    for options in [
+        "cluster_size=64k",
+        "cluster_size=512",
+        "cluster_size=16k,extended_l2=on",
+    ] {
+        lab.run(&format!("qemu-img create -f qcow2 -o {options} a.qcow2 4M"));
+        for (op, strike) in [
+            (DiskOp::Write, Strike::Before),
+            (DiskOp::Write, Strike::After),
+            (DiskOp::Read, Strike::Before),
+            (DiskOp::WriteZeroes, Strike::Before),
+            (DiskOp::Discard, Strike::Before),
+        ] {
+            let file = lab.load("a.qcow2");
+            let plan = FaultPlan::new();
+            let disk = open_on(Arc::new(Faulty::new(Arc::new(file.clone()), plan.clone())), None);
+            let model = block_on(async {
+                let io = disk.open_queue().unwrap();
+                let mut model = vec![0; 4 << 20];
+                let mut failures = 0;
+                for step in 0..120u64 {
+                    let at = (step * 37 % 250) * 16384;
+                    let len = 512 * (1 + step as usize % 60);
+                    if step % 5 == 4 {
+                        plan.inject(Fault {
+                            skip: step % 3,
+                            count: 1,
+                            strike,
+                            ..Fault::always(op, DiskErrorKind::Io)
+                        });
+                    }
+                    let range = at as usize..at as usize + len;
+                    let bytes = match step % 7 {
+                        6 => vec![0; len],
+                        _ => pattern(len, step),
+                    };
+                    let result = match step % 7 {
+                        6 => {
+                            let zeroed = io.write_zeroes(at, len as u64, ZeroMode::MayUnmap).await;
+                            zeroed.map_err(|error| error.kind())
+                        }
+                        _ => try_write(&*io, at, &bytes).await,
+                    };
+                    let flushed = if step % 11 == 0 { io.flush().await } else { Ok(()) };
+                    failures += u32::from(result.is_err() || flushed.is_err());
+                    plan.clear();
+                    if result.is_ok() {
+                        model[range].copy_from_slice(&bytes);
+                    } else {
+                        // Old or new, sector by sector.
+                        let now = read(&*io, at, len).await;
+                        let old = &model[range.clone()];
+                        for ((now, old), new) in now.chunks(512).zip(old.chunks(512)).zip(bytes.chunks(512)) {
+                            assert!(now == old || now == new, "{options} {op} {strike:?} step {step}");
+                        }
+                        model[range].copy_from_slice(&now);
+                    }
+                }
+                assert!(failures > 0 || op != DiskOp::Write, "writes never failed");
+                assert!(read_all(&*io).await == model, "{options} {op} {strike:?}");
+                disk.close().await.unwrap();
+                model
+            });
+            let again = open(&file, None);
+            assert!(block_on(async { read_all(&*again.open_queue().unwrap()).await }) == model);
+            lab.check(&file, true);
+        }
+    }
+}
+
+/// After a sync has failed nobody knows what is on the disk: changes are refused until the image is opened again.
+#[test]
+fn a_failed_sync_stops_changes() {
+    let Some(lab) = Lab::new() else { return };
+    lab.run("qemu-img create -f qcow2 a.qcow2 4M");
+    let file = lab.load("a.qcow2");
+    let plan = FaultPlan::new();
+    let disk = open_on(Arc::new(Faulty::new(Arc::new(file.clone()), plan.clone())), None);
+    block_on(async {
+        let io = disk.open_queue().unwrap();
+        write(&*io, 0, &[1; 4096]).await;
+        plan.inject(Fault::always(DiskOp::Flush, DiskErrorKind::Io));
+        io.flush().await.unwrap_err();
+        plan.clear();
+        assert_eq!(try_write(&*io, 0, &[2; 4096]).await, Err(DiskErrorKind::Io));
+        io.flush().await.unwrap_err();
+        disk.close().await.unwrap_err();
+        assert_eq!(read(&*io, 0, 512).await, [1; 512], "reads go on");
+    });
+    lab.check(&file, true);
+}
+
+/// A file that can not grow is full, and stays usable.
+#[test]
+fn a_full_file_is_told() {
+    let Some(lab) = Lab::new() else { return };
+    lab.run("qemu-img create -f qcow2 a.qcow2 4M");
+    let file = lab.load("a.qcow2");
+    let plan = FaultPlan::new();
+    let disk = open_on(Arc::new(Faulty::new(Arc::new(file.clone()), plan.clone())), None);
+    block_on(async {
+        let io = disk.open_queue().unwrap();
+        write(&*io, 0, &[1; 4096]).await;
+        plan.inject(Fault::always(DiskOp::Grow, DiskErrorKind::NoSpace));
+        let mut told = Ok(());
+        for i in 1..64 {
+            told = try_write(&*io, i * 65536, &[1; 4096]).await;
+            if told.is_err() {
+                break;
+            }
+        }
+        assert_eq!(told, Err(DiskErrorKind::NoSpace));
+        io.discard(0, 65536).await.unwrap();
+        io.flush().await.unwrap();
+        io.flush().await.unwrap();
+        write(&*io, 63 * 65536, &[2; 4096]).await;
+        plan.clear();
+        write(&*io, 62 * 65536, &[3; 65536]).await;
+        disk.close().await.unwrap();
+    });
+    lab.check(&file, false);
+}
+
+/// Entries that point at tables, outside of the file, or nowhere sensible: reads fail or give bytes, writes never hit a table.
+#[test]
+fn images_that_lie_do_no_harm() {
+    let Some(lab) = Lab::new() else { return };
+    lab.run("qemu-img create -f qcow2 -o cluster_size=4k a.qcow2 8M");
+    lab.io("a.qcow2", &["write -P 1 0 64k", "write -P 2 4M 64k"]);
+    let sound = lab.load("a.qcow2").contents();
+    let long = |at: usize| u64::from_be_bytes(sound[at..at + 8].try_into().unwrap());
+    let (l1, reftable) = (long(40) as usize, long(48) as usize);
+    let l2 = (long(l1) & 0x00ff_ffff_ffff_fe00) as usize;
+    let refblock = long(reftable) as usize;
+    let copied = 1 << 63;
+    let lies = [0, l1, reftable, l2, refblock, 1 << 40, 0xfff, 8192 + 1];
+    for place in [l1, l2, l2 + 8, l2 + 512, reftable, refblock, refblock + 8] {
+        for lie in lies {
+            for flags in [0, copied, copied | 1, 1, 1 << 62] {
+                let mut bytes = sound.clone();
+                bytes[place..place + 8].copy_from_slice(&(lie as u64 | flags).to_be_bytes());
+                let file = InMemory::holding(bytes, Access::ReadWrite);
+                let disk = open(&file, None);
+                block_on(async {
+                    let io = disk.open_queue().unwrap();
+                    for at in [0, 4096, 65536, 4 << 20, 6 << 20] {
+                        let buf = guestmem::IoBuf::heap(8192, 1).unwrap();
+                        let _ = io.read(at, vec![buf]).await;
+                        let _ = try_write(&*io, at, &[9; 512]).await;
+                        let _ = io.write_zeroes(at, 4096, ZeroMode::MayUnmap).await;
+                        let _ = io.flush().await;
+                        let _ = try_write(&*io, at + 512, &[9; 4096]).await;
+                    }
+                    let _ = disk.close().await;
+                });
+                let after = file.contents();
+                assert!(
+                    after[..72] == sound[..72],
+                    "the header is what it was ({place:#x}: {lie:#x} {flags:#x})"
+                );
+                assert!(
+                    !after[l1..l1 + 8].iter().any(|&byte| byte == 9) || lie == l1,
+                    "guest data in the L1 table"
+                );
+            }
+        }
+    }
+}
