@@ -30,6 +30,8 @@ use crate::tools::{run, say};
 
 /// How often new output is looked for.
 const POLL: Duration = Duration::from_millis(50);
+/// How often a host is interrupted from outside.
+const PULSE_PERIOD: Duration = Duration::from_millis(250);
 /// How long a host may take from its status to power-off.
 const POWER_OFF: Duration = Duration::from_secs(20);
 /// How much of the console an error shows, in lines.
@@ -68,6 +70,7 @@ struct Host {
     number: usize,
     dir: PathBuf,
     child: Child,
+    pulsed: Instant,
     out: Option<File>,
     printed: Vec<u8>,
     reported: Option<Instant>,
@@ -110,6 +113,7 @@ impl Lab {
                 number,
                 dir,
                 child,
+                pulsed: Instant::now(),
                 out: None,
                 printed: Vec::new(),
                 reported: None,
@@ -124,6 +128,7 @@ impl Lab {
         let prefixed = self.hosts.len() > 1;
         while self.hosts.iter().any(|host| !host.ended) {
             for host in &mut self.hosts {
+                host.pulse();
                 host.stream(prefixed)?;
                 host.check()?;
             }
@@ -161,6 +166,19 @@ impl Drop for Lab {
 }
 
 impl Host {
+    /// Interrupts the host now and then. The emulator loses the CPU's timer interrupt when it arrives while a guest is entered
+    /// (docs/lab-notes.md, "The emulator's races"); the next interrupt of any kind brings it back, and an idle host has no other.
+    fn pulse(&mut self) {
+        if self.pulsed.elapsed() < PULSE_PERIOD {
+            return;
+        }
+        self.pulsed = Instant::now();
+        if let Some(port) = &mut self.child.stdin {
+            // A host that has ended takes none; `check` tells.
+            let _ = port.write_all(b".");
+        }
+    }
+
     /// Passes on what the host has printed since the last call.
     fn stream(&mut self, prefixed: bool) -> Result<()> {
         if self.out.is_none() {

@@ -10,8 +10,8 @@ use crate::tools::tethered;
 pub struct HostConfig {
     /// RAM in MiB; taken from this machine only as far as it is touched. 10 GiB hold a guest of 6 GiB.
     pub memory_mib: u32,
-    /// Virtual CPUs. One thread of this machine each. On two, guests crash or hang in about one boot of eight (docs/lab-notes.md);
-    /// on one they do not, and boot faster.
+    /// Virtual CPUs. One thread of this machine each. Of several, the first runs nothing but the host's kernel: guests on it die
+    /// of a race in the emulator (docs/lab-notes.md, "The emulator's races").
     pub cpus: u32,
     /// Extra words of the kernel command line.
     pub cmdline: String,
@@ -34,6 +34,9 @@ pub(super) const STATUS: &str = "status";
 pub(super) const RESULTS: &str = "results.tar";
 pub(super) const MESSAGES: &str = "qemu.log";
 pub(super) const PAYLOAD: &str = "payload.img";
+
+/// Name of the port whose only use is that bytes on it interrupt the host: see [`super::Host::pulse`].
+pub(super) const PULSE: &str = "karat.pulse";
 
 /// Where the person or the log is.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -70,7 +73,11 @@ pub(super) fn command(
         .arg("-initrd")
         .arg(images.join("initrd.img"));
     let mode = if console == Console::Terminal { "shell" } else { "run" };
-    let words = format!("{CMDLINE} karat.host={number} karat.lab={mode} {}", config.cmdline);
+    let words = format!(
+        "{CMDLINE} {} karat.host={number} karat.lab={mode} {}",
+        affinity(config.cpus),
+        config.cmdline
+    );
     qemu.args(["-append", words.trim()]);
     drive(
         &mut qemu,
@@ -100,13 +107,26 @@ pub(super) fn command(
                 &mut qemu,
                 &format!("-chardev file,id=console,path={CONSOLE} -serial chardev:console"),
             );
-            qemu.stdin(Stdio::null());
+            option(
+                &mut qemu,
+                &format!("-chardev stdio,id={PULSE},signal=off -device virtserialport,chardev={PULSE},name={PULSE}"),
+            );
+            qemu.stdin(Stdio::piped());
             // What the emulator says (mostly which CPU features TCG lacks) matters only when it fails.
             qemu.stderr(File::create(run.join(MESSAGES)).map_or_else(|_| Stdio::null(), Stdio::from));
         }
         Console::Terminal => option(&mut qemu, "-serial mon:stdio"),
     }
     qemu
+}
+
+/// Keeps every process, thus every vCPU thread, off the first of several CPUs.
+fn affinity(cpus: u32) -> String {
+    match cpus {
+        0 | 1 => String::new(),
+        2 => "systemd.cpu_affinity=1".to_owned(),
+        _ => format!("systemd.cpu_affinity=1-{}", cpus - 1),
+    }
 }
 
 fn drive(qemu: &mut Command, id: &str, file: &str, options: &str) {
