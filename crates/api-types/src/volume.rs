@@ -26,9 +26,6 @@ pub struct VolumeWish {
     /// Cluster of a qcow2 volume, a power of two from 512 to 2Mi. Default: 64Ki.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster_size: Option<ByteSize>,
-    /// Compress what is copied; qcow2 copies only. What is written later is not compressed.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub compressed: bool,
 }
 
 /// What a volume is filled with.
@@ -273,7 +270,4 @@ pub struct VolumeConvert {
     /// Cluster of a qcow2 volume, a power of two from 512 to 2Mi. Default: 64Ki.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster_size: Option<ByteSize>,
-    /// Compress what is copied; qcow2 only.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub compressed: bool,
 }

@@ -95,9 +95,6 @@ pub(crate) struct FormArgs {
     /// Cluster of a qcow2 volume, as 64Ki.
     #[arg(long)]
     pub(crate) cluster_size: Option<ByteSize>,
-    /// Compress what is copied; qcow2 only.
-    #[arg(long)]
-    pub(crate) compressed: bool,
 }
 
 #[derive(Debug, Args)]
@@ -190,7 +187,6 @@ impl FormArgs {
             format: self.format,
             preallocation: self.preallocation,
             cluster_size: self.cluster_size,
-            compressed: self.compressed,
         }
     }
 }

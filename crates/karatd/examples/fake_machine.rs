@@ -1,7 +1,7 @@
 //! Stands in for `karat-vmm` in the daemon's tests: speaks the same protocol on the same sockets, and runs no guest.
 //!
 //! The command line of the machine it is given says how it behaves: `refuse` answers `Create` with a bad kernel, `die` ends
-//! in the middle of it, `deaf` ignores the power button. What is typed on its console comes back in upper case.
+//! in the middle of it, `deaf` ignores the power button. Disks are taken to be raw. What is typed on its console comes back in upper case.
 
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
@@ -9,10 +9,11 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use control::{
-    Decoder, EndReason, EndReport, FdRole, FromVm, Hello, PROTOCOL_VERSION, REPORT_FILE, Refusal, RefusalKind, ToVm,
-    VmAction, VmEvent, VmRequest, VmState, VmStatus,
+    Decoder, DiskChange, EndReason, EndReport, FdRole, FromVm, Hello, PROTOCOL_VERSION, REPORT_FILE, Refusal,
+    RefusalKind, ToVm, VmAction, VmEvent, VmRequest, VmState, VmStatus,
 };
 use rustix::process::{PidfdFlags, PidfdGetfdFlags};
+use spec::Name;
 
 /// What it prints when it starts.
 const GREETING: &[u8] = b"fake machine\r\n";
@@ -20,8 +21,27 @@ const GREETING: &[u8] = b"fake machine\r\n";
 struct Machine {
     status: VmStatus,
     deaf: bool,
+    disks: Vec<Name>,
     files: Vec<(FdRole, OwnedFd)>,
     peers: Vec<UnixStream>,
+}
+
+impl Machine {
+    /// Makes the file of a raw disk longer; other changes are only taken note of.
+    fn change_disk(&self, disk: &Name, change: &DiskChange) -> Result<(), String> {
+        let index = (0..)
+            .zip(&self.disks)
+            .find_map(|(index, name)| (name == disk).then_some(index))
+            .ok_or_else(|| format!("there is no disk {disk}"))?;
+        let top = FdRole::Disk { index, layer: 0 };
+        let file = self.files.iter().find(|(role, _)| *role == top);
+        match (change, file) {
+            (DiskChange::Resize { size_bytes }, Some((_, file))) => {
+                rustix::fs::ftruncate(file, *size_bytes).map_err(|error| error.to_string())
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 type Shared = Arc<Mutex<Machine>>;
@@ -37,6 +57,7 @@ fn main() -> std::io::Result<()> {
             first_entry_us: None,
         },
         deaf: false,
+        disks: Vec::new(),
         files: Vec::new(),
         peers: Vec::new(),
     }));
@@ -111,6 +132,8 @@ fn answer(stream: &UnixStream, machine: &mut Machine, number: u64, request: &VmR
         VmRequest::Reset => (VmAction::Reset, None),
         VmRequest::Quit => (VmAction::Quit, None),
         VmRequest::Status => (VmAction::Status, None),
+        VmRequest::Disk { .. } => (VmAction::ChangeDisk, None),
+        VmRequest::DiskReports => (VmAction::DiskReports, None),
     };
     let refuse = |kind, message: &str| {
         let message = message.to_owned();
@@ -127,6 +150,7 @@ fn answer(stream: &UnixStream, machine: &mut Machine, number: u64, request: &VmR
     }
     if let VmRequest::Create(create) = request {
         machine.status.id = Some(create.machine.id());
+        machine.disks = create.machine.disks().iter().map(|disk| disk.name.clone()).collect();
         machine.files = create.fds.iter().copied().zip(fds.drain(..)).collect();
         match create.machine.cmdline() {
             "refuse" => {
@@ -136,6 +160,11 @@ fn answer(stream: &UnixStream, machine: &mut Machine, number: u64, request: &VmR
             "die" => std::process::exit(7),
             cmdline => machine.deaf = cmdline == "deaf",
         }
+    }
+    if let VmRequest::Disk { disk, change } = request
+        && let Err(message) = machine.change_disk(disk, change)
+    {
+        return refuse(RefusalKind::NoSuchDisk, &message);
     }
     if *request == VmRequest::Start {
         machine.status.first_entry_us = Some(100);

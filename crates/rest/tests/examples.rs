@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use api_types::{Event, Image, ImagePull, ImagePulled, Operation, ProblemBody, StopRequest, Vm, VmSpec};
+use api_types::{
+    DiskWish, Event, Image, ImagePull, ImagePulled, Operation, ProblemBody, StopRequest, Vm, VmSpec, Volume, VolumeAccepted,
+    VolumeCheckRequest, VolumeConvert, VolumeResize, VolumeWish,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -41,6 +44,13 @@ fn examples_are_what_they_say() {
         let name = path.file_stem().unwrap().to_str().unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         let kind = [
+            "volume-wish",
+            "volume-resize",
+            "volume-check-request",
+            "volume-convert",
+            "volume-accepted",
+            "volume",
+            "disk-wish",
             "image-pulled",
             "image-pull",
             "vm-spec",
@@ -54,6 +64,13 @@ fn examples_are_what_they_say() {
         .into_iter()
         .find(|kind| name.starts_with(kind));
         let result = match kind {
+            Some("volume-wish") => same::<VolumeWish>(&text),
+            Some("volume-resize") => same::<VolumeResize>(&text),
+            Some("volume-check-request") => same::<VolumeCheckRequest>(&text),
+            Some("volume-convert") => same::<VolumeConvert>(&text),
+            Some("volume-accepted") => same::<VolumeAccepted>(&text),
+            Some("volume") => same::<Volume>(&text),
+            Some("disk-wish") => same::<DiskWish>(&text),
             Some("image-pulled") => same::<ImagePulled>(&text),
             Some("image-pull") => same::<ImagePull>(&text),
             Some("vm-spec") => same::<VmSpec>(&text),
@@ -68,5 +85,5 @@ fn examples_are_what_they_say() {
         assert_eq!(result, Ok(()), "{name}");
         seen += 1;
     }
-    assert!(seen >= 9, "only {seen} examples");
+    assert!(seen >= 19, "only {seen} examples");
 }

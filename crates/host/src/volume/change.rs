@@ -8,7 +8,9 @@ use spec::{ByteSize, OperationId, Problems};
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::registry::{About, Change, Job, RegistryError, Task, VolumeRecord};
-use crate::volume_store::{Files, check_revision, check_size, describe, find, idle, not_copied, not_running, ready};
+use crate::volume_store::{
+    Files, check_revision, check_size, describe, find, idle, live_holder, not_copied, not_running, ready,
+};
 
 /// What every refused size is told first.
 const REFUSED: &str = "the volume can not be made that large";
@@ -36,7 +38,7 @@ impl Host {
                 );
                 return Err(Failure::refused_field(REFUSED, "size", text));
             }
-            not_running(change, record, true)
+            live_holder(change, record).map(drop)
         })
         .await
     }

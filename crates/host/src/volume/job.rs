@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api_types::{ErrorCode, EventReason, OperationPhase, VolumeState};
-use spec::OperationId;
+use spec::{DiskFormat, NameError, OperationId};
 
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::operations::Worker;
 use crate::registry::{About, Change, Job, RegistryError, Task, VolumeRecord};
-use crate::volume_store::{self, Files, Meter, Outcome, cancelled};
+use crate::volume_store::{self, Files, Meter, Outcome, cancelled, live_holder};
 
 /// How long to wait before the end of a job that could not be written down is written again.
 const NOTE_AGAIN: Duration = Duration::from_secs(1);
@@ -63,6 +63,11 @@ impl Host {
             turn = jobs.acquire_owned() => turn.map_err(|_| cancelled())?,
             () = meter.given_up() => return Err(cancelled()),
         };
+        if let Task::Resize { size_bytes } = job.task
+            && let Some(outcome) = self.resize_live(&record, size_bytes).await?
+        {
+            return Ok(outcome);
+        }
         let context = Arc::clone(&self.0.context);
         tokio::task::spawn_blocking(move || {
             let result = volume_store::carry_out(&context, &record, job.task, &meter);
@@ -79,6 +84,27 @@ impl Host {
         })
         .await
         .unwrap_or_else(|_| Err(Failure::new(ErrorCode::Internal, "the work was lost")))
+    }
+
+    /// Has the machine that runs with the volume make it larger; `None` where none does.
+    async fn resize_live(&self, record: &VolumeRecord, size_bytes: u64) -> Result<Option<Outcome>, Failure> {
+        let volume = record.clone();
+        let holder = self.registry().change(move |change| live_holder(change, &volume));
+        let Some(holder) = holder.await? else {
+            return Ok(None);
+        };
+        let disk = holder
+            .disk
+            .parse()
+            .map_err(|error: NameError| Failure::of(ErrorCode::Internal, &error))?;
+        let (_, machine) = self.machine(&holder.vm).await?;
+        machine.resize_disk(disk, size_bytes).await?;
+        Ok(Some(Outcome {
+            format: record.format.unwrap_or(DiskFormat::Raw),
+            size_bytes,
+            check: None,
+            told: None,
+        }))
     }
 
     /// Writes down how a job ended, again and again until that works.

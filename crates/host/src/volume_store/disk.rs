@@ -1,13 +1,22 @@
 //! Work on disk images.
 
+use std::error::Error;
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use api_types::{ErrorCode, Preallocation, VolumeRepair};
+use disk::probe::{Format, Sample};
+use disk::{DiskError, DiskErrorKind};
+use disk_image::{BackingName, Chain, ConvertOptions, CreateOptions, ImageInfo, InfoError, Layer, Repair, Watch};
 use spec::DiskFormat;
 
-use super::meter::Meter;
-use crate::failure::Failure;
+use super::files;
+use super::meter::{Meter, cancelled};
+use crate::failure::{Failure, chain as chain_text};
+
+/// Zeroes written at a time, bytes.
+const ZERO_STEP_BYTES: usize = 4 << 20;
 
 /// What form a volume has.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,21 +25,19 @@ pub(super) struct Form {
     pub(super) size_bytes: u64,
     pub(super) preallocation: Preallocation,
     pub(super) cluster_bytes: Option<u64>,
-    pub(super) compressed: bool,
 }
 
 impl Form {
     /// Whether nothing of it needs the data to be written in a certain way.
     pub(super) fn is_plain(&self) -> bool {
-        self.preallocation.is_off() && self.cluster_bytes.is_none() && !self.compressed
+        self.preallocation.is_off() && self.cluster_bytes.is_none()
     }
 
     /// Fails where its parts do not fit each other, which is known late where the format comes from an upload.
     pub(super) fn check(&self) -> Result<(), Failure> {
-        let needs_qcow2 =
-            self.cluster_bytes.is_some() || self.compressed || self.preallocation == Preallocation::Metadata;
+        let needs_qcow2 = self.cluster_bytes.is_some() || self.preallocation == Preallocation::Metadata;
         if self.format == DiskFormat::Raw && needs_qcow2 {
-            let text = "what was uploaded is raw, which has no clusters, metadata or compression; ask for format qcow2";
+            let text = "what was uploaded is raw, which has no clusters and no metadata; ask for format qcow2";
             return Err(Failure::refused_field(
                 "the upload does not fit the volume",
                 "format",
@@ -65,35 +72,212 @@ pub(super) struct Found {
     pub(super) details: Vec<String>,
 }
 
-fn later() -> Failure {
-    Failure::new(ErrorCode::Internal, "not yet")
+/// Makes a new volume that reads as zeroes, or as `backing`: the name under which it finds the image it shares blocks with.
+pub(super) fn blank(file: &File, form: &Form, backing: Option<&Path>, meter: &Meter) -> Result<(), Failure> {
+    meter.begin("allocate", None);
+    let backing = backing.map(|name| BackingName {
+        name: name.display().to_string(),
+        format: "raw".to_owned(),
+    });
+    let writes_zeroes = form.format == DiskFormat::Raw && form.preallocation == Preallocation::Full;
+    let made = match form.preallocation {
+        // Written below, where it can be watched and given up.
+        Preallocation::Full if writes_zeroes => options(form, Preallocation::Falloc, backing),
+        preallocation => options(form, preallocation, backing),
+    };
+    disk_image::create(file, None, &made).map_err(|error| trouble("the volume can not be made", &error))?;
+    meter.check()?;
+    if writes_zeroes {
+        write_zeroes(file, form.size_bytes, meter)?;
+    }
+    Ok(())
 }
 
-pub(super) fn blank(_file: &File, _form: &Form, _backing: Option<&Path>, _meter: &Meter) -> Result<(), Failure> {
-    Err(later())
+/// Copies what a chain of images holds into a new volume.
+pub(super) fn copy(source: Vec<Source>, target: &File, form: &Form, meter: &Meter) -> Result<(), Failure> {
+    let chain = chain_of(source, false)?;
+    meter.begin("copy", Some(form.size_bytes));
+    let options = ConvertOptions::to(options(form, form.preallocation, None));
+    disk_image::convert(&chain, target, &options, &Watched(meter)).map_err(|error| {
+        if meter.stopped() {
+            cancelled()
+        } else {
+            trouble("the copy could not be made", &error)
+        }
+    })
 }
 
-pub(super) fn copy(_source: Vec<Source>, _target: &File, _form: &Form, _meter: &Meter) -> Result<(), Failure> {
-    Err(later())
+/// What an upload is, by its content: its format and the size of its disk, bytes. Refused unless it stands on its own.
+pub(super) fn judge(file: &File) -> Result<(DiskFormat, u64), Failure> {
+    let unreadable = |error| Failure::new(files::code(&error), format!("the upload can not be read: {error}"));
+    let format = match Sample::of_file(file).map_err(unreadable)?.format() {
+        Format::Raw | Format::Iso9660 => DiskFormat::Raw,
+        Format::Qcow2 => DiskFormat::Qcow2,
+        other => {
+            let text =
+                format!("what was uploaded is {other}; unpack or convert it first: raw and qcow2 images are taken");
+            return Err(Failure::new(ErrorCode::DiskRefused, text));
+        }
+    };
+    let refused = |error| match trouble("what was uploaded can not be used", &error) {
+        failure if failure.code == ErrorCode::Internal => Failure {
+            code: ErrorCode::DiskRefused,
+            ..failure
+        },
+        failure => failure,
+    };
+    let info = info(file, format).map_err(refused)?;
+    let elsewhere = info.qcow2.as_ref().and_then(|qcow2| {
+        let backing = qcow2.backing_filename.as_deref();
+        let data = qcow2.format_specific.data_file_raw.map(|_| "");
+        backing
+            .map(|name| format!("a backing file, {name:?}: send a copy of the whole, as qemu-img convert makes it"))
+            .or_else(|| {
+                data.map(|_| {
+                    "its data in another file: send a copy of the whole, as qemu-img convert makes it".to_owned()
+                })
+            })
+    });
+    match elsewhere {
+        Some(what) => Err(Failure::new(
+            ErrorCode::DiskNotStandalone,
+            format!("what was uploaded has {what}"),
+        )),
+        None if info.virtual_size_bytes == 0 => Err(Failure::new(
+            ErrorCode::DiskRefused,
+            "what was uploaded is a disk of no size",
+        )),
+        None => Ok((format, info.virtual_size_bytes)),
+    }
 }
 
-pub(super) fn judge(_file: &File) -> Result<(DiskFormat, u64), Failure> {
-    Err(later())
+/// Size of the disk in a file, bytes.
+pub(super) fn size(file: &File, format: DiskFormat) -> Result<u64, Failure> {
+    let info = info(file, format).map_err(|error| trouble("its file can not be read", &error))?;
+    Ok(info.virtual_size_bytes)
 }
 
-pub(super) fn size(_file: &File, _format: DiskFormat) -> Result<u64, Failure> {
-    Err(later())
+/// Makes the disk in a chain of images this large, unless it is that large already.
+pub(super) fn grow(layers: Vec<Source>, size_bytes: u64) -> Result<(), Failure> {
+    let chain = chain_of(layers, true)?;
+    disk_image::resize(&chain, size_bytes).map_err(|error| trouble("the volume can not be made larger", &error))
 }
 
-pub(super) fn grow(_file: &File, _format: DiskFormat, _size_bytes: u64) -> Result<(), Failure> {
-    Err(later())
+/// Checks the image in a file, and repairs it.
+pub(super) fn check(file: &File, format: DiskFormat, repair: Option<VolumeRepair>) -> Result<Found, Failure> {
+    let repair = repair.map(|repair| match repair {
+        VolumeRepair::Leaks => Repair::Leaks,
+        VolumeRepair::All => Repair::All,
+    });
+    let found = disk_image::check(file, format, repair);
+    let found = found.map_err(|error| trouble("the volume can not be checked", &error))?;
+    Ok(Found {
+        errors: found.corruptions + found.check_errors,
+        leaks: found.leaks,
+        errors_repaired: found.corruptions_fixed,
+        leaks_repaired: found.leaks_fixed,
+        details: found.problems,
+    })
 }
 
-pub(super) fn check(
-    _file: &File,
-    _format: DiskFormat,
-    _repair: Option<VolumeRepair>,
-    _meter: &Meter,
-) -> Result<Found, Failure> {
-    Err(later())
+/// Tells a job's meter what image work tells.
+struct Watched<'a>(&'a Meter);
+
+impl Watch for Watched<'_> {
+    fn progress(&self, done_bytes: u64, total_bytes: u64) {
+        self.0.set_of(done_bytes, total_bytes);
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.0.stopped()
+    }
+}
+
+fn options(form: &Form, preallocation: Preallocation, backing: Option<BackingName>) -> CreateOptions {
+    let preallocation = match preallocation {
+        Preallocation::Off => disk_image::Preallocation::Off,
+        Preallocation::Metadata => disk_image::Preallocation::Metadata,
+        Preallocation::Falloc => disk_image::Preallocation::Falloc,
+        Preallocation::Full => disk_image::Preallocation::Full,
+    };
+    match CreateOptions::qcow2(form.size_bytes) {
+        CreateOptions::Qcow2(mut options) if form.format == DiskFormat::Qcow2 => {
+            options.preallocation = preallocation;
+            options.backing = backing;
+            options.cluster_bytes = form.cluster_bytes.unwrap_or(options.cluster_bytes);
+            CreateOptions::Qcow2(options)
+        }
+        _ => CreateOptions::Raw {
+            size_bytes: form.size_bytes,
+            preallocation,
+        },
+    }
+}
+
+/// The images as a chain, top first; only the top one may be written.
+fn chain_of(layers: Vec<Source>, writable: bool) -> Result<Chain, Failure> {
+    let mut layers = (0..).zip(layers).map(|(place, source)| Layer {
+        name: format!("{} image", files::suffix(source.format)),
+        format: source.format,
+        file: source.file,
+        writable: writable && place == 0,
+        data_file: None,
+    });
+    let top = layers.next();
+    let top = top.ok_or_else(|| Failure::new(ErrorCode::Internal, "there is no image to work on"))?;
+    Ok(Chain::new(top, layers.collect()))
+}
+
+fn info(file: &File, format: DiskFormat) -> Result<ImageInfo, InfoError> {
+    let again = file.try_clone().map_err(|source| InfoError::File {
+        name: "volume".to_owned(),
+        source,
+    })?;
+    let mut layers = disk_image::info(&Chain::of_file("volume", again, format, false))?;
+    layers.pop().ok_or_else(|| InfoError::File {
+        name: "volume".to_owned(),
+        source: std::io::ErrorKind::UnexpectedEof.into(),
+    })
+}
+
+fn write_zeroes(file: &File, size_bytes: u64, meter: &Meter) -> Result<(), Failure> {
+    let zeroes = vec![0; ZERO_STEP_BYTES];
+    let mut done = 0;
+    meter.begin("write", Some(size_bytes));
+    while done < size_bytes {
+        meter.check()?;
+        let left = usize::try_from(size_bytes - done).unwrap_or(usize::MAX);
+        let piece = zeroes.get(..left).unwrap_or(&zeroes);
+        file.write_all_at(piece, done)
+            .map_err(|error| trouble("the volume can not be written", &error))?;
+        done += piece.len() as u64;
+        meter.set(done);
+    }
+    Ok(())
+}
+
+/// `what`, why, and what kind of trouble that is: the deepest cause that is of a known kind decides.
+fn trouble(what: &str, error: &(dyn Error + 'static)) -> Failure {
+    let mut code = ErrorCode::Internal;
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<DiskError>() {
+            code = match error.kind() {
+                DiskErrorKind::NoSpace => ErrorCode::NoSpace,
+                DiskErrorKind::Corrupt | DiskErrorKind::Unsupported => ErrorCode::DiskRefused,
+                DiskErrorKind::Cancelled => ErrorCode::Cancelled,
+                _ => code,
+            };
+        } else if let Some(error) = error.downcast_ref::<std::io::Error>()
+            && files::code(error) == ErrorCode::NoSpace
+        {
+            code = ErrorCode::NoSpace;
+        }
+        cause = error.source();
+    }
+    let hint = match code {
+        ErrorCode::NoSpace => "; nothing was kept of what is new: remove machines, volumes or images, and try again",
+        _ => "",
+    };
+    Failure::new(code, format!("{what}: {}{hint}", chain_text(error)))
 }

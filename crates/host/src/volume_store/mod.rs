@@ -164,6 +164,24 @@ pub(crate) fn not_running(change: &Change<'_>, record: &VolumeRecord, to_write: 
     Ok(())
 }
 
+/// The machine that runs with the volume and may write it, and what the disk is called there: who has to make it larger. Fails
+/// when a machine has it in a way in which it can not grow now.
+pub(crate) fn live_holder(change: &Change<'_>, record: &VolumeRecord) -> Result<Option<VolumeAttachment>, Failure> {
+    for attachment in change.attachments(record)? {
+        let phase = change.vm(&attachment.vm)?.map(|vm| vm.status.phase);
+        let advice = match phase {
+            None | Some(VmPhase::Stopped | VmPhase::Failed) => continue,
+            Some(VmPhase::Running | VmPhase::Paused) if !attachment.read_only => return Ok(Some(attachment)),
+            Some(VmPhase::Running | VmPhase::Paused) => "it may only read the volume; stop it first",
+            Some(VmPhase::Starting) => "wait until it runs",
+            Some(VmPhase::Stopping) => "wait until it has stopped",
+        };
+        let text = format!("machine {} has volume {}: {advice}", attachment.vm, record.name());
+        return Err(Failure::new(ErrorCode::InUse, text));
+    }
+    Ok(None)
+}
+
 /// Whether a machine has a process, or may have one soon.
 pub(crate) fn running(change: &Change<'_>, attachment: &VolumeAttachment) -> Result<bool, RegistryError> {
     let vm = change.vm(&attachment.vm)?;

@@ -68,23 +68,8 @@ fn check_form(wish: &VolumeWish, problems: &mut Problems) {
             "a raw volume has no metadata; take off, falloc or full",
         );
     }
-    if wish.compressed {
-        if is_raw {
-            problems.add("compressed", "a raw volume can not be compressed; take format qcow2");
-        }
-        if !wish.preallocation.is_off() {
-            problems.add(
-                "preallocation",
-                "what is compressed takes its space as it is written; take off",
-            );
-        }
-        if matches!(wish.source, VolumeSource::Blank {}) {
-            problems.add("compressed", "nothing is copied into a blank volume; leave it out");
-        }
-    }
     if let VolumeSource::Image { copy: false, .. } = wish.source
         && !is_raw
-        && !wish.compressed
         && !wish.preallocation.is_off()
     {
         problems.add(
@@ -115,7 +100,7 @@ mod tests {
             r#"{"name": "a", "size": 512, "format": "qcow2", "cluster_size": "512", "preallocation": "metadata"}"#,
             r#"{"name": "a", "source": {"kind": "image", "image": "debian:12"}}"#,
             r#"{"name": "a", "source": {"kind": "image", "image": "x", "copy": true}, "preallocation": "full"}"#,
-            r#"{"name": "a", "source": {"kind": "volume", "volume": "b"}, "format": "qcow2", "compressed": true}"#,
+            r#"{"name": "a", "source": {"kind": "volume", "volume": "b"}, "format": "qcow2"}"#,
             r#"{"name": "a", "source": {"kind": "upload"}}"#,
         ] {
             assert_eq!(wrong(json), [] as [String; 0], "{json}");
@@ -125,18 +110,8 @@ mod tests {
     #[test]
     fn everything_that_is_wrong_is_told_at_once() {
         assert_eq!(
-            wrong(
-                r#"{"name": "A", "size": 100, "cluster_size": "64Ki", "preallocation": "metadata", "compressed": true}"#
-            ),
-            [
-                "name",
-                "size",
-                "cluster_size",
-                "preallocation",
-                "compressed",
-                "preallocation",
-                "compressed"
-            ]
+            wrong(r#"{"name": "A", "size": 100, "cluster_size": "64Ki", "preallocation": "metadata"}"#),
+            ["name", "size", "cluster_size", "preallocation"]
         );
         assert_eq!(wrong(r#"{"name": "a"}"#), ["size"]);
         assert_eq!(wrong(r#"{"name": "a", "size": "65Ti"}"#), ["size"]);

@@ -70,7 +70,7 @@ fn create(context: &Context, record: &VolumeRecord, meter: &Meter) -> Result<Out
                 let text = format!("volume {volume} is not the one that was to be copied any more");
                 return Err(Failure::new(ErrorCode::NotFound, text));
             }
-            disk::copy(layers(context, &origin)?, &file, &form, meter)?;
+            disk::copy(layers(context, &origin, false)?, &file, &form, meter)?;
         }
         VolumeSource::Upload { .. } => {
             let text = "a volume that is uploaded is not filled from elsewhere";
@@ -87,9 +87,9 @@ fn create(context: &Context, record: &VolumeRecord, meter: &Meter) -> Result<Out
     })
 }
 
-/// The files a volume's contents are in, top first, locked against writers.
-fn layers(context: &Context, record: &VolumeRecord) -> Result<Vec<Source>, Failure> {
-    let file = files::open(context, record, false)?;
+/// The files a volume's contents are in, top first, locked against others.
+fn layers(context: &Context, record: &VolumeRecord, to_write: bool) -> Result<Vec<Source>, Failure> {
+    let file = files::open(context, record, to_write)?;
     let mut layers = vec![Source {
         file,
         format: record.format.unwrap_or(DiskFormat::Raw),
@@ -118,7 +118,6 @@ fn form(record: &VolumeRecord) -> Result<Form, Failure> {
         size_bytes,
         preallocation: record.wish.preallocation,
         cluster_bytes: record.wish.cluster_size.map(spec::ByteSize::bytes),
-        compressed: record.wish.compressed,
     })
 }
 
@@ -139,6 +138,11 @@ fn take_over(context: &Context, record: &VolumeRecord, meter: &Meter) -> Result<
     meter.begin("judge", None);
     let (format, size_bytes) = disk::judge(&file)?;
     let size_bytes = size_bytes.next_multiple_of(SECTOR_BYTES);
+    if format == DiskFormat::Raw {
+        // The last sector is whole.
+        file.set_len(size_bytes)
+            .map_err(|error| files::failure("be written", &path, &error))?;
+    }
     let wished = record.wish.size.map_or(size_bytes, spec::ByteSize::bytes);
     if wished < size_bytes {
         let text = format!("{wished} bytes were asked for, and what was uploaded is a disk of {size_bytes}");
@@ -153,11 +157,12 @@ fn take_over(context: &Context, record: &VolumeRecord, meter: &Meter) -> Result<
         size_bytes: wished,
         preallocation: record.wish.preallocation,
         cluster_bytes: record.wish.cluster_size.map(spec::ByteSize::bytes),
-        compressed: record.wish.compressed,
     };
     let as_it_is = form.format == format && form.is_plain();
     if as_it_is {
-        disk::grow(&file, format, wished)?;
+        let again = file.try_clone();
+        let again = again.map_err(|error| files::failure("be opened again", &path, &error))?;
+        disk::grow(vec![Source { file: again, format }], wished)?;
         files.take_upload(&file, format)?;
         return outcome(record, &file, format);
     }
@@ -218,12 +223,13 @@ fn verify(file: &File, wanted: &str, meter: &Meter) -> Result<(), Failure> {
 }
 
 fn resize(context: &Context, record: &VolumeRecord, size_bytes: u64) -> Result<Outcome, Failure> {
-    let file = files::open(context, record, true)?;
-    let format = record.format.unwrap_or(DiskFormat::Raw);
-    disk::grow(&file, format, size_bytes)?;
-    file.sync_all()
-        .map_err(|error| Failure::new(files::code(&error), format!("volume {}: {error}", record.name())))?;
-    outcome(record, &file, format)
+    disk::grow(layers(context, record, true)?, size_bytes)?;
+    Ok(Outcome {
+        format: record.format.unwrap_or(DiskFormat::Raw),
+        size_bytes,
+        check: None,
+        told: None,
+    })
 }
 
 fn check(
@@ -235,7 +241,7 @@ fn check(
     let file = files::open(context, record, repair.is_some())?;
     let format = record.format.unwrap_or(DiskFormat::Raw);
     meter.begin("check", None);
-    let found = disk::check(&file, format, repair, meter)?;
+    let found = disk::check(&file, format, repair)?;
     let check = VolumeCheck {
         at: Timestamp::now(),
         repair,

@@ -96,8 +96,7 @@ impl Daemon {
 
     /// Kills the daemon as `kill -9` does, and starts another on the same directories.
     pub(crate) fn crash_and_restart(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+        self.crash();
         self.restart();
     }
 
@@ -131,14 +130,24 @@ impl Daemon {
     }
 
     pub(crate) fn request(&self, method: &str, path: &str, headers: &str, body: &str) -> Answer {
+        self.send(method, path, headers, body.as_bytes())
+    }
+
+    pub(crate) fn send(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> Answer {
         let mut stream = self.connect();
         let head = format!(
             "{method} {path} HTTP/1.1\r\nHost: karat\r\nConnection: close\r\n{headers}Content-Length: {}\r\n\r\n",
             body.len()
         );
         stream.write_all(head.as_bytes()).unwrap();
-        let _ = stream.write_all(body.as_bytes()); // An answer may come before all of it was read.
+        let _ = stream.write_all(body); // An answer may come before all of it was read.
         read_answer(stream)
+    }
+
+    /// Kills the daemon as `kill -9` does.
+    pub(crate) fn crash(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     /// Makes a machine that boots the kernel in the allowed directory.

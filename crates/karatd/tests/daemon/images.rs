@@ -8,11 +8,11 @@ use serde_json::json;
 use crate::harness::Daemon;
 
 /// Bytes of the seeded image's disk.
-const DISK_BYTES: usize = 1 << 20;
-const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+pub(crate) const DISK_BYTES: usize = 1 << 20;
+pub(crate) const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
 /// Puts a sealed image into a store that is not open, as a pull would leave it.
-fn seed(state: &Path) {
+pub(crate) fn seed(state: &Path) {
     let dir = state.join("images/sha256").join(DIGEST.trim_start_matches("sha256:"));
     std::fs::create_dir_all(&dir).unwrap();
     std::fs::write(dir.join("disk.raw"), vec![7; DISK_BYTES]).unwrap();

@@ -12,3 +12,4 @@ mod images;
 mod machines;
 mod requests;
 mod restarts;
+mod volumes;

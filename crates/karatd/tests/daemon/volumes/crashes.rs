@@ -1,0 +1,149 @@
+//! Daemons that are killed while they work on volumes.
+
+use serde_json::{Value, json};
+
+use super::{inspect, same};
+use crate::harness::{Daemon, wait_for};
+
+/// Begins something, and kills the daemon as soon as it is under way; returns where the operation is.
+fn killed_in(daemon: &mut Daemon, path: &str, body: &Value) -> String {
+    let answer = daemon.post(path, body);
+    assert_eq!(answer.status, 202, "{answer:?}");
+    let location = answer.header("location").unwrap().to_owned();
+    wait_for("the work", || {
+        let operation = daemon.get(&location).json();
+        assert_eq!(operation["phase"], "Running", "too fast to be killed in: {operation}");
+        let progress = &operation["progress"];
+        (progress["step"] != "wait" && progress["done_bytes"].as_u64() > Some(0)).then_some(())
+    });
+    daemon.crash();
+    location
+}
+
+/// A volume whose bytes take some time to be copied.
+fn filled(daemon: &Daemon, name: &str, format: &str) -> Value {
+    let bytes: Vec<u8> = (0..96u32 << 20).map(|at| (at >> 8) as u8 | 1).collect();
+    daemon.post(
+        "/v1/volumes",
+        &json!({"name": name, "format": format, "source": {"kind": "upload"}}),
+    );
+    let sent = daemon.put(name, "", &bytes);
+    assert_eq!(daemon.over(sent.header("location").unwrap())["phase"], "Succeeded");
+    daemon.volume(name)
+}
+
+#[test]
+fn a_volume_is_filled_by_the_next_daemon_under_the_same_operation() {
+    let mut daemon = Daemon::start_with("reserved_space = 0");
+    let source = filled(&daemon, "source", "raw");
+    for (name, form) in [
+        ("copy", json!({"format": "raw"})),
+        ("packed", json!({"format": "qcow2"})),
+    ] {
+        let mut wish = json!({"name": name, "source": {"kind": "volume", "volume": "source"}});
+        wish.as_object_mut().unwrap().extend(form.as_object().unwrap().clone());
+        let location = killed_in(&mut daemon, "/v1/volumes", &wish);
+        assert!(
+            daemon.files().iter().any(|file| file.ends_with(".part")),
+            "{:?}",
+            daemon.files()
+        );
+        daemon.restart();
+        let operation = daemon.over(&location);
+        assert_eq!(operation["phase"], "Succeeded", "{operation}");
+        let copy = daemon.volume(name);
+        assert_eq!(copy["state"], "ready", "{copy}");
+        inspect(&daemon, &copy);
+        same(
+            (copy["format"].as_str().unwrap(), &daemon.file(&copy)),
+            ("raw", &daemon.file(&source)),
+        );
+        assert!(
+            daemon.files().iter().all(|file| !file.ends_with(".part")),
+            "{:?}",
+            daemon.files()
+        );
+    }
+}
+
+#[test]
+fn work_that_ends_with_the_daemon_goes_on_with_the_next_and_can_be_cancelled() {
+    let mut daemon = Daemon::start_with("reserved_space = 0");
+    filled(&daemon, "source", "raw");
+    let wish = json!({"name": "copy", "format": "qcow2", "source": {"kind": "volume", "volume": "source"}});
+    let begun = daemon.post("/v1/volumes", &wish);
+    let location = begun.header("location").unwrap().to_owned();
+    daemon.terminate();
+    daemon.restart();
+    // Its source can not go while it is copied, nor can the copy.
+    daemon.delete("/v1/volumes/source").problem(409, "in_use");
+    daemon.delete("/v1/volumes/copy").problem(409, "wrong_state");
+    assert_eq!(daemon.delete(&location).status, 202);
+    let operation = daemon.over(&location);
+    assert_eq!(
+        (&operation["phase"], &operation["error"]["code"]),
+        (&json!("Cancelled"), &json!("cancelled")),
+        "{operation}"
+    );
+    let copy = daemon.volume("copy");
+    assert_eq!(
+        (&copy["state"], &copy["reason"]),
+        (&json!("failed"), &json!("Cancelled"))
+    );
+    assert_eq!(daemon.files().len(), 1, "{:?}", daemon.files());
+    assert_eq!(daemon.delete("/v1/volumes/copy").status, 204);
+    assert_eq!(daemon.delete("/v1/volumes/source").status, 204);
+}
+
+#[test]
+fn an_upload_is_taken_over_by_the_next_daemon() {
+    let mut daemon = Daemon::start_with("reserved_space = 0");
+    let source = filled(&daemon, "source", "raw");
+    let bytes = std::fs::read(daemon.file(&source)).unwrap();
+    daemon.post(
+        "/v1/volumes",
+        &json!({"name": "sent", "format": "qcow2", "source": {"kind": "upload"}}),
+    );
+    let answer = daemon.put("sent", "", &bytes);
+    let location = answer.header("location").unwrap().to_owned();
+    daemon.crash_and_restart();
+    assert_eq!(daemon.over(&location)["phase"], "Succeeded");
+    let sent = daemon.volume("sent");
+    inspect(&daemon, &sent);
+    same(("qcow2", &daemon.file(&sent)), ("raw", &daemon.file(&source)));
+    assert_eq!(daemon.files().len(), 2, "{:?}", daemon.files());
+}
+
+#[test]
+fn growing_checking_and_removing_are_ended_by_the_next_daemon() {
+    let mut daemon = Daemon::start_with("reserved_space = 0");
+    for name in ["grown", "checked", "gone"] {
+        daemon.make(&json!({"name": name, "size": "8Mi", "format": "qcow2"}));
+    }
+    let resize = daemon.post("/v1/volumes/grown/resize", &json!({"size": "9Mi"}));
+    let check = daemon.post("/v1/volumes/checked/check", &json!({"repair": "all"}));
+    daemon.crash_and_restart();
+    for answer in [resize, check] {
+        assert_eq!(daemon.over(answer.header("location").unwrap())["phase"], "Succeeded");
+    }
+    assert_eq!(inspect(&daemon, &daemon.volume("grown"))["virtual-size"], 9 << 20);
+    assert!(daemon.volume("checked")["last_check"].is_object());
+    // As a daemon leaves it that is killed between the note and the removal.
+    let gone = daemon.volume("gone");
+    daemon.crash();
+    let database = daemon.path("state/karat.db");
+    let update = "UPDATE volumes SET record = replace(record, '\"state\":\"ready\"', '\"state\":\"deleting\"') WHERE name = 'gone'";
+    rusqlite::Connection::open(database)
+        .unwrap()
+        .execute(update, [])
+        .unwrap();
+    // And files whose record was never written, or was removed already.
+    let stray = daemon.path("state/volumes/00000000-0000-4000-8000-000000000001.raw");
+    std::fs::write(&stray, "x").unwrap();
+    daemon.restart();
+    wait_for("the removal", || {
+        (daemon.get("/v1/volumes/gone").status == 404).then_some(())
+    });
+    assert!(!daemon.file(&gone).exists() && !stray.exists());
+    assert_eq!(daemon.files().len(), 2);
+}
