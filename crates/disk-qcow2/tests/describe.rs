@@ -22,7 +22,14 @@ fn ours(path: &Path) -> Value {
 /// Compares all that both tell.
 fn compare(path: &Path, what: &str) {
     let (ours, theirs) = (ours(path), theirs(path));
-    for name in ["virtual-size", "cluster-size", "format", "dirty-flag", "backing-filename", "backing-filename-format"] {
+    for name in [
+        "virtual-size",
+        "cluster-size",
+        "format",
+        "dirty-flag",
+        "backing-filename",
+        "backing-filename-format",
+    ] {
         assert_eq!(ours.get(name), theirs.get(name), "{what}: {name}");
     }
     assert_eq!(ours["format-specific"], theirs["format-specific"]["data"], "{what}");
@@ -78,7 +85,14 @@ fn measures_agree() {
                     );
                     let size = size.to_string();
                     let theirs = qemu_img(&[
-                        "measure", "-O", "qcow2", "-o", &settings, "--size", &size, "--output=json",
+                        "measure",
+                        "-O",
+                        "qcow2",
+                        "-o",
+                        &settings,
+                        "--size",
+                        &size,
+                        "--output=json",
                     ]);
                     let theirs: Value = serde_json::from_str(&theirs).unwrap();
                     let ours = measure(&options, 0).unwrap();
@@ -129,7 +143,10 @@ fn backing_files_change_and_all_else_stays() {
         block_on(create(&*io(&path), None, &options)).unwrap();
         let steps = [
             (Some(backing("a.qcow2", "qcow2")), "read -P 1 0 4M"),
-            (Some(backing("another-base-with-a-longer-name.qcow2", "qcow2")), "read -P 2 0 4M"),
+            (
+                Some(backing("another-base-with-a-longer-name.qcow2", "qcow2")),
+                "read -P 2 0 4M",
+            ),
             (Some(backing("flat", "raw")), "read -P 3 0 4M"),
             (None, "read -P 0 0 4M"),
             (Some(backing("a.qcow2", "qcow2")), "read -P 1 0 4M"),
@@ -146,7 +163,10 @@ fn backing_files_change_and_all_else_stays() {
         block_on(set_lazy_refcounts(&*io(&path), false)).unwrap();
         compare(&path, "not lazy");
         let long = backing(&"x".repeat(600), "raw");
-        assert_eq!(block_on(set_backing(&*io(&path), Some(&long))).is_err(), cluster_bytes == 512);
+        assert_eq!(
+            block_on(set_backing(&*io(&path), Some(&long))).is_err(),
+            cluster_bytes == 512
+        );
         let longer = backing(&"x".repeat(1024), "raw");
         assert!(block_on(set_backing(&*io(&path), Some(&longer))).is_err());
     }

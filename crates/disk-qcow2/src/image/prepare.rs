@@ -10,7 +10,7 @@ use super::fault::Fault;
 use super::state::Engine;
 use crate::meta::bitmap::{self, Marking};
 use crate::meta::header::{autoclear, incompatible};
-use crate::ops::File;
+use crate::ops::{File, TablesError, bitmap_directory};
 
 impl Engine {
     /// Before every change; after the first it is one load.
@@ -39,7 +39,12 @@ impl Engine {
         new.autoclear &= autoclear::KNOWN;
         if let Some(pointer) = self.image.bitmaps.filter(|_| new.autoclear & autoclear::BITMAPS != 0) {
             let file = File(&*self.file);
-            let mut directory = file.read(pointer.directory_offset, pointer.directory_bytes).await?;
+            let directory = bitmap_directory(&file, self.image.layout, pointer).await;
+            let mut directory = match directory {
+                Ok(directory) => directory,
+                Err(TablesError::Io(error)) => return Err(error.into()),
+                Err(_) => Vec::new(),
+            };
             match bitmap::mark_in_use(&mut directory, pointer.count, marking) {
                 Ok(true) => {
                     file.write(pointer.directory_offset, &directory).await?;

@@ -143,7 +143,7 @@ impl<'a> Change<'a> {
         let Some(pointer) = tables::bitmaps(&self.head)? else {
             return Ok(());
         };
-        let mut directory = tables::bitmap_directory(self.file, &self.head, pointer).await?;
+        let mut directory = tables::bitmap_directory(self.file, self.head.header.layout(), pointer).await?;
         if bitmap::mark_in_use(&mut directory, pointer.count, marking).map_err(TablesError::from)? {
             self.file.write(pointer.directory_offset, &directory).await?;
             self.file.sync().await?;

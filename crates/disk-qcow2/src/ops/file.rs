@@ -6,6 +6,9 @@ use guestmem::IoBuf;
 /// Most that is transferred at once, bytes.
 pub(crate) const CHUNK_BYTES: u64 = 2 << 20;
 
+/// Most that is read in one call, bytes: no structure that is read as a whole is longer than the largest L1 table.
+const READ_BYTES: u64 = 32 << 20;
+
 /// A file below an image. Ranges need not be aligned to its sectors.
 pub(crate) struct File<'a>(pub &'a dyn DiskIo);
 
@@ -38,9 +41,13 @@ impl File<'_> {
         }
     }
 
-    /// Reads; what lies behind the end of the file is zeroes. `len` is the caller's to bound.
+    /// Reads; what lies behind the end of the file is zeroes.
     pub(crate) async fn read(&self, offset: u64, len: u64) -> Result<Vec<u8>, DiskError> {
         let (start, end) = self.sectors(DiskOp::Read, offset, len)?;
+        if len > READ_BYTES {
+            let error = DiskError::new(DiskOp::Read, DiskErrorKind::OutOfRange).at(offset, len);
+            return Err(error.because("no structure of an image is that long"));
+        }
         let mut bytes = Vec::with_capacity(short(len));
         let mut at = start;
         let there = end.min(self.len());

@@ -39,6 +39,6 @@ pub use repair::{Repair, RepairError, repair};
 pub use report::CheckReport;
 pub use settle::SettleError;
 pub use tables::TablesError;
-pub(crate) use tables::{bitmaps, read_tables};
+pub(crate) use tables::{bitmap_directory, bitmaps, read_tables};
 pub use tally::TallyFull;
 pub use walk::WalkError;

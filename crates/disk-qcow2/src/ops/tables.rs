@@ -7,6 +7,7 @@ use crate::meta::bitmap::{self, Bitmap, BitmapError};
 use crate::meta::extension::{BitmapsPointer, ExtensionError};
 use crate::meta::head::Head;
 use crate::meta::header::autoclear;
+use crate::meta::layout::Layout;
 use crate::meta::snapshot::{self, Snapshot, SnapshotError};
 
 /// Snapshot entries are read in pieces of this, bytes.
@@ -98,12 +99,12 @@ pub(crate) async fn read_tables(file: &File<'_>, head: &Head) -> Result<Tables, 
 /// Reads the bytes of the bitmap directory.
 pub(crate) async fn bitmap_directory(
     file: &File<'_>,
-    head: &Head,
+    layout: Layout,
     pointer: BitmapsPointer,
 ) -> Result<Vec<u8>, TablesError> {
     let (offset, bytes) = (pointer.directory_offset, pointer.directory_bytes);
     let inside = offset.checked_add(bytes).is_some_and(|end| end <= file.len());
-    if bytes > bitmap::MAX_DIRECTORY_BYTES || !inside || head.header.layout().in_cluster(offset) != 0 {
+    if bytes > bitmap::MAX_DIRECTORY_BYTES || !inside || offset == 0 || layout.in_cluster(offset) != 0 {
         return Err(TablesError::BitmapDirectory { offset, bytes });
     }
     Ok(file.read(offset, bytes).await?)
@@ -114,6 +115,6 @@ pub(crate) async fn read_bitmaps(file: &File<'_>, head: &Head) -> Result<Vec<Bit
     let Some(pointer) = bitmaps(head)? else {
         return Ok(Vec::new());
     };
-    let directory = bitmap_directory(file, head, pointer).await?;
+    let directory = bitmap_directory(file, head.header.layout(), pointer).await?;
     Ok(bitmap::parse_directory(&directory, pointer.count)?)
 }

@@ -8,6 +8,8 @@
     reason = "a test fails by panicking, and tells what it skips"
 )]
 
+pub(crate) mod memory;
+
 use std::fs::File;
 use std::future::Future;
 use std::os::unix::fs::FileExt;

@@ -1,0 +1,70 @@
+#!/bin/sh
+# Makes the seed corpus of the fuzz targets from images that qemu-img and qemu-io write. Small on purpose: it is committed.
+# Usage: tests/fuzz/make-corpus.sh   (needs qemu-img, qemu-io, python3)
+set -eu
+cd "$(dirname "$0")"
+rm -rf corpus
+mkdir -p corpus/image corpus/header corpus/extensions corpus/snapshots corpus/bitmaps corpus/compressed
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+io() { image=$1; shift; for c in "$@"; do qemu-io -t unsafe -f qcow2 -c "$c" "$image" >/dev/null; done; }
+
+# name, options, size, commands …
+image() {
+    name=$1 options=$2 size=$3; shift 3
+    qemu-img create -q -f qcow2 -o "$options" "$work/$name" "$size"
+    io "$work/$name" "$@"
+}
+
+image plain cluster_size=512 256k "write -P 1 0 3k" "write -P 2 100k 2k" "write -z 8k 2k"
+image v2 compat=0.10,cluster_size=1k 256k "write -P 1 0 3k" "write -P 2 100k 2k"
+image zlib cluster_size=4k 256k "write -c -P 5 0 32k" "write -P 1 64k 4k"
+image zstd cluster_size=4k,compression_type=zstd 256k "write -c -P 5 0 32k"
+image extended cluster_size=16k,extended_l2=on 512k "write -P 1 0 1k" "write -z 40k 2k"
+image bits1 cluster_size=512,refcount_bits=1 64k "write -P 1 0 3k"
+image bits64 cluster_size=512,refcount_bits=64 64k "write -P 1 0 3k"
+image lazy cluster_size=512,lazy_refcounts=on 64k "write -P 1 0 3k"
+qemu-io -t unsafe -f qcow2 -c "write -P 2 8k 8k" -c flush -c abort "$work/lazy" >/dev/null 2>&1 || true
+image snapshots cluster_size=512 128k "write -P 1 0 8k"
+qemu-img snapshot -c first "$work/snapshots"
+io "$work/snapshots" "write -P 2 4k 8k"
+qemu-img snapshot -c second "$work/snapshots"
+image bitmaps cluster_size=512 128k "write -P 1 0 8k"
+qemu-img bitmap --add -g 4k "$work/bitmaps" nightly
+qemu-img bitmap --add --disable -g 512 "$work/bitmaps" manual
+image metadata cluster_size=512,preallocation=metadata 64k
+image large cluster_size=64k 4M "write -P 1 0 1k"
+(cd "$work" && qemu-img create -q -f qcow2 -o cluster_size=1k -b plain -F qcow2 overlay && qemu-io -t unsafe -f qcow2 -c "write -P 9 1k 1k" overlay >/dev/null)
+
+for f in "$work"/*; do cp "$f" corpus/image/; done
+
+# What the targets for single structures take, cut out of the images.
+python3 - "$work" corpus <<'PYTHON'
+import os, struct, sys
+work, out = sys.argv[1:]
+def put(kind, name, data):
+    open(os.path.join(out, kind, name), "wb").write(data)
+for name in sorted(os.listdir(work)):
+    b = open(os.path.join(work, name), "rb").read()
+    version, backing = struct.unpack(">I", b[4:8])[0], struct.unpack(">Q", b[8:16])[0]
+    cluster = 1 << struct.unpack(">I", b[20:24])[0]
+    put("header", name, b[:min(cluster, 1024)])
+    start = struct.unpack(">I", b[100:104])[0] if version > 2 else 72
+    put("extensions", name, b[start:min(backing or cluster, cluster, 1024)])
+    count, at = struct.unpack(">IQ", b[60:72])
+    if count:
+        put("snapshots", name, b[at:at + 256])
+    i = b.find(struct.pack(">I", 0x23852875), start, cluster)
+    if i > 0:
+        n, _, size, at = struct.unpack(">IIQQ", b[i + 8:i + 32])
+        put("bitmaps", name, bytes([n]) + b[at:at + size])
+    if name in ("zlib", "zstd"):
+        l1 = struct.unpack(">Q", b[40:48])[0]
+        l2 = struct.unpack(">Q", b[l1:l1 + 8])[0] & 0xfffffffffffe00
+        word = struct.unpack(">Q", b[l2:l2 + 8])[0]
+        shift = 62 - (12 - 8)
+        at = word & ((1 << shift) - 1)
+        put("compressed", name, bytes([name == "zstd"]) + b[at:at + 512])
+PYTHON
+du -sh corpus
