@@ -1,6 +1,7 @@
 //! Chains: the images a disk consists of, opened.
 
 use std::fs::File;
+use std::io;
 
 use spec::DiskFormat;
 
@@ -35,6 +36,26 @@ pub struct Chain {
     below: Vec<Layer>,
 }
 
+impl Layer {
+    /// The same image once more, for another chain. The lock is shared.
+    pub(crate) fn again(&self) -> io::Result<Self> {
+        let data_file = self.data_file.as_ref().map(|data| {
+            let file = data.file.try_clone()?;
+            Ok::<_, io::Error>(DataFile {
+                name: data.name.clone(),
+                file,
+            })
+        });
+        Ok(Self {
+            name: self.name.clone(),
+            format: self.format,
+            file: self.file.try_clone()?,
+            writable: self.writable,
+            data_file: data_file.transpose()?,
+        })
+    }
+}
+
 impl Chain {
     /// A chain of `top` and what is below it, nearest first. Whoever makes one by hand, from descriptors that were passed on, vouches
     /// for the layers belonging together.
@@ -50,6 +71,15 @@ impl Chain {
     /// Those below it, nearest first.
     pub fn below(&self) -> &[Layer] {
         &self.below
+    }
+
+    /// The chain below the top, if there is one.
+    pub(crate) fn tail(&self) -> io::Result<Option<Self>> {
+        let mut below = self.below.iter().map(Layer::again);
+        let Some(top) = below.next().transpose()? else {
+            return Ok(None);
+        };
+        Ok(Some(Self::new(top, below.collect::<io::Result<_>>()?)))
     }
 
     /// All images, top first.

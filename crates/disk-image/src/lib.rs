@@ -14,14 +14,18 @@
 
 mod chain;
 mod check;
+mod commit;
 mod compare;
 mod convert;
 mod copy;
 mod create;
 mod engine;
 mod info;
+mod measure;
 mod open;
+mod padded;
 mod policy;
+mod rebase;
 mod references;
 mod resize;
 mod resolve;
@@ -29,15 +33,20 @@ mod watch;
 
 pub use chain::{Chain, DataFile, Layer};
 pub use check::{CheckError, check};
+pub use commit::{CommitError, commit};
 pub use compare::{CompareError, Comparison, compare};
 pub use convert::{ConvertError, ConvertOptions, convert, virtual_size};
 pub use copy::CopyError;
 pub use create::{CreateError, CreateOptions, create};
-pub use disk_qcow2::ops::{BackingName, CheckReport, Compat, CompressionKind, DataFileName, Preallocation, Repair};
+pub use disk_qcow2::ops::{
+    BackingName, CheckReport, Compat, CompressionKind, DataFileName, Measure, Preallocation, Repair,
+};
 pub use engine::EngineError;
 pub use info::{ImageInfo, InfoError, info};
+pub use measure::{MeasureError, measure};
 pub use open::{CloseError, Image, OpenError, OpenOptions, assemble, open};
 pub use policy::{AccessError, LAYERS_MAX, Policy};
+pub use rebase::{RebaseError, rebase, rebase_unchecked};
 pub use references::ReferenceError;
 pub use resize::{ResizeError, resize};
 pub use resolve::{ResolveError, resolve};

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
-use disk::{Access, Disk, DiskError};
-use disk_qcow2::{Qcow2Disk, Qcow2Options};
+use disk::{Access, Disk, DiskError, DiskErrorKind, DiskOp};
+use disk_qcow2::{LayerMap, Qcow2Disk, Qcow2Options};
 use disk_raw::{CacheMode, Locking, RawDisk, RawOptions, Role};
 use spec::DiskFormat;
 
@@ -77,6 +77,14 @@ impl Image {
     /// What the chain shows.
     pub fn disk(&self) -> Arc<dyn Disk> {
         Arc::clone(&self.disk)
+    }
+
+    /// The map of the top image by itself, for the calling thread.
+    pub(crate) fn layer_map(&self) -> Result<LayerMap, DiskError> {
+        match &self.qcow2 {
+            Some(image) => image.layer_map(),
+            None => Err(DiskError::new(DiskOp::Extents, DiskErrorKind::Unsupported)),
+        }
     }
 
     /// Makes everything durable and marks the top image as cleanly closed. On a thread with an executor, when nothing is in flight.
@@ -154,6 +162,28 @@ pub async fn assemble(chain: &Chain, options: &OpenOptions) -> Result<Image, Ope
     below.ok_or_else(|| OpenError::Backed {
         name: chain.top().name.clone(),
     })
+}
+
+/// The chain below the top.
+pub(crate) fn tail(chain: &Chain) -> Result<Option<Chain>, OpenError> {
+    chain.tail().map_err(|source| OpenError::Descriptors {
+        name: chain.top().name.clone(),
+        source,
+    })
+}
+
+/// One image on top of what it is given, whatever its header names.
+pub(crate) async fn overlay(
+    layer: &Layer,
+    below: Option<Arc<dyn Disk>>,
+    options: &OpenOptions,
+) -> Result<Image, OpenError> {
+    match layer.format {
+        DiskFormat::Raw => Err(OpenError::Backed {
+            name: layer.name.clone(),
+        }),
+        DiskFormat::Qcow2 => qcow2(layer, below, options).await,
+    }
 }
 
 async fn qcow2(layer: &Layer, backing: Option<Arc<dyn Disk>>, options: &OpenOptions) -> Result<Image, OpenError> {

@@ -175,23 +175,7 @@ fn chains_show_what_qemu_shows() {
         "8M",
     ]);
     for (name, offset, byte) in [("middle.qcow2", 1 << 20, 7), ("top.qcow2", (1 << 20) + 5120, 9)] {
-        let image = open(
-            &bench.chain(name, 1),
-            &OpenOptions {
-                access: disk::Access::ReadWrite,
-                ..OpenOptions::default()
-            },
-        )
-        .unwrap();
-        engine::block_on(async {
-            let io = image.disk().open_queue().unwrap();
-            io.write(offset, vec![guestmem::IoBuf::from_bytes(&[byte; 1024]).unwrap()])
-                .await
-                .0
-                .unwrap();
-            image.close().await.unwrap();
-        })
-        .unwrap();
+        put(&bench.chain(name, 1), offset, &[byte; 1024]);
     }
     bench.qemu_img(&["convert", "-O", "raw", "top.qcow2", "qemu.raw"]);
     let bytes = bench.contents("top.qcow2");
@@ -325,6 +309,151 @@ fn who_is_in_use_is_not_written_and_who_is_stopped_stops() {
     let error = convert(&bench.chain("a.raw", 0), &bench.file("c.raw"), &small, &()).unwrap_err();
     assert!(matches!(error, ConvertError::TooSmall { .. }), "{error}");
     assert!(bench.file("c.raw").metadata().unwrap().len() == 0);
+}
+
+/// Writes `bytes` at `offset` of what `chain` shows; no bytes make zeroes of 128 KiB.
+fn put(chain: &Chain, offset: u64, bytes: &[u8]) {
+    let options = OpenOptions {
+        access: disk::Access::ReadWrite,
+        ..OpenOptions::default()
+    };
+    let image = open(chain, &options).unwrap();
+    engine::block_on(async {
+        let io = image.disk().open_queue().unwrap();
+        if bytes.is_empty() {
+            io.write_zeroes(offset, 128 << 10, disk::ZeroMode::MayUnmap)
+                .await
+                .unwrap();
+        } else {
+            let buf = guestmem::IoBuf::from_bytes(bytes).unwrap();
+            io.write(offset, vec![buf]).await.0.unwrap();
+        }
+        image.close().await.unwrap();
+    })
+    .unwrap();
+}
+
+/// `base`, and `top.qcow2` of 8 MiB on it with some data and some zeroes; what that shows.
+fn overlaid(bench: &Bench, base: &str) -> Vec<u8> {
+    let format = bench.chain(base, 0).top().format;
+    create(
+        &bench.file("top.qcow2"),
+        None,
+        &CreateOptions::overlay(8 << 20, base, format),
+    )
+    .unwrap();
+    let top = bench.chain("top.qcow2", 1);
+    put(&top, (1 << 20) + 4096, &pattern(100_352, 5));
+    put(&top, 3 << 20, &[]);
+    put(&top, (8 << 20) - 512, &pattern(512, 6));
+    drop(top);
+    bench.contents("top.qcow2")
+}
+
+#[test]
+fn commits_leave_one_image_that_shows_the_same() {
+    let bench = Bench::new();
+    bench.raw("base.raw", 5 << 20);
+    let to = ConvertOptions::to(CreateOptions::qcow2(5 << 20));
+    convert(&bench.chain("base.raw", 0), &bench.file("base.qcow2"), &to, &()).unwrap();
+    for base in ["base.raw", "base.qcow2"] {
+        let shown = overlaid(&bench, base);
+        let error = commit(&bench.chain("top.qcow2", 1), &()).unwrap_err();
+        assert!(matches!(error, CommitError::Open(_)), "{error}");
+        let progress = Progress::new();
+        commit(&bench.chain("top.qcow2", 2), &progress).unwrap();
+        assert_eq!((progress.done_bytes(), progress.total_bytes()), (8 << 20, 8 << 20));
+        assert!(
+            bench.contents("top.qcow2") == shown && bench.contents(base) == shown,
+            "{base}"
+        );
+    }
+    bench.is_sound("base.qcow2");
+    let error = commit(&bench.chain("base.qcow2", 1), &()).unwrap_err();
+    assert!(matches!(error, CommitError::NoBacking { .. }), "{error}");
+}
+
+#[test]
+fn rebased_images_show_what_they_showed() {
+    let bench = Bench::new();
+    bench.raw("old.raw", 5 << 20);
+    let mut bytes = bench.raw("new.raw", 9 << 20);
+    bytes[6 << 20..7 << 20].fill(3);
+    fs::write(bench.path("new.raw"), &bytes).unwrap();
+    let shown = overlaid(&bench, "old.raw");
+    let name = BackingName {
+        name: "new.raw".to_owned(),
+        format: "raw".to_owned(),
+    };
+    rebase(
+        &bench.chain("top.qcow2", 1),
+        Some((&bench.chain("new.raw", 0), &name)),
+        &(),
+    )
+    .unwrap();
+    assert_eq!(
+        bench.chain("top.qcow2", 0).below()[0].name,
+        bench.path("new.raw").display().to_string()
+    );
+    assert!(bench.contents("top.qcow2") == shown);
+    bench.is_sound("top.qcow2");
+    // Onto nothing.
+    rebase(&bench.chain("top.qcow2", 1), None, &()).unwrap();
+    assert!(bench.chain("top.qcow2", 0).below().is_empty());
+    assert!(bench.contents("top.qcow2") == shown);
+    bench.is_sound("top.qcow2");
+    // Without looking: only what the image holds itself stays.
+    let shown = overlaid(&bench, "old.raw");
+    fs::rename(bench.path("old.raw"), bench.path("moved.raw")).unwrap();
+    let moved = BackingName {
+        name: "moved.raw".to_owned(),
+        format: "raw".to_owned(),
+    };
+    let policy = Policy {
+        format: Some(DiskFormat::Raw),
+        writable_layers: 1,
+        ..Policy::within([bench.directory.path()])
+    };
+    // The image that was named is gone, so the chain is the image alone.
+    let alone = resolve(&bench.path("top.qcow2"), &policy)
+        .unwrap()
+        .into_layers()
+        .remove(0);
+    let alone = Chain::of_file("top.qcow2", alone.file, DiskFormat::Qcow2, true);
+    rebase_unchecked(&alone, Some(&moved)).unwrap();
+    drop(alone);
+    assert!(bench.contents("top.qcow2") == shown);
+}
+
+#[test]
+fn measures_are_what_qemu_says() {
+    let bench = Bench::new();
+    bench.raw("a.raw", 6 << 20);
+    let raw = measure(&bench.chain("a.raw", 0), &CreateOptions::raw(6 << 20)).unwrap();
+    assert_eq!(raw.fully_allocated, 6 << 20);
+    for cluster_bytes in [4096, 65_536] {
+        let options = CreateOptions::Qcow2(disk_qcow2::ops::CreateOptions {
+            cluster_bytes,
+            ..disk_qcow2::ops::CreateOptions::of_size(6 << 20)
+        });
+        let measured = measure(&bench.chain("a.raw", 0), &options).unwrap();
+        let cluster = format!("cluster_size={cluster_bytes}");
+        let said = bench.qemu_img(&[
+            "measure",
+            "-f",
+            "raw",
+            "-O",
+            "qcow2",
+            "-o",
+            &cluster,
+            "--output=json",
+            "a.raw",
+        ]);
+        if let Some(said) = said {
+            let said: Measure = serde_json::from_str(&said).unwrap();
+            assert_eq!(measured, said);
+        }
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use disk::{Access, Discard, Disk, DiskError, DiskIo, Geometry};
 use rustix::fs::OFlags;
@@ -16,6 +17,11 @@ use crate::holder::Holders;
 use crate::queue::RawQueue;
 use crate::store::Store;
 use crate::target::{DirectRules, Kind, Target};
+
+/// How often a lock that somebody holds is tried again, and after how long. A program that is just being started by a holder holds
+/// it too, until it runs: microseconds, as a rule.
+const LOCK_TRIES: usize = 10;
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// Whether the host's page cache is between guest and store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -350,15 +356,25 @@ fn take_lock(fd: BorrowedFd<'_>, options: &RawOptions) -> Result<(), OpenError> 
         Access::ReadWrite => LockKind::Exclusive,
         Access::ReadOnly => LockKind::Shared,
     };
-    blocking::lock(fd, kind).map_err(|source| {
-        let name = options.name.clone();
-        match source.raw_os_error().map(Errno::from_raw_os_error) {
-            Some(Errno::AGAIN | Errno::ACCESS) => OpenError::InUse {
-                name,
-                holders: Holders::of(fd),
-            },
-            _ => OpenError::Lock { name, source },
+    let busy = |error: &io::Error| {
+        let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+        matches!(errno, Some(Errno::AGAIN | Errno::ACCESS))
+    };
+    let mut locked = blocking::lock(fd, kind);
+    for _ in 0..LOCK_TRIES {
+        if !locked.as_ref().is_err_and(busy) {
+            break;
         }
+        std::thread::sleep(LOCK_PAUSE);
+        locked = blocking::lock(fd, kind);
+    }
+    locked.map_err(|source| {
+        let name = options.name.clone();
+        if busy(&source) {
+            let holders = Holders::of(fd);
+            return OpenError::InUse { name, holders };
+        }
+        OpenError::Lock { name, source }
     })
 }
 

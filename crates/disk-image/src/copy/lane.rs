@@ -5,10 +5,12 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::task::Poll;
 
-use disk::{DiskIo, DiskOp, ExtentKind, ZeroMode};
+use disk::{DiskIo, DiskOp, ZeroMode};
+use guestmem::IoBuf;
 
+use super::guide::{Action, Step};
 use super::pieces::{Pieces, runs};
-use super::{CopyError, Job, no_memory};
+use super::{CopyError, Job, Queues, no_memory};
 
 /// Length of one transfer, bytes; where a transfer ends on the disk is a multiple.
 const STEP_BYTES: u64 = 1 << 20;
@@ -35,12 +37,12 @@ pub(crate) async fn join_all<T>(futures: impl Iterator<Item: Future<Output = T>>
 }
 
 /// Copies regions until there are no more.
-pub(super) async fn run(job: &Job<'_>, source: &dyn DiskIo, target: &dyn DiskIo) {
+pub(super) async fn run(job: &Job<'_>, queues: &Queues) {
     let mut lane = Lane {
         job,
-        source,
-        target,
+        queues,
         pieces: Pieces::default(),
+        compared: Pieces::default(),
     };
     while let Some(region) = job.regions.take() {
         match lane.region(region).await {
@@ -53,9 +55,9 @@ pub(super) async fn run(job: &Job<'_>, source: &dyn DiskIo, target: &dyn DiskIo)
 
 struct Lane<'a> {
     job: &'a Job<'a>,
-    source: &'a dyn DiskIo,
-    target: &'a dyn DiskIo,
+    queues: &'a Queues,
     pieces: Pieces,
+    compared: Pieces,
 }
 
 impl Lane<'_> {
@@ -63,16 +65,16 @@ impl Lane<'_> {
     async fn region(&mut self, region: Range<u64>) -> Result<bool, CopyError> {
         let Range { start: mut at, end } = region;
         while at < end {
-            let extents = self.source.extents(at, end - at).await.map_err(CopyError::Source)?;
-            for extent in extents {
-                at = match extent.kind {
-                    ExtentKind::Data => {
-                        if !self.data(extent.offset..extent.end()).await? {
+            let steps = self.queues.guide.steps(at, end - at).await.map_err(CopyError::Source)?;
+            for step in steps {
+                at = match step.action {
+                    Action::Copy => {
+                        if !self.data(step.offset..step.end()).await? {
                             return Ok(false);
                         }
-                        extent.end()
+                        step.end()
                     }
-                    ExtentKind::Zero => self.zeroes(extent.offset..extent.end(), end).await?,
+                    Action::Zero | Action::Skip => self.no_data(step, end).await?,
                 };
                 if self.job.is_over() {
                     return Ok(false);
@@ -89,22 +91,12 @@ impl Lane<'_> {
                 return Ok(false);
             }
             let end = (at - at % STEP_BYTES + STEP_BYTES).min(range.end);
-            let len = usize::try_from(end - at).unwrap_or_default();
-            let bufs = self
-                .pieces
-                .take(at, len)
-                .map_err(|error| CopyError::Source(no_memory(DiskOp::Read, error)))?;
-            let (result, bufs) = self.source.read(at, bufs).await;
-            result.map_err(CopyError::Source)?;
-            for run in runs(at, bufs, self.job.rules.sparse_bytes) {
-                match run.data {
-                    Some(bufs) => {
-                        let (result, bufs) = self.target.write(run.offset, bufs).await;
-                        result.map_err(CopyError::Target)?;
-                        self.pieces.keep(bufs);
-                    }
-                    None => self.write_zeroes(run.offset, run.len).await?,
-                }
+            let bufs = read(&*self.queues.source, &mut self.pieces, at, end - at).await?;
+            if let Some(reference) = &self.queues.reference {
+                let other = read_padded(&**reference, &mut self.compared, at, end - at).await?;
+                self.write_differing(at, bufs, other).await?;
+            } else {
+                self.write_runs(at, bufs).await?;
             }
             self.job.regions.finish(end - at, self.job.watch);
             at = end;
@@ -112,29 +104,102 @@ impl Lane<'_> {
         Ok(true)
     }
 
-    /// Deals with zeroes; with those that follow the region, too, if nobody has them yet. Returns where to go on.
-    async fn zeroes(&mut self, range: Range<u64>, region_end: u64) -> Result<u64, CopyError> {
-        let mut end = range.end;
+    async fn write_runs(&mut self, at: u64, bufs: Vec<IoBuf>) -> Result<(), CopyError> {
+        for run in runs(at, bufs, self.job.rules.sparse_bytes) {
+            match run.data {
+                Some(bufs) => self.write(run.offset, bufs).await?,
+                None if self.job.rules.target_is_zero => {}
+                None => self.write_zeroes(run.offset, run.len).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the buffers whose bytes are not those of `other`.
+    async fn write_differing(&mut self, mut at: u64, bufs: Vec<IoBuf>, other: Vec<IoBuf>) -> Result<(), CopyError> {
+        for (buf, other) in bufs.into_iter().zip(other) {
+            let len = buf.len() as u64;
+            if buf.to_vec() == other.to_vec() {
+                self.pieces.keep(vec![buf]);
+            } else {
+                self.write(at, vec![buf]).await?;
+            }
+            self.compared.keep(vec![other]);
+            at += len;
+        }
+        Ok(())
+    }
+
+    async fn write(&mut self, at: u64, bufs: Vec<IoBuf>) -> Result<(), CopyError> {
+        let (result, bufs) = self.queues.target.write(at, bufs).await;
+        self.pieces.keep(bufs);
+        result.map_err(CopyError::Target)
+    }
+
+    /// Deals with a piece that is not copied; with what follows the region and is alike, too, if nobody has it yet. Returns where
+    /// to go on.
+    async fn no_data(&mut self, step: Step, region_end: u64) -> Result<u64, CopyError> {
+        let mut end = step.end();
         let total = self.job.regions.total();
         if end == region_end && end < total {
-            let ahead = self.source.extents(end, total - end).await.map_err(CopyError::Source)?;
+            let ahead = self
+                .queues
+                .guide
+                .steps(end, total - end)
+                .await
+                .map_err(CopyError::Source)?;
             if let Some(first) = ahead.first()
-                && first.kind == ExtentKind::Zero
+                && first.action == step.action
                 && self.job.regions.extend(end, first.end())
             {
                 end = first.end();
             }
         }
-        self.write_zeroes(range.start, end - range.start).await?;
-        self.job.regions.finish(end - range.start, self.job.watch);
+        if step.action == Action::Zero {
+            self.write_zeroes(step.offset, end - step.offset).await?;
+        }
+        self.job.regions.finish(end - step.offset, self.job.watch);
         Ok(end)
     }
 
     async fn write_zeroes(&self, offset: u64, len: u64) -> Result<(), CopyError> {
-        if self.job.rules.target_is_zero {
-            return Ok(());
-        }
-        let written = self.target.write_zeroes(offset, len, ZeroMode::MayUnmap).await;
+        let written = self.queues.target.write_zeroes(offset, len, ZeroMode::MayUnmap).await;
         written.map_err(CopyError::Target)
     }
+}
+
+async fn read(io: &dyn DiskIo, pieces: &mut Pieces, at: u64, len: u64) -> Result<Vec<IoBuf>, CopyError> {
+    let len = usize::try_from(len).unwrap_or_default();
+    let bufs = pieces.take(at, len);
+    let bufs = bufs.map_err(|error| CopyError::Source(no_memory(DiskOp::Read, error)))?;
+    let (result, bufs) = io.read(at, bufs).await;
+    result.map_err(CopyError::Source)?;
+    Ok(bufs)
+}
+
+/// What is at `at`, with zeroes behind the end; cut as by [`read`].
+async fn read_padded(io: &dyn DiskIo, pieces: &mut Pieces, at: u64, len: u64) -> Result<Vec<IoBuf>, CopyError> {
+    let there = io.geometry().size_bytes.saturating_sub(at).min(len);
+    if there == len {
+        return read(io, pieces, at, len).await;
+    }
+    let len = usize::try_from(len).unwrap_or_default();
+    let none = |error| CopyError::Source(no_memory(DiskOp::Read, error));
+    let mut bufs = pieces.take(at, len).map_err(none)?;
+    let mut offset = at;
+    for buf in &mut bufs {
+        // Can not fail: the range is the buffer.
+        let _ = buf.fill(0, buf.len(), 0);
+        let part = (at + there).saturating_sub(offset).min(buf.len() as u64);
+        if part > 0 {
+            let front = IoBuf::heap(usize::try_from(part).unwrap_or_default(), 4096).map_err(none)?;
+            let (result, front) = io.read(offset, vec![front]).await;
+            result.map_err(CopyError::Source)?;
+            for front in front {
+                let _ = buf.copy_from(0, &front.to_vec());
+            }
+        }
+        offset += buf.len() as u64;
+    }
+    Ok(bufs)
 }

@@ -1,20 +1,23 @@
 //! Copying one disk to another: threads, each with a ring of its own and several lanes, take regions of the disk one after the
 //! other; what reads as zeroes is neither read nor written.
 
+mod guide;
 mod lane;
 mod pieces;
 mod regions;
 
 use std::num::NonZeroUsize;
 use std::panic::resume_unwind;
+use std::rc::Rc;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use disk::{Disk, DiskError, DiskErrorKind, DiskOp};
+use disk::{Disk, DiskError, DiskErrorKind, DiskIo, DiskOp};
 
 use crate::engine::{self, EngineError};
 use crate::watch::Watch;
 
+pub(crate) use guide::{Action, ByChange, ByExtents, ByLayer, Guide, MakeGuide, queue};
 pub(crate) use lane::join_all;
 pub(crate) use pieces::{PIECE_BYTES, Pieces, is_zero};
 pub(crate) use regions::Regions;
@@ -65,6 +68,9 @@ pub(crate) struct Rules {
 pub(crate) struct Job<'a> {
     pub(crate) source: &'a dyn Disk,
     pub(crate) target: &'a dyn Disk,
+    /// What the target shows without being written: data that is the same there is not copied.
+    pub(crate) reference: Option<&'a dyn Disk>,
+    pub(crate) guide: MakeGuide<'a>,
     pub(crate) rules: Rules,
     pub(crate) regions: Regions,
     pub(crate) watch: &'a dyn Watch,
@@ -97,15 +103,29 @@ pub(crate) fn copy(source: &dyn Disk, target: &dyn Disk, rules: Rules, watch: &d
             target_bytes,
         });
     }
-    let job = Job {
+    let zeroes = match rules.target_is_zero {
+        true => Action::Skip,
+        false => Action::Zero,
+    };
+    let guide = || -> Result<Box<dyn Guide>, DiskError> {
+        let io = source.open_queue()?;
+        Ok(Box::new(ByExtents { io, zeroes }))
+    };
+    run(Job {
         source,
         target,
+        reference: None,
+        guide: &guide,
         rules,
         regions: Regions::of(source_bytes),
         watch,
         failure: Mutex::new(None),
-    };
-    on_threads(rules.threads, || {
+    })
+}
+
+/// Does what the guide says. Does not flush. Blocks.
+pub(crate) fn run(job: Job<'_>) -> Result<(), CopyError> {
+    on_threads(job.rules.threads, || {
         if let Err(error) = engine::block_on(lanes(&job)) {
             job.fail(error.into());
         }
@@ -131,14 +151,28 @@ pub(crate) fn on_threads(threads: Option<NonZeroUsize>, work: impl Fn() + Sync) 
 }
 
 async fn lanes(job: &Job<'_>) {
-    let source = job.source.open_queue().map_err(CopyError::Source);
-    let target = job.target.open_queue().map_err(CopyError::Target);
-    match (source, target) {
-        (Ok(source), Ok(target)) => {
-            join_all((0..LANES).map(|_| lane::run(job, &*source, &*target))).await;
+    let queues = || {
+        Ok::<_, CopyError>(Queues {
+            source: job.source.open_queue().map_err(CopyError::Source)?,
+            target: job.target.open_queue().map_err(CopyError::Target)?,
+            reference: queue(job.reference).map_err(CopyError::Source)?,
+            guide: (job.guide)().map_err(CopyError::Source)?,
+        })
+    };
+    match queues() {
+        Ok(queues) => {
+            join_all((0..LANES).map(|_| lane::run(job, &queues))).await;
         }
-        (Err(error), _) | (_, Err(error)) => job.fail(error),
+        Err(error) => job.fail(error),
     }
+}
+
+/// A thread's ways to what a copy works with.
+struct Queues {
+    source: Rc<dyn DiskIo>,
+    target: Rc<dyn DiskIo>,
+    reference: Option<Rc<dyn DiskIo>>,
+    guide: Box<dyn Guide>,
 }
 
 /// No memory for a buffer.
