@@ -3,6 +3,7 @@
 //! A figure is a number with a name, a unit and, where there is one, a peer's number from the same rounds: machines are noisy, and
 //! only ratios within a run mean anything. Nothing here asserts; a figure that misses its target says `short`.
 
+pub mod disk;
 mod figure;
 mod memory;
 mod peer;

@@ -87,7 +87,7 @@ fn main() -> ExitCode {
         Task::Test { only } => suite::run_all(only.as_deref()),
         Task::Ci => suite::run_all(None),
         Task::Openapi { check } => openapi::run(check),
-        Task::Figures { area } => figures::run(area.as_deref()),
+        Task::Figures { area } => figures::run_all(area.as_deref()),
         Task::Tidy => tidy::run(),
         Task::Probe => probe::boots_stock_kernels().map(drop),
         Task::Registry => serve(),

@@ -1,0 +1,94 @@
+//! Figures of whole images: opening a large one, converting one.
+
+use std::fs;
+use std::process::Command;
+
+use anyhow::Result;
+
+use super::files::Files;
+use super::process::{Engine, Load, opened, timed};
+use crate::figure::{Figure, Target, median};
+
+pub(super) fn figures(files: &Files, rounds: u32, wanted: impl Fn(&str) -> bool) -> Result<Vec<Figure>> {
+    let mut figures = Vec::new();
+    if wanted("open 1 TiB") {
+        figures.extend(opening(files, rounds)?);
+    }
+    if wanted("convert qcow2 to raw") {
+        figures.push(converting(files, rounds)?);
+    }
+    Ok(figures)
+}
+
+fn opening(files: &Files, rounds: u32) -> Result<Vec<Figure>> {
+    let image = files.path("huge.qcow2");
+    let load = Load {
+        image: image.clone(),
+        format: "qcow2".to_owned(),
+        count: 1,
+        depth: 1,
+        bytes: 4096,
+        step: 4096,
+        write: false,
+    };
+    let (mut seconds, mut bytes, mut whole, mut peer) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        let took = opened(&image)?;
+        seconds.push(took.seconds);
+        bytes.push(took.opening_bytes);
+        whole.push(took.whole_seconds);
+        peer.push(Engine::QemuUring.run(&load)?.whole_seconds);
+    }
+    let peer = median(&mut peer) * 1e3;
+    Ok(vec![
+        Figure::new(
+            "open 1 TiB and read 4k",
+            median(&mut seconds) * 1e3,
+            "ms",
+            None,
+            Target::AtMost(5.0),
+        ),
+        Figure::new(
+            "  resident memory of it",
+            median(&mut bytes) / f64::from(1 << 20),
+            "MiB",
+            None,
+            Target::AtMost(2.0),
+        ),
+        Figure::new(
+            "  whole process",
+            median(&mut whole) * 1e3,
+            "ms",
+            Some(("qemu-img", peer)),
+            Target::FasterThanPeer(1.0),
+        ),
+    ])
+}
+
+/// Both sync the target at the end.
+fn converting(files: &Files, rounds: u32) -> Result<Figure> {
+    let (from, to) = (files.path("mapped.qcow2"), files.path("converted.raw"));
+    files.warm("mapped.qcow2")?;
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for round in 0..=rounds {
+        let _ = fs::remove_file(&to);
+        let mut karat = Command::new(std::env::current_exe()?);
+        let karat = timed(karat.arg("convert").arg(&from).arg(&to))?;
+        let _ = fs::remove_file(&to);
+        let mut qemu = Command::new("qemu-img");
+        qemu.args(["convert", "-t", "writeback", "-f", "qcow2", "-O", "raw"]);
+        let qemu = timed(qemu.arg(&from).arg(&to))?;
+        if round > 0 {
+            ours.push(karat.whole_seconds);
+            theirs.push(qemu.whole_seconds);
+        }
+    }
+    let _ = fs::remove_file(&to);
+    Ok(Figure::new(
+        "convert qcow2 to raw, 512 MiB",
+        median(&mut ours) * 1e3,
+        "ms",
+        Some(("qemu-img", median(&mut theirs) * 1e3)),
+        Target::FasterThanPeer(1.5),
+    ))
+}
