@@ -6,6 +6,7 @@
 //! look up, since all it needs is handed to it as open files.
 
 mod disk;
+mod host;
 mod id;
 mod machine;
 mod name;
@@ -18,10 +19,11 @@ pub use disk::{
     DISK_SERIAL_MAX, DiskBus, DiskCache, DiskFormat, DiskLimits, DiskPlan, DiskSector, DiskSectorError, DiskSource,
     DiskSpec, DiskWish, ROOT_DISK,
 };
+pub use host::HostLimits;
 pub use id::{ImageDigest, ImageDigestError, MacAddress, MacAddressError, OperationId, VmId, VolumeId};
 pub use machine::{Cpus, HugePages, MachineParts, MachineSpec, Memory, NetSpec};
 pub use name::{Name, NameError};
-pub use plan::{BootPlan, HostLimits, NetPlan, VmPlan};
+pub use plan::{BootPlan, NetPlan, VmPlan};
 pub use problem::{Problem, Problems};
 pub use quantity::{ByteSize, ByteSizeError};
 pub use vm::{BootWish, HugePagesWish, MemoryBacking, NetworkWish, Topology, VmSpec};

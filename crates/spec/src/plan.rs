@@ -1,8 +1,9 @@
 //! From what was written to what it means: the one place that interprets a [`VmSpec`].
 
-use std::path::{Component, Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::disk::{self, DISKS_MAX, DiskBus, DiskPlan};
+use crate::host::{HostLimits, check_path};
 use crate::id::{MacAddress, VmId};
 use crate::machine::{
     CPUS_MAX, Cpus, HugePages, MEMORY_MIN, MachineParts, MachineSpec, Memory, NETS_MAX, NetSpec, QUEUE_PAIRS_MAX,
@@ -16,15 +17,8 @@ use crate::vm::{HugePagesWish, NetworkWish, VmSpec};
 const DEFAULT_CMDLINE: &str = "console=ttyS0";
 /// Longest name of a network device, bytes, without the terminating zero (Linux `IFNAMSIZ` − 1).
 const TAP_NAME_MAX: usize = 15;
-/// What the host allows and has.
-#[derive(Debug, Clone)]
-pub struct HostLimits {
-    /// Physical memory of the host, bytes: no machine may be larger.
-    pub memory_bytes: u64,
-    /// Directories in which users may name files. Compared lexically here; whoever opens a file must stay beneath the
-    /// directory too (`openat2` with `RESOLVE_BENEATH`), since a link could lead out of it.
-    pub file_roots: Vec<PathBuf>,
-}
+/// Default number of queues of a disk: one per vCPU, but no more threads than pay off.
+const DISK_QUEUES_DEFAULT_MAX: u32 = 4;
 
 /// A machine that was checked against the host, with the sources of its parts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,7 +90,7 @@ impl VmPlan {
         if spec.networks.len() > NETS_MAX {
             problems.add("networks", format_args!("a machine has at most {NETS_MAX} interfaces"));
         }
-        let disks = disk::plan(&spec.disks, cpus, host, &mut problems);
+        let disks = disk::plan(&spec.disks, default_queues(cpus), host, &mut problems);
         let nets = check_networks(&spec.networks, &mut problems);
         let image = spec.image.clone();
         match name {
@@ -122,7 +116,10 @@ impl VmPlan {
             .as_deref()
             .or(image_cmdline)
             .map_or_else(|| self.default_cmdline(), str::to_owned);
-        let root = self.image.as_ref().and_then(|_| disk::root_disk(self.cpus));
+        let root = self
+            .image
+            .as_ref()
+            .and_then(|_| disk::root_disk(default_queues(self.cpus)));
         let nets = self.nets.iter().zip(0..).map(|(net, index)| NetSpec {
             mac: net.mac.unwrap_or_else(|| MacAddress::derived(id, index)),
             queue_pairs: net.queue_pairs,
@@ -155,6 +152,11 @@ impl VmPlan {
             |root| format!("{DEFAULT_CMDLINE} root={root}"),
         )
     }
+}
+
+/// Request queues of a disk where none were asked for.
+fn default_queues(cpus: Cpus) -> u16 {
+    u16::try_from(cpus.count().clamp(1, DISK_QUEUES_DEFAULT_MAX)).unwrap_or(1)
 }
 
 fn check_cpus(spec: &VmSpec, problems: &mut Problems) -> Cpus {
@@ -231,34 +233,6 @@ fn check_boot(spec: &VmSpec, host: &HostLimits, problems: &mut Problems) -> Boot
         initrd,
         cmdline: boot.cmdline.clone(),
     }
-}
-
-/// `text` as a path beneath an allowed directory.
-pub(crate) fn check_path(field: &str, text: &str, host: &HostLimits, problems: &mut Problems) -> Option<PathBuf> {
-    let path = Path::new(text);
-    let plain = path.is_absolute()
-        && !text.contains('\0')
-        && path.components().all(|part| !matches!(part, Component::ParentDir));
-    if !plain {
-        problems.add(field, format_args!("{text:?} must be an absolute path without .."));
-        return None;
-    }
-    if !host
-        .file_roots
-        .iter()
-        .any(|root| path.starts_with(root) && path != root)
-    {
-        let roots: Vec<_> = host.file_roots.iter().map(|root| root.display().to_string()).collect();
-        problems.add(
-            field,
-            format_args!(
-                "{text:?} is outside of what the host allows (file_roots: {})",
-                roots.join(", ")
-            ),
-        );
-        return None;
-    }
-    Some(path.to_owned())
 }
 
 fn check_networks(wishes: &[NetworkWish], problems: &mut Problems) -> Vec<NetPlan> {

@@ -4,8 +4,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
+use crate::disks::AttachError;
 use crate::disks::MachineDisk;
-use crate::hardware::AttachError;
 use crate::testing::spec;
 use spec::Name;
 use virtio_devices::DiskSnapshot;

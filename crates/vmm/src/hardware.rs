@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 use spec::{MachineSpec, Name};
-use virtio_devices::{DiskSnapshot, ScsiError};
+use virtio_devices::DiskSnapshot;
 
-use crate::disks::{Disks, MachineDisk};
+use crate::disks::{AttachError, Disks, MachineDisk};
 use crate::files::MachineFiles;
 
 /// A built machine as the driver sees it. Called from the driver's thread only.
@@ -44,24 +44,4 @@ pub(crate) struct Blueprint {
     pub(crate) files: MachineFiles,
     /// Opened before the first build, and open until the machine ends.
     pub(crate) disks: Disks,
-}
-
-/// Why a disk can not come or go.
-#[derive(Debug, thiserror::Error)]
-pub enum AttachError {
-    /// There is no controller.
-    #[error("the machine has no SCSI bus: give it a disk with bus scsi when it is made")]
-    NoBus,
-    /// It is not on that bus.
-    #[error("disk {0} is not on the SCSI bus: only disks there come and go while the machine runs")]
-    NotScsi(Name),
-    /// The controller refuses.
-    #[error("disk {disk} can not be attached or detached")]
-    Bus {
-        /// Which.
-        disk: Name,
-        /// Why.
-        #[source]
-        source: ScsiError,
-    },
 }

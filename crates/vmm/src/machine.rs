@@ -8,8 +8,9 @@ use device::{Device, Draining};
 use spec::Name;
 use virtio_devices::DiskSnapshot;
 
+use crate::disks::AttachError;
 use crate::disks::{DiskDevices, MachineDisk};
-use crate::hardware::{AttachError, Hardware};
+use crate::hardware::Hardware;
 use crate::vcpu::{Buses, VcpuThreads};
 
 /// All parts. Order of fields is order of destruction: threads first.

@@ -21,7 +21,7 @@ use rustix::io::Errno;
 use spec::{DiskFormat, DiskPlan, DiskSource, VmPlan};
 use uring::blocking::LockKind;
 
-use super::files::FilesError;
+use super::files_error::FilesError;
 use crate::context::Context;
 use crate::volume_store;
 

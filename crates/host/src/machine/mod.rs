@@ -8,6 +8,7 @@
 mod adopt;
 mod disks;
 mod files;
+mod files_error;
 mod launch;
 mod lifecycle;
 mod link;
@@ -21,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use api_types::{ErrorCode, Vm};
 use control::DiskChange;
-use spec::{DiskLimits, Name, OperationId, VmId, VmSpec};
+use spec::{Name, OperationId, VmId, VmSpec};
 use tokio::sync::{mpsc, oneshot};
 use tracing::Instrument;
 
@@ -137,12 +138,6 @@ impl Machine {
     /// Makes the disk called `disk` of a machine that runs or is paused larger; returns when the guest was told.
     pub(crate) async fn resize_disk(&self, disk: Name, size_bytes: u64) -> Result<(), Failure> {
         let change = DiskChange::Resize { size_bytes };
-        self.change_disk(DiskOrder { disk, change }).await
-    }
-
-    /// Has the disk called `disk` of a machine that runs or is paused kept to other rates.
-    pub(crate) async fn limit_disk(&self, disk: Name, limits: DiskLimits) -> Result<(), Failure> {
-        let change = DiskChange::Limit { limits };
         self.change_disk(DiskOrder { disk, change }).await
     }
 

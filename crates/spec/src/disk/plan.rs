@@ -5,13 +5,9 @@ use std::path::PathBuf;
 
 use super::ROOT_DISK;
 use super::{DISK_SERIAL_MAX, DiskBus, DiskCache, DiskFormat, DiskLimits, DiskSector, DiskSpec, DiskWish};
-use crate::machine::Cpus;
+use crate::host::{HostLimits, check_path};
 use crate::name::Name;
-use crate::plan::{HostLimits, check_path};
 use crate::problem::Problems;
-
-/// Default number of queues of a disk: one per vCPU, but no more threads than pay off.
-const DISK_QUEUES_DEFAULT_MAX: u32 = 4;
 
 /// Where the bytes of a disk are.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -40,8 +36,13 @@ pub struct DiskPlan {
     pub disk: DiskSpec,
 }
 
-/// The disks of a machine in the order in which the guest sees them.
-pub(crate) fn plan(wishes: &[DiskWish], cpus: Cpus, host: &HostLimits, problems: &mut Problems) -> Vec<DiskPlan> {
+/// The disks of a machine in the order in which the guest sees them; with `default_queues` where no number was asked for.
+pub(crate) fn plan(
+    wishes: &[DiskWish],
+    default_queues: u16,
+    host: &HostLimits,
+    problems: &mut Problems,
+) -> Vec<DiskPlan> {
     let mut plans = Vec::new();
     let mut names = HashSet::from([ROOT_DISK.to_owned()]);
     let mut orders = HashSet::new();
@@ -73,7 +74,7 @@ pub(crate) fn plan(wishes: &[DiskWish], cpus: Cpus, host: &HostLimits, problems:
             );
         }
         let source = source(wish, &field, host, problems);
-        let disk = device(wish, index, cpus, problems);
+        let disk = device(wish, index, default_queues, problems);
         if let Some(disk) = &disk
             && !names.insert(disk.name.as_str().to_owned())
         {
@@ -93,8 +94,8 @@ pub(crate) fn plan(wishes: &[DiskWish], cpus: Cpus, host: &HostLimits, problems:
     plans
 }
 
-/// The disk that is cloned from a machine's image.
-pub(crate) fn root_disk(cpus: Cpus) -> Option<DiskSpec> {
+/// The disk that is cloned from a machine's image, with this many request queues.
+pub(crate) fn root_disk(queues: u16) -> Option<DiskSpec> {
     let name: Name = ROOT_DISK.parse().ok()?;
     Some(DiskSpec {
         serial: name.as_str().to_owned(),
@@ -102,16 +103,11 @@ pub(crate) fn root_disk(cpus: Cpus) -> Option<DiskSpec> {
         bus: DiskBus::Virtio,
         read_only: false,
         cdrom: false,
-        queues: default_queues(cpus),
+        queues,
         cache: DiskCache::Cached,
         sector: DiskSector::B512,
         limits: DiskLimits::default(),
     })
-}
-
-/// Request queues of a disk where none were asked for.
-fn default_queues(cpus: Cpus) -> u16 {
-    u16::try_from(cpus.count().clamp(1, DISK_QUEUES_DEFAULT_MAX)).unwrap_or(1)
 }
 
 fn source(wish: &DiskWish, field: &str, host: &HostLimits, problems: &mut Problems) -> Option<DiskSource> {
@@ -145,7 +141,7 @@ fn source(wish: &DiskWish, field: &str, host: &HostLimits, problems: &mut Proble
     }
 }
 
-fn device(wish: &DiskWish, index: usize, cpus: Cpus, problems: &mut Problems) -> Option<DiskSpec> {
+fn device(wish: &DiskWish, index: usize, default_queues: u16, problems: &mut Problems) -> Option<DiskSpec> {
     let field = format!("disks[{index}]");
     if wish.bus == DiskBus::Scsi && wish.queues.is_some() {
         problems.add(
@@ -168,7 +164,7 @@ fn device(wish: &DiskWish, index: usize, cpus: Cpus, problems: &mut Problems) ->
         bus: wish.bus,
         read_only: wish.read_only || wish.cdrom,
         cdrom: wish.cdrom,
-        queues: wish.queues.unwrap_or_else(|| default_queues(cpus)),
+        queues: wish.queues.unwrap_or(default_queues),
         cache: wish.cache,
         sector: wish.sector_size.unwrap_or_default(),
         limits: wish.limits,

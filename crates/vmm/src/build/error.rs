@@ -41,7 +41,7 @@ pub enum BuildError {
     Disk(crate::disks::StackError),
     /// A disk on the SCSI bus.
     #[error(transparent)]
-    Scsi(crate::hardware::AttachError),
+    Scsi(crate::disks::AttachError),
     /// A tap's queues.
     #[error("{name} can not use its tap: pass queues of a tap that has virtio headers (IFF_VNET_HDR)")]
     Tap {

@@ -3,10 +3,29 @@
 use std::sync::Arc;
 
 use spec::Name;
-use virtio_devices::{Blk, DiskSnapshot, Lun, LunOptions, Medium, Scsi};
+use virtio_devices::{Blk, DiskSnapshot, Lun, LunOptions, Medium, Scsi, ScsiError};
 
 use super::{MachineDisk, Place};
-use crate::hardware::AttachError;
+
+/// Why a disk can not come or go.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// There is no controller.
+    #[error("the machine has no SCSI bus: give it a disk with bus scsi when it is made")]
+    NoBus,
+    /// It is not on that bus.
+    #[error("disk {0} is not on the SCSI bus: only disks there come and go while the machine runs")]
+    NotScsi(Name),
+    /// The controller refuses.
+    #[error("disk {disk} can not be attached or detached")]
+    Bus {
+        /// Which.
+        disk: Name,
+        /// Why.
+        #[source]
+        source: ScsiError,
+    },
+}
 
 /// All of them.
 #[derive(Default)]

@@ -8,7 +8,7 @@ use disk_image::{Chain, DataFile, Image, Layer, OpenOptions};
 use disk_raw::{CacheMode, RawDisk, RawOptions, SectorSize};
 use spec::{DiskCache, DiskFormat, DiskSector, DiskSpec};
 
-use super::stack::StackError;
+use super::error::StackError;
 use crate::files::{ChainFiles, LayerFiles};
 
 /// Tables of all images of a disk kept in memory, bytes: those of 256 GiB in clusters of 64 KiB.

@@ -1,6 +1,7 @@
 //! The disks of a machine: opened once, and kept open over all its resets, since other processes must not come between.
 
 mod devices;
+mod error;
 mod images;
 mod limits;
 mod stack;
@@ -14,9 +15,10 @@ use spec::{DiskBus, DiskLimits, DiskSpec, Name};
 use telemetry::HistogramSnapshot;
 use virtio_devices::DiskSnapshot;
 
+pub use devices::AttachError;
 pub(crate) use devices::DiskDevices;
+pub use error::StackError;
 use stack::Stack;
-pub use stack::StackError;
 
 use crate::files::ChainFiles;
 use crate::layout::{FIRST_DISK_SLOT, FIRST_NET_SLOT};

@@ -8,6 +8,7 @@ use disk::{Disk, DiskError};
 use spec::{DiskCache, DiskLimits, DiskSpec};
 use uring::Executor;
 
+use super::error::StackError;
 use super::images::Images;
 use super::limits::{self, RingTimer};
 use super::write_through::WriteThrough;
@@ -15,64 +16,6 @@ use crate::files::ChainFiles;
 
 /// Operations in flight at once on the rings that open, grow and close disks.
 const RING_ENTRIES: u32 = 16;
-
-/// Why a disk can not be used as it is wanted.
-#[derive(Debug, thiserror::Error)]
-pub enum StackError {
-    /// A raw image.
-    #[error("disk {disk} can not be opened")]
-    Raw {
-        /// The disk.
-        disk: String,
-        /// Why.
-        #[source]
-        source: disk_raw::OpenError,
-    },
-    /// A chain.
-    #[error("disk {disk} can not be opened")]
-    Image {
-        /// The disk.
-        disk: String,
-        /// Why.
-        #[source]
-        source: Box<disk_image::OpenError>,
-    },
-    /// The chain makes no sense.
-    #[error("disk {disk} can not be opened: {why}")]
-    Chain {
-        /// The disk.
-        disk: String,
-        /// Why.
-        why: String,
-    },
-    /// An operation on the open disk.
-    #[error("disk {disk} can not be changed")]
-    Operation {
-        /// The disk.
-        disk: String,
-        /// Why.
-        #[source]
-        source: DiskError,
-    },
-    /// No io_uring for the thread that works on images.
-    #[error("disk {disk} can not be worked on")]
-    Ring {
-        /// The disk.
-        disk: String,
-        /// Why.
-        #[source]
-        source: uring::SetupError,
-    },
-    /// The ring broke.
-    #[error("disk {disk} can not be worked on")]
-    Broken {
-        /// The disk.
-        disk: String,
-        /// Why.
-        #[source]
-        source: uring::RingError,
-    },
-}
 
 /// Images and what is done to requests on their way to them.
 pub(super) struct Stack {
