@@ -1,4 +1,5 @@
 //! A sparse file in memory: any length up to a limit, memory only for what is not zeroes.
+#![allow(unreachable_pub, reason = "shared with the fuzz targets")]
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -19,14 +20,14 @@ struct Contents {
 
 /// A disk of that kind. Clones are one disk.
 #[derive(Clone)]
-pub(crate) struct Memory {
+pub struct Memory {
     contents: Arc<Mutex<Contents>>,
     limit: u64,
 }
 
 impl Memory {
     /// These bytes, and growth up to `limit` bytes.
-    pub(crate) fn holding(bytes: &[u8], limit: u64) -> Self {
+    pub fn holding(bytes: &[u8], limit: u64) -> Self {
         let mut contents = Contents {
             len: (bytes.len() as u64).next_multiple_of(512),
             pages: BTreeMap::new(),
@@ -39,7 +40,7 @@ impl Memory {
     }
 
     /// Makes the file this long, of zeroes.
-    pub(crate) fn stretch(&self, len: u64) {
+    pub fn stretch(&self, len: u64) {
         let mut contents = self.lock();
         contents.len = contents.len.max(len.next_multiple_of(512));
     }
