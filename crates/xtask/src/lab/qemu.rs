@@ -47,11 +47,12 @@ pub(super) enum Console {
     Terminal,
 }
 
-/// What every lab host has. `snapshot`: the root is shared between runs, its changes are thrown away.
+/// What every lab host has. `snapshot`: the root is shared between runs, its changes are thrown away. `event_idx=off`: with it, a
+/// device does not interrupt again before the last interrupt was taken, and the lost ones are what [`PULSE`] is for.
 const MACHINE: &str = "-nodefaults -no-user-config -no-reboot -display none -machine q35,graphics=off,hpet=off \
     -accel tcg,thread=multi,tb-size=512 -cpu EPYC,+svm,-x2apic \
     -netdev user,id=outer,ipv6=off -device virtio-net-pci,netdev=outer,romfile= \
-    -object rng-random,id=rng,filename=/dev/urandom -device virtio-rng-pci,rng=rng -device virtio-serial-pci";
+    -object rng-random,id=rng,filename=/dev/urandom -device virtio-rng-pci,rng=rng -device virtio-serial-pci,event_idx=off";
 /// Kernel command line of every lab host.
 const CMDLINE: &str = "console=ttyS0 root=LABEL=karat-lab rw quiet mitigations=off tsc=reliable net.ifnames=0 audit=0 \
     apparmor=0 random.trust_cpu=on panic=-1";
