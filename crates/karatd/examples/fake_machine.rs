@@ -122,8 +122,9 @@ fn say(mut stream: &UnixStream, frame: &FromVm) {
     }
 }
 
-fn answer(stream: &UnixStream, machine: &mut Machine, number: u64, request: &VmRequest, fds: &mut Vec<OwnedFd>) {
-    let (action, state) = match request {
+/// What a request asks for, and the state that follows from it.
+const fn meaning(request: &VmRequest) -> (VmAction, Option<VmState>) {
+    match request {
         VmRequest::Create(_) => (VmAction::Create, Some(VmState::Created)),
         VmRequest::Start => (VmAction::Start, Some(VmState::Running)),
         VmRequest::Pause => (VmAction::Pause, Some(VmState::Paused)),
@@ -134,7 +135,11 @@ fn answer(stream: &UnixStream, machine: &mut Machine, number: u64, request: &VmR
         VmRequest::Status => (VmAction::Status, None),
         VmRequest::Disk { .. } => (VmAction::ChangeDisk, None),
         VmRequest::DiskReports => (VmAction::DiskReports, None),
-    };
+    }
+}
+
+fn answer(stream: &UnixStream, machine: &mut Machine, number: u64, request: &VmRequest, fds: &mut Vec<OwnedFd>) {
+    let (action, state) = meaning(request);
     let refuse = |kind, message: &str| {
         let message = message.to_owned();
         say(

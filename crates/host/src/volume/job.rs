@@ -111,7 +111,9 @@ impl Host {
     async fn note(&self, record: VolumeRecord, job: Job, result: Result<Outcome, Failure>) {
         loop {
             let (record, result) = (record.clone(), result.clone());
-            let noted = self.registry().change(move |change| ended(change, record, job, result));
+            let noted = self
+                .registry()
+                .change(move |change| ended(change, record, job, &result));
             match noted.await {
                 Ok(()) => return,
                 Err(error) => {
@@ -131,7 +133,7 @@ fn ended(
     change: &Change<'_>,
     record: VolumeRecord,
     job: Job,
-    result: Result<Outcome, Failure>,
+    result: &Result<Outcome, Failure>,
 ) -> Result<(), RegistryError> {
     // Nobody else writes to a record with a job; but it may have been deleted by hand.
     let mut record = change.volume(&record.id.to_string())?.unwrap_or(record);
@@ -139,7 +141,7 @@ fn ended(
     let (now, name) = (change.now(), record.name().to_owned());
     let was = record.state;
     let is_new = matches!(job.task, Task::Create | Task::Finish);
-    match &result {
+    match result {
         Ok(outcome) => {
             record.format = Some(outcome.format);
             record.size_bytes = Some(outcome.size_bytes);
@@ -164,7 +166,7 @@ fn ended(
         };
         change.event(&About::Volume(record.id, &name), EventReason::PhaseChanged, &text)?;
     }
-    end_operation(change, job.operation, &name, &result)
+    end_operation(change, job.operation, &name, result)
 }
 
 fn end_operation(

@@ -22,7 +22,7 @@ fn killed_in(daemon: &mut Daemon, path: &str, body: &Value) -> String {
 
 /// A volume whose bytes take some time to be copied.
 fn filled(daemon: &Daemon, name: &str, format: &str) -> Value {
-    let bytes: Vec<u8> = (0..96u32 << 20).map(|at| (at >> 8) as u8 | 1).collect();
+    let bytes: Vec<u8> = (0..96u32 << 20).map(|at| (at >> 8).to_le_bytes()[0] | 1).collect();
     daemon.post(
         "/v1/volumes",
         &json!({"name": name, "format": format, "source": {"kind": "upload"}}),
