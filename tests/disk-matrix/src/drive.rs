@@ -114,11 +114,10 @@ impl Driver {
         match self.random.below(100) {
             0..44 => self.write().await,
             44..46 if can.abandon => self.abandon().await,
-            46..76 => self.read().await,
-            76..84 if can.zero => self.zero().await,
-            84..91 if can.zero => self.discard().await,
-            91..97 => self.io.flush().await.context("flush"),
-            97 if can.grow => self.grow().await,
+            46..54 if can.zero => self.zero().await,
+            54..61 if can.zero => self.discard().await,
+            61..67 => self.io.flush().await.context("flush"),
+            67 if can.grow => self.grow().await,
             _ => self.read().await,
         }
     }

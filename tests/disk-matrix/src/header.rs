@@ -67,8 +67,11 @@ pub fn set_feature(image: &Path, set: Features, bit: u32) -> Result<()> {
     Ok(())
 }
 
-/// Extensions with their types, and where the list ends.
-fn extensions(file: &File) -> Result<(Vec<(u32, Vec<u8>)>, u64)> {
+/// An extension: its type and its data.
+type Extension = (u32, Vec<u8>);
+
+/// All extensions, and where the list ends.
+fn extensions(file: &File) -> Result<(Vec<Extension>, u64)> {
     let mut found = Vec::new();
     let mut at = if word(file, 4)? >= 3 {
         u64::from(word(file, 100)?)

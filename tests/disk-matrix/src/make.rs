@@ -14,6 +14,11 @@ use crate::tools::{self, qemu_img, qemu_io, text};
 /// Type of the header extension that nobody knows.
 pub const UNKNOWN_EXTENSION: u32 = 0x4b41_7261;
 
+/// What is in it, when it has `len` bytes.
+pub fn unknown_data(len: u32) -> Vec<u8> {
+    (1..=u8::MAX).cycle().step_by(7).take(len as usize).collect()
+}
+
 /// Files with bytes to write, so that different places hold different bytes.
 const NOISES: u64 = 6;
 
@@ -300,8 +305,7 @@ impl Maker<'_> {
         for extra in &self.kind.extras {
             match extra {
                 Extra::UnknownExtension(len) => {
-                    let data: Vec<u8> = (0..*len).map(|n| (n * 7 + 1) as u8).collect();
-                    header::add_extension(top, UNKNOWN_EXTENSION, &data)?;
+                    header::add_extension(top, UNKNOWN_EXTENSION, &unknown_data(*len))?;
                 }
                 Extra::UnknownCompatible => header::set_feature(top, header::Features::Compatible, 62)?,
                 Extra::UnknownAutoclear => header::set_feature(top, header::Features::Autoclear, 62)?,

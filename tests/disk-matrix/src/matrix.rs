@@ -85,7 +85,7 @@ pub fn run(matrix: &Matrix) -> Result<(u64, Vec<Failure>)> {
         });
         images += count.into_inner().unwrap_or_else(PoisonError::into_inner);
         failures.append(&mut found.into_inner().unwrap_or_else(PoisonError::into_inner));
-        seed = random.next() & 0xffff_ffff_ffff;
+        seed = random.number() & 0xffff_ffff_ffff;
     }
     Ok((images, failures))
 }

@@ -274,7 +274,7 @@ impl Replay<'_> {
                 }
             }
         }
-        if self.power.by_qemu || self.found.states % 5 == 0 {
+        if self.power.by_qemu || self.found.states.is_multiple_of(5) {
             let raw = self.top.with_file_name("state.raw");
             let read = tools::to_raw(&self.top, &raw).and_then(|()| Ok(fs::read(&raw)?));
             if let Err(error) = read.and_then(|contents| ledger.check(&contents)) {
@@ -302,7 +302,7 @@ impl Replay<'_> {
 
     /// Opens a state, reads it, goes on with it and closes it. The inner result is about its contents.
     fn use_again(&mut self, bytes: Vec<u8>, ledger: &Ledger) -> Result<Result<()>> {
-        let seed = self.random.next();
+        let seed = self.random.number();
         let recorder = Recorder::new(bytes, seed);
         let (engine, backing) = (self.engine, self.backing.clone());
         let file = Arc::clone(&recorder);
@@ -328,7 +328,7 @@ impl Replay<'_> {
         });
         let (read, written) = read?;
         let judged = ledger.check(&read);
-        if judged.is_ok() && (self.found.states % 4 == 0 || self.kind.lazy()) {
+        if judged.is_ok() && (self.found.states.is_multiple_of(4) || self.kind.lazy()) {
             fs::write(&self.top, recorder.contents())?;
             let checked = tools::check(&self.top)?;
             ensure!(

@@ -14,12 +14,12 @@ impl Random {
     /// The sequence of `seed` for one of several users of it.
     pub fn of(seed: u64, user: u64) -> Self {
         let mut random = Self::new(seed ^ user.wrapping_mul(0xd134_2543_de82_ef95));
-        random.next();
+        random.number();
         random
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -29,7 +29,7 @@ impl Random {
     /// A number below `bound` (0 if that is 0).
     pub fn below(&mut self, bound: u64) -> u64 {
         // The high half is the better one.
-        (self.next() >> 16) % bound.max(1)
+        (self.number() >> 16) % bound.max(1)
     }
 
     /// True in `percent` of a hundred cases.
@@ -41,7 +41,7 @@ impl Random {
     pub fn bytes(&mut self, len: usize) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(len + 8);
         while bytes.len() < len {
-            bytes.extend_from_slice(&self.next().to_le_bytes());
+            bytes.extend_from_slice(&self.number().to_le_bytes());
         }
         bytes.truncate(len);
         bytes

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::header::{self, Features};
 use crate::kind::{Extra, Kind};
-use crate::make::{Made, UNKNOWN_EXTENSION};
+use crate::make::{Made, UNKNOWN_EXTENSION, unknown_data};
 use crate::tools;
 use crate::transfer::{difference, read_all};
 
@@ -98,9 +98,11 @@ fn extras(kind: &Kind, top: &Path) -> Result<()> {
     for extra in &kind.extras {
         match extra {
             Extra::UnknownExtension(len) => {
-                let data: Vec<u8> = (0..*len).map(|n| (n * 7 + 1) as u8).collect();
                 let found = header::extension(top, UNKNOWN_EXTENSION)?;
-                ensure!(found == Some(data), "the unknown header extension is now {found:?}");
+                ensure!(
+                    found.as_ref() == Some(&unknown_data(*len)),
+                    "the unknown header extension is now {found:?}"
+                );
             }
             Extra::UnknownCompatible => {
                 let bits = header::features(top, Features::Compatible)?;
