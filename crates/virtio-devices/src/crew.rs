@@ -17,6 +17,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use device::Draining;
 use uring::{Bell, Executor, File, Ring};
@@ -24,6 +25,9 @@ use virtio::{ActivateError, RingError, Signals, VirtQueue};
 
 /// Operations handed to the kernel by one system call; one turn of a busy queue.
 const RING_ENTRIES: u32 = 128;
+/// How long a pause or stop waits before it says for whom, and then again. What is in flight may still write guest memory, so
+/// there is no end to the wait itself: whoever has none ends the process.
+const REPORT_EVERY: Duration = Duration::from_secs(5);
 
 /// What a worker does on its thread. Everything here is called from the worker's loop, whenever its bell was rung.
 pub(crate) trait Service {
@@ -89,14 +93,17 @@ struct Orders {
 }
 
 struct Gate {
+    /// Of the thread, as `disk0-1`.
+    name: String,
     orders: Mutex<Orders>,
     quieted: Condvar,
     bell: Bell,
 }
 
 impl Gate {
-    fn new(wanted: Wanted) -> Self {
+    fn new(name: String, wanted: Wanted) -> Self {
         Self {
+            name,
             orders: Mutex::new(Orders {
                 wanted,
                 quiet: false,
@@ -134,9 +141,39 @@ impl Gate {
     }
 
     fn wait_quiet(&self) {
+        let done = |orders: &Orders| orders.wanted == Wanted::Run || orders.quiet || orders.ended;
+        self.wait(done, REPORT_EVERY, |waited| self.report_wait("pause", waited));
+    }
+
+    fn wait_ended(&self) {
+        let done = |orders: &Orders| orders.ended;
+        self.wait(done, REPORT_EVERY, |waited| self.report_wait("stop", waited));
+    }
+
+    fn report_wait(&self, what: &str, waited: Duration) {
+        let (worker, seconds) = (&self.name, waited.as_secs());
+        tracing::warn!(
+            worker,
+            seconds,
+            "a virtio device can not {what}: requests it has begun are not finished; see to the storage behind it"
+        );
+    }
+
+    /// Waits until `done`, and calls `report` with the time so far whenever another `period` is over.
+    fn wait(&self, done: impl Fn(&Orders) -> bool, period: Duration, report: impl Fn(Duration)) {
+        let begin = Instant::now();
         let mut orders = self.lock();
-        while orders.wanted != Wanted::Run && !orders.quiet && !orders.ended {
-            orders = self.quieted.wait(orders).unwrap_or_else(PoisonError::into_inner);
+        while !done(&orders) {
+            let (again, timeout) = self
+                .quieted
+                .wait_timeout(orders, period)
+                .unwrap_or_else(PoisonError::into_inner);
+            orders = again;
+            if timeout.timed_out() && !done(&orders) {
+                drop(orders);
+                report(begin.elapsed());
+                orders = self.lock();
+            }
         }
     }
 
@@ -227,7 +264,10 @@ fn stop_all(workers: &mut Vec<Worker>) -> Vec<VirtQueue> {
     workers.iter().for_each(|worker| worker.gate.want(Wanted::Stop));
     let mut queues: Vec<VirtQueue> = workers
         .drain(..)
-        .flat_map(|worker| worker.thread.join().unwrap_or_default())
+        .flat_map(|worker| {
+            worker.gate.wait_ended();
+            worker.thread.join().unwrap_or_default()
+        })
         .collect();
     queues.sort_by_key(VirtQueue::index);
     queues
@@ -240,7 +280,7 @@ fn start_worker<S: Service + 'static>(
     signals: &Arc<dyn Signals>,
     job: Job<S>,
 ) -> Result<Worker, (&'static str, Failure)> {
-    let gate = Arc::new(Gate::new(wanted));
+    let gate = Arc::new(Gate::new(name.clone(), wanted));
     let (tell, told) = mpsc::channel();
     let mut end = End {
         gate: Arc::clone(&gate),
@@ -402,6 +442,26 @@ mod tests {
         fn finish(self) -> Vec<VirtQueue> {
             Vec::new()
         }
+    }
+
+    #[test]
+    fn whoever_waits_for_long_says_so() {
+        let gate = Gate::new("test-0".into(), Wanted::Pause);
+        let reports = Mutex::new(0);
+        let period = Duration::from_millis(1);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let count = |_| *reports.lock().unwrap() += 1;
+                gate.wait(|orders| orders.quiet, period, count);
+            });
+            let deadline = Instant::now() + Duration::from_secs(20);
+            while *reports.lock().unwrap() < 3 {
+                assert!(Instant::now() < deadline, "nothing was reported");
+                std::thread::sleep(period);
+            }
+            gate.report(Wanted::Pause);
+        });
+        assert!(gate.lock().quiet);
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod figures;
 pub mod net;
 pub mod rng;
 pub mod scsi;
+mod spin;
 #[cfg(test)]
 mod test_disks;
 

@@ -9,11 +9,12 @@ use std::time::Instant;
 use disk::{DiskError, DiskErrorKind, DiskIo, ZeroMode};
 use telemetry::RateLimited;
 use uring::{Bell, Ring};
-use virtio::{Scatter, VirtQueue};
+use virtio::{RingError, Scatter, VirtQueue};
 
 use super::request::{Action, Range, Request, SERIAL_SIZE, Status};
 use crate::crew::{Served, Service};
 use crate::figures::{DiskFigures, Kind};
+use crate::spin::Spin;
 
 /// What all workers of a device share.
 pub(super) struct Shared {
@@ -41,6 +42,7 @@ struct Desk {
 pub(super) struct Worker {
     desk: Rc<Desk>,
     ring: Ring,
+    spin: Spin,
 }
 
 impl Worker {
@@ -52,7 +54,8 @@ impl Worker {
             bell,
             shared,
         });
-        Self { desk, ring }
+        let spin = Spin::new();
+        Self { desk, ring, spin }
     }
 }
 
@@ -84,18 +87,22 @@ impl Service for Worker {
         // A driver that offers a chain again before it got it back can not have more in flight than the queue holds.
         let limit = usize::from(queue.queue().size());
         while self.desk.in_flight.get() < limit {
-            let request = queue.with(|queue| {
-                let Some(chain) = queue.pop()? else { return Ok(None) };
-                Request::parse(&chain, queue.memory()).map(Some)
-            });
+            let mut request = queue.with(next);
+            if matches!(request, Some(None)) && self.desk.in_flight.get() == 0 {
+                // What was finished is told first: that is what the driver may be waiting for.
+                let _ = queue.with(VirtQueue::signal);
+                request = self.spin.look(|| queue.with(next));
+            }
             match request {
                 Some(Some(request)) => {
+                    self.spin.begun();
                     self.desk.in_flight.set(self.desk.in_flight.get() + 1);
                     let _running = self.ring.spawn(answer(Rc::clone(&self.desk), request));
                 }
                 Some(None) => {
                     // Not in this loop: a driver that plays with its ring must not keep orders waiting.
-                    if queue.with(VirtQueue::arm) == Some(true) {
+                    let again = self.desk.in_flight.get() > 0 && self.spin.takes_another_turn();
+                    if again || queue.with(VirtQueue::arm) == Some(true) {
                         self.desk.bell.ring();
                     }
                     break;
@@ -116,6 +123,12 @@ impl Service for Worker {
             .into_iter()
             .collect()
     }
+}
+
+/// The next request there is.
+fn next(queue: &mut VirtQueue) -> Result<Option<Request>, RingError> {
+    let Some(chain) = queue.pop()? else { return Ok(None) };
+    Request::parse(&chain, queue.memory()).map(Some)
 }
 
 /// Does one request and gives its chain back.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use uring::{Bell, Ring};
-use virtio::VirtQueue;
+use virtio::{RingError, VirtQueue};
 
 use super::address::Address;
 use super::config::Layout;
@@ -17,6 +17,7 @@ use super::request::{Code, Request, Stop, respond};
 use super::task::{Mailbox, Mailboxes, Task, Tasks};
 use super::unit::{Seats, Units};
 use crate::crew::{Served, Service};
+use crate::spin::Spin;
 
 /// What all workers of a host share.
 pub(super) struct Shared {
@@ -41,6 +42,7 @@ pub(super) struct Desk {
 pub(super) struct Worker {
     desk: Rc<Desk>,
     ring: Ring,
+    spin: Spin,
     registration: Registration,
 }
 
@@ -75,23 +77,27 @@ impl Worker {
         Self {
             desk,
             ring,
+            spin: Spin::new(),
             registration,
         }
     }
 
     /// Begins all requests there are. Asks for a kick only where it may go on.
-    fn fetch(&self) {
+    fn fetch(&mut self) {
         let mut queue = self.desk.queue.borrow_mut();
         // A driver that offers a chain again before it got it back can not have more in flight than the queue holds.
         let limit = usize::from(queue.queue().size());
-        let sizes = self.desk.shared.layout.sizes();
+        let layout = &self.desk.shared.layout;
         while self.desk.tasks.borrow().len() < limit {
-            let request = queue.with(|queue| {
-                let Some(chain) = queue.pop()? else { return Ok(None) };
-                Request::parse(&chain, queue.memory(), sizes).map(Some)
-            });
+            let mut request = queue.with(|queue| next(queue, layout));
+            if matches!(request, Some(None)) && self.desk.tasks.borrow().len() == 0 {
+                // What was finished is told first: that is what the driver may be waiting for.
+                let _ = queue.with(VirtQueue::signal);
+                request = self.spin.look(|| queue.with(|queue| next(queue, layout)));
+            }
             match request {
                 Some(Some(request)) => {
+                    self.spin.begun();
                     let address = Address::parse(request.address);
                     let lun = match address {
                         Some(Address::Unit(lun)) => Some(lun),
@@ -102,7 +108,8 @@ impl Worker {
                 }
                 Some(None) => {
                     // Not in this loop: a driver that plays with its ring must not keep orders waiting.
-                    if queue.with(VirtQueue::arm) == Some(true) {
+                    let again = self.desk.tasks.borrow().len() > 0 && self.spin.takes_another_turn();
+                    if again || queue.with(VirtQueue::arm) == Some(true) {
                         self.desk.bell.ring();
                     }
                     break;
@@ -113,7 +120,7 @@ impl Worker {
     }
 
     /// Task management: what the driver has asked for before is in the list first, so that it is found.
-    fn obey(&self) {
+    fn obey(&mut self) {
         if self.registration.mailbox.is_waiting() {
             let orders = self.registration.mailbox.take();
             self.fetch();
@@ -146,6 +153,12 @@ impl Service for Worker {
             .into_iter()
             .collect()
     }
+}
+
+/// The next request there is.
+fn next(queue: &mut VirtQueue, layout: &Layout) -> Result<Option<Request>, RingError> {
+    let Some(chain) = queue.pop()? else { return Ok(None) };
+    Request::parse(&chain, queue.memory(), layout.sizes()).map(Some)
 }
 
 /// Does one request and gives its chain back.
