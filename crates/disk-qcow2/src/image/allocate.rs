@@ -16,6 +16,12 @@ use crate::meta::refcount;
 /// Smallest and largest step in which the file grows, bytes.
 const GROWTH_BYTES: std::ops::RangeInclusive<u64> = 256 << 10..=64 << 20;
 
+/// Slices of refcounts that one look under the lock goes through.
+const SLICES_AT_ONCE: u32 = 64;
+
+/// Clusters that may be counted behind the end of the file (a crash leaves a few); more are a lie.
+const STRAY_CLUSTERS: u64 = 1 << 20;
+
 /// Consecutive clusters, claimed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Claim {
@@ -31,10 +37,12 @@ impl Tables {
     /// Claims up to `most` consecutive free clusters: the first that are found, and at least one.
     pub(crate) fn claim(&mut self, most: u64) -> Result<Claim, Want> {
         let order = self.layout.refcount_order;
-        loop {
+        for _ in 0..SLICES_AT_ONCE {
             let cluster = self.free_hint;
-            if cluster >= HOST_END >> self.layout.cluster_bits {
-                return Err(Damage::Outside(HOST_END).into());
+            if cluster > self.fresh_from.saturating_add(STRAY_CLUSTERS)
+                || cluster >= HOST_END >> self.layout.cluster_bits
+            {
+                return Err(Damage::Refcount(cluster << self.layout.cluster_bits).into());
             }
             let number = cluster / self.layout.refblock_entries();
             let block = self.refblock(number)?;
@@ -45,8 +53,8 @@ impl Tables {
             let slice = self.cache.get(key, Kind::Refblock).map_err(|_| Damage::Overlap(key))?;
             let slice = slice.ok_or(Want::Slice(key, Kind::Refblock))?;
             let is_free = |index: &u64| refcount::get(slice, order, usize::try_from(*index).unwrap_or(0)) == 0;
-            let found = (start..per_slice).find(is_free);
-            let Some(found) = found else {
+            let found = refcount::first_free(slice, order, usize::try_from(start).unwrap_or(0));
+            let Some(found) = found.map(|found| found as u64) else {
                 self.free_hint = cluster + (per_slice - start);
                 continue;
             };
@@ -64,6 +72,7 @@ impl Tables {
             self.fresh_from = self.fresh_from.max(first + count);
             return Ok(Claim { first, count, fresh });
         }
+        Err(Want::Turn)
     }
 
     /// The refcount of a cluster.

@@ -2,11 +2,13 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::task::Poll;
 
 use event_listener::Event;
 use guestmem::IoBuf;
 
 use super::cache::Kind;
+use super::epoch::Stay;
 use super::fault::{Damage, Fault};
 use super::state::{Engine, Image};
 use super::tables::{Tables, Want};
@@ -42,6 +44,21 @@ impl Drop for RangeGuard<'_> {
 }
 
 impl Engine {
+    /// Enters the current epoch and makes an operation's first step, mostly in one go.
+    pub(crate) async fn begin<T>(
+        &self,
+        mut step: impl FnMut(&mut Tables) -> Result<T, Want>,
+    ) -> (Stay, Result<T, Fault>) {
+        let (stay, first) = {
+            let mut tables = self.image.tables();
+            (tables.epochs.enter(), step(&mut tables))
+        };
+        match first {
+            Ok(done) => (stay, Ok(done)),
+            Err(_) => (stay, self.step(step).await),
+        }
+    }
+
     /// Makes a step under the lock, loading what it wants until it can be made. Steps that may need refcount blocks made use
     /// [`Engine::allocate`].
     pub(crate) async fn step<T>(&self, mut step: impl FnMut(&mut Tables) -> Result<T, Want>) -> Result<T, Fault> {
@@ -52,6 +69,7 @@ impl Engine {
             };
             match want {
                 Want::Slice(key, kind) => self.load(key, kind).await?,
+                Want::Turn => turn().await,
                 Want::Block(number) => {
                     let host = number.saturating_mul(self.image.layout.refblock_span_bytes());
                     return Err(Damage::Refcount(host).into());
@@ -122,4 +140,18 @@ impl Engine {
             }
         }
     }
+}
+
+/// Lets the thread's other work go first.
+async fn turn() {
+    let mut had = false;
+    std::future::poll_fn(|context| {
+        if had {
+            return Poll::Ready(());
+        }
+        had = true;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }

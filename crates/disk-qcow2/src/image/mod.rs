@@ -25,7 +25,9 @@ mod layer;
 mod load;
 mod map;
 mod open;
+mod options;
 mod parts;
+mod plan;
 mod prepare;
 mod queue;
 mod read;
@@ -39,4 +41,5 @@ mod zero;
 
 pub use fault::{Damage, Poisoned};
 pub use layer::{LayerExtent, LayerKind, LayerMap};
-pub use open::{CACHE_BYTES, OpenError, Qcow2Disk, Qcow2Options};
+pub use open::Qcow2Disk;
+pub use options::{CACHE_BYTES, OpenError, Qcow2Options};

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use super::fault::Fault;
 use super::state::Engine;
 use crate::meta::bitmap::{self, Marking};
+use crate::meta::extension::BitmapsPointer;
 use crate::meta::header::{autoclear, incompatible};
 use crate::ops::{File, TablesError, bitmap_directory};
 
@@ -37,23 +38,12 @@ impl Engine {
         self.cover(&*self.file, whole).await?;
         let mut new = header.clone();
         new.autoclear &= autoclear::KNOWN;
-        if let Some(pointer) = self.image.bitmaps.filter(|_| new.autoclear & autoclear::BITMAPS != 0) {
-            let file = File(&*self.file);
-            let directory = bitmap_directory(&file, self.image.layout, pointer).await;
-            let mut directory = match directory {
-                Ok(directory) => directory,
-                Err(TablesError::Io(error)) => return Err(error.into()),
-                Err(_) => Vec::new(),
-            };
-            match bitmap::mark_in_use(&mut directory, pointer.count, marking) {
-                Ok(true) => {
-                    file.write(pointer.directory_offset, &directory).await?;
-                    self.sync().await?;
-                }
-                Ok(false) => {}
-                // Nobody can read them: say that they do not count.
-                Err(_) => new.autoclear &= !autoclear::BITMAPS,
-            }
+        let counts = new.autoclear & autoclear::BITMAPS != 0;
+        if let Some(pointer) = self.image.bitmaps.filter(|_| counts)
+            && !self.mark_bitmaps(pointer, marking).await?
+        {
+            // Nobody can read them: say that they do not count.
+            new.autoclear &= !autoclear::BITMAPS;
         }
         if self.image.lazy {
             new.incompatible |= incompatible::DIRTY;
@@ -65,5 +55,21 @@ impl Engine {
         }
         self.image.prepared.store(true, Ordering::Release);
         Ok(())
+    }
+
+    /// Marks bitmaps as in use, durably. `false` if their directory is damaged.
+    async fn mark_bitmaps(&self, pointer: BitmapsPointer, marking: Marking) -> Result<bool, Fault> {
+        let file = File(&*self.file);
+        let mut directory = match bitmap_directory(&file, self.image.layout, pointer).await {
+            Ok(directory) => directory,
+            Err(TablesError::Io(error)) => return Err(error.into()),
+            Err(_) => return Ok(false),
+        };
+        let marked = bitmap::mark_in_use(&mut directory, pointer.count, marking);
+        if marked == Ok(true) {
+            file.write(pointer.directory_offset, &directory).await?;
+            self.sync().await?;
+        }
+        Ok(marked.is_ok())
     }
 }

@@ -118,8 +118,8 @@ impl DiskIo for Queue {
                 Ok(()) if len > 0 => {}
                 checked => return (checked, bufs),
             }
-            let stay = engine.image.tables().epochs.enter();
-            let (result, bufs) = engine.read(offset, bufs).await;
+            let (stay, mapped) = engine.begin(|tables| tables.run(offset, len)).await;
+            let (result, bufs) = engine.read_mapped(offset, bufs, mapped).await;
             stay.end();
             (result.map_err(|fault| fault.of(DiskOp::Read, offset, len)), bufs)
         })
@@ -137,8 +137,8 @@ impl DiskIo for Queue {
             if let Err(fault) = engine.prepare().await {
                 return (Err(told(fault)), bufs);
             }
-            let stay = engine.image.tables().epochs.enter();
-            let (result, bufs) = engine.write(offset, bufs).await;
+            let (stay, placed) = engine.begin(|tables| tables.place(offset, len)).await;
+            let (result, bufs) = engine.write_placed(offset, bufs, placed).await;
             stay.end();
             (result.map_err(told), bufs)
         })

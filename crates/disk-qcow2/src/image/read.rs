@@ -18,8 +18,19 @@ const PARTS_AT_ONCE: usize = 32;
 impl Engine {
     /// Fills the buffers from a checked guest range.
     pub(crate) async fn read(&self, guest: u64, bufs: Vec<IoBuf>) -> (Result<(), Fault>, Vec<IoBuf>) {
+        let mapped = self.map(guest, total_len(&bufs)).await;
+        self.read_mapped(guest, bufs, mapped).await
+    }
+
+    /// As [`Engine::read`], of which the first step was made.
+    pub(crate) async fn read_mapped(
+        &self,
+        guest: u64,
+        bufs: Vec<IoBuf>,
+        mapped: Result<Run, Fault>,
+    ) -> (Result<(), Fault>, Vec<IoBuf>) {
         let len = total_len(&bufs);
-        match self.map(guest, len).await {
+        match mapped {
             Err(fault) => (Err(fault), bufs),
             Ok(run) if run.len == len => {
                 let (result, bufs) = self.read_run(guest, run, bufs).await;

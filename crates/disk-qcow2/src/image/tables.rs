@@ -23,6 +23,8 @@ pub(crate) enum Want {
     Slice(u64, Kind),
     /// This refcount block (by number) has to be made.
     Block(u64),
+    /// It takes long: others get a turn.
+    Turn,
     /// Nothing will help.
     Damage(Damage),
 }

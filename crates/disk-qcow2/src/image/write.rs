@@ -4,30 +4,24 @@
 //! nor a commit sees a place whose data is not there; what surrounds the data in a new cluster is read while the guest range
 //! is held, from a source nobody writes in place (the backing, a compressed or a shared cluster, zeroes).
 
-use disk::total_len;
+use disk::{DiskFuture, total_len};
 use guestmem::IoBuf;
 
 use super::allocate::Claim;
 use super::fault::{Damage, Fault};
 use super::map::What;
-use super::parts::Parts;
+use super::parts::{Parts, join};
+use super::plan::{Plan, has_data, touched};
 use super::state::Engine;
-use super::tables::{Tables, Want};
 use crate::meta::entry::{L2Entry, Place};
-use crate::meta::layout::Layout;
 
 /// Most that one step maps, bytes (a cluster if that is larger).
 const STEP_BYTES: u64 = 4 << 20;
 
-/// What a step may do with a guest range that it holds.
-pub(crate) enum Plan {
-    /// Write there: somebody has mapped it meanwhile.
-    InPlace { host: u64, len: u64 },
-    /// The cluster has a place, and these of its units have not been written: up to guest offset `end`.
-    Own { host: u64, end: u64, old: L2Entry },
-    /// These consecutive clusters need a place.
-    New(Vec<L2Entry>),
-}
+/// Parts of one request that are written in place at once.
+const PARTS_AT_ONCE: usize = 32;
+
+type LocalFuture<'a> = DiskFuture<'a, (Result<(), Fault>, Vec<IoBuf>)>;
 
 /// Where a step writes: guest offsets `start..end`, and with what surrounds them `lower..upper`.
 struct Target {
@@ -40,62 +34,22 @@ struct Target {
     fresh: bool,
 }
 
-impl Tables {
-    fn plan(&mut self, table: u64, start: u64, end: u64) -> Result<Plan, Want> {
-        let layout = self.layout;
-        let entry = self.l2_entry(table, start)?;
-        let (piece_end, what) = self.piece(entry, start);
-        let piece_end = piece_end.min(end);
-        if let What::Data { host, copied: true } = what {
-            let len = piece_end - start;
-            self.guard(host, len)?;
-            return Ok(Plan::InPlace { host, len });
-        }
-        if let Place::At { host, copied: true } = entry.place {
-            self.guard(host, layout.cluster_bytes())?;
-            return Ok(Plan::Own {
-                host,
-                end: piece_end,
-                old: entry,
-            });
-        }
-        let mut old = vec![entry];
-        let mut at = layout.cluster_floor(start) + layout.cluster_bytes();
-        while at < end {
-            let entry = self.l2_entry(table, at)?;
-            if matches!(entry.place, Place::At { copied: true, .. }) {
-                break;
-            }
-            old.push(entry);
-            at += layout.cluster_bytes();
-        }
-        Ok(Plan::New(old))
-    }
-}
-
-/// Whether a cluster's data has to move along when the cluster gets a new place.
-const fn has_data(entry: &L2Entry) -> bool {
-    match entry.place {
-        Place::Nowhere => false,
-        Place::At { .. } => entry.allocated != 0,
-        Place::Compressed(_) => true,
-    }
-}
-
-/// Bits of the units of the cluster at `cluster` that lie in `lower..upper`.
-fn touched(layout: Layout, cluster: u64, lower: u64, upper: u64) -> u32 {
-    let unit = layout.unit_bytes();
-    let from = lower.saturating_sub(cluster) / unit;
-    let to = upper.saturating_sub(cluster).min(layout.cluster_bytes()).div_ceil(unit);
-    let below = |count: u64| if count >= 32 { u32::MAX } else { (1u32 << count) - 1 };
-    below(to) & !below(from) & L2Entry::all(layout)
-}
-
 impl Engine {
     /// Writes the buffers to a checked guest range.
     pub(crate) async fn write(&self, guest: u64, bufs: Vec<IoBuf>) -> (Result<(), Fault>, Vec<IoBuf>) {
+        let placed = self.place(guest, total_len(&bufs)).await;
+        self.write_placed(guest, bufs, placed).await
+    }
+
+    /// As [`Engine::write`], of which the first step was made.
+    pub(crate) async fn write_placed(
+        &self,
+        guest: u64,
+        bufs: Vec<IoBuf>,
+        placed: Result<Option<(u64, u64)>, Fault>,
+    ) -> (Result<(), Fault>, Vec<IoBuf>) {
         let len = total_len(&bufs);
-        match self.place(guest, len).await {
+        match placed {
             Err(fault) => (Err(fault), bufs),
             Ok(Some((host, there))) if there == len => self.write_data(host, len, bufs).await,
             Ok(_) => {
@@ -107,26 +61,38 @@ impl Engine {
     }
 
     /// Where the start of a guest range may be written in place, and how much of it.
-    async fn place(&self, guest: u64, len: u64) -> Result<Option<(u64, u64)>, Fault> {
-        self.step(|tables| {
-            let run = tables.run(guest, len)?;
-            let What::Data { host, copied: true } = run.what else {
-                return Ok(None);
-            };
-            tables.guard(host, run.len)?;
-            Ok(Some((host, run.len)))
-        })
-        .await
+    pub(crate) async fn place(&self, guest: u64, len: u64) -> Result<Option<(u64, u64)>, Fault> {
+        self.step(|tables| tables.place(guest, len)).await
     }
 
     async fn write_parts(&self, guest: u64, len: u64, parts: &mut Parts) -> Result<(), Fault> {
         let end = guest + len;
         let mut at = guest;
         while at < end {
-            at += match self.place(at, end - at).await? {
-                Some((host, there)) => self.write_part(host, there, parts).await?,
-                None => self.write_mapping(at, end - at, parts).await?,
-            };
+            let mut batch: Vec<LocalFuture<'_>> = Vec::new();
+            let mut stopped = Ok(());
+            while at < end && batch.len() < PARTS_AT_ONCE {
+                match self.place(at, end - at).await {
+                    Ok(Some((host, there))) => {
+                        batch.push(Box::pin(self.write_data(host, there, parts.take(there))));
+                        at += there;
+                    }
+                    Ok(None) => break,
+                    Err(fault) => {
+                        stopped = Err(fault);
+                        break;
+                    }
+                }
+            }
+            let full = batch.len() == PARTS_AT_ONCE;
+            for (written, part) in join(batch).await {
+                parts.give_back(part);
+                stopped = stopped.and(written);
+            }
+            stopped?;
+            if at < end && !full {
+                at += self.write_mapping(at, end - at, parts).await?;
+            }
         }
         Ok(())
     }

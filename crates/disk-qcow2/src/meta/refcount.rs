@@ -14,6 +14,32 @@ pub fn get(block: &[u8], order: u32, index: usize) -> u64 {
     bytes.map_or(0, |bytes| bytes.iter().fold(0, |sum, &byte| sum << 8 | u64::from(byte)))
 }
 
+/// The first refcount of `block` from number `from` on that is 0.
+pub fn first_free(block: &[u8], order: u32, from: usize) -> Option<usize> {
+    let entries = block.len().checked_mul(8)? >> order;
+    let mut index = from;
+    while index < entries {
+        // Eight bytes at once where a whole word has no zero among its counts (the widths that images mostly have).
+        if order == 4 && index.is_multiple_of(4) {
+            let word = block.get(index * 2..).and_then(|rest| rest.first_chunk::<8>());
+            if let Some(word) = word.map(|word| u64::from_be_bytes(*word))
+                && word.wrapping_sub(LANES) & !word & (LANES << 15) == 0
+            {
+                index += 4;
+                continue;
+            }
+        }
+        if get(block, order, index) == 0 {
+            return Some(index);
+        }
+        index += 1;
+    }
+    None
+}
+
+/// The lowest bit of each 16-bit lane: subtracting it borrows from the highest bit of the lanes that are 0.
+const LANES: u64 = 0x0001_0001_0001_0001;
+
 /// Sets refcount number `index` of `block`, cut to its width. Does nothing beyond the block's end.
 pub fn set(block: &mut [u8], order: u32, index: usize, count: u64) {
     if order < 3 {
@@ -56,6 +82,17 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_first_free_one_is_found(order in 0u32..=6, from in 0usize..70, used in prop::collection::vec(0u8..4, 64)) {
+            let mut block = vec![0; 64];
+            let entries = (64 * 8) >> order;
+            for index in 0..entries {
+                set(&mut block, order, index, u64::from(used[index % 64].min(1)) * (1 + index as u64 % 2) % (1 << (1u64 << order).min(32)));
+            }
+            let expected = (from..entries).find(|&index| get(&block, order, index) == 0);
+            prop_assert_eq!(first_free(&block, order, from), expected);
+        }
+
         #[test]
         fn what_is_set_is_got_and_neighbours_stay(order in 0u32..=6, index in 0usize..300, count: u64, fill: u8) {
             let mut block = vec![fill; 128];
