@@ -21,6 +21,7 @@ mod copy;
 mod create;
 mod engine;
 mod info;
+pub mod live;
 mod measure;
 mod open;
 mod padded;

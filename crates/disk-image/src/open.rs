@@ -70,7 +70,14 @@ pub enum OpenError {
 pub struct Image {
     disk: Arc<dyn Disk>,
     /// The top, if it is one that has an end.
-    qcow2: Option<Arc<Qcow2Disk>>,
+    qcow2: Option<Qcow2>,
+}
+
+/// A top that is a qcow2 image, and what it was opened from.
+struct Qcow2 {
+    image: Arc<Qcow2Disk>,
+    layer: Layer,
+    options: OpenOptions,
 }
 
 impl Image {
@@ -82,9 +89,14 @@ impl Image {
     /// The map of the top image by itself, for the calling thread.
     pub(crate) fn layer_map(&self) -> Result<LayerMap, DiskError> {
         match &self.qcow2 {
-            Some(image) => image.layer_map(),
+            Some(top) => top.image.layer_map(),
             None => Err(DiskError::new(DiskOp::Extents, DiskErrorKind::Unsupported)),
         }
+    }
+
+    /// What the top image was opened from, if it may have something below it.
+    pub(crate) fn parts(&self) -> Option<(&Layer, &OpenOptions)> {
+        self.qcow2.as_ref().map(|top| (&top.layer, &top.options))
     }
 
     /// Makes everything durable and marks the top image as cleanly closed. On a thread with an executor, when nothing is in flight.
@@ -94,7 +106,7 @@ impl Image {
     pub async fn close(&self) -> Result<(), DiskError> {
         match (&self.qcow2, self.disk.geometry().access) {
             (_, Access::ReadOnly) => Ok(()),
-            (Some(image), Access::ReadWrite) => image.close().await,
+            (Some(top), Access::ReadWrite) => top.image.close().await,
             (None, Access::ReadWrite) => self.disk.open_queue()?.flush().await,
         }
     }
@@ -203,9 +215,17 @@ async fn qcow2(layer: &Layer, backing: Option<Arc<dyn Disk>>, options: &OpenOpti
         },
     )
     .await?;
+    let again = layer.again().map_err(|source| OpenError::Descriptors {
+        name: layer.name.clone(),
+        source,
+    })?;
     Ok(Image {
         disk: Arc::clone(&image) as Arc<dyn Disk>,
-        qcow2: Some(image),
+        qcow2: Some(Qcow2 {
+            image,
+            layer: again,
+            options: *options,
+        }),
     })
 }
 

@@ -1,0 +1,48 @@
+//! Operations that go on when nobody waits for them any more.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use disk::DiskFuture;
+use uring::Ring;
+
+/// An operation that becomes a task of the thread's executor when its future is dropped, so that what it holds is let go when it
+/// is over, and not before. Where there is no executor (any more), nothing is in flight either.
+struct Kept<T: 'static> {
+    running: Option<DiskFuture<'static, T>>,
+    polled: bool,
+}
+
+impl<T: 'static> Future for Kept<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        self.polled = true;
+        let Some(running) = &mut self.running else {
+            return Poll::Pending;
+        };
+        let polled = running.as_mut().poll(context);
+        if polled.is_ready() {
+            self.running = None;
+        }
+        polled
+    }
+}
+
+impl<T: 'static> Drop for Kept<T> {
+    fn drop(&mut self) {
+        let running = self.running.take().filter(|_| self.polled);
+        if let (Some(running), Ok(ring)) = (running, Ring::current()) {
+            drop(ring.spawn(async move { drop(running.await) }));
+        }
+    }
+}
+
+/// `operation`, to its end once it was polled.
+pub(super) fn kept<T: 'static>(operation: impl Future<Output = T> + 'static) -> DiskFuture<'static, T> {
+    Box::pin(Kept {
+        running: Some(Box::pin(operation)),
+        polled: false,
+    })
+}
