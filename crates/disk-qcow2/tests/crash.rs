@@ -1,6 +1,13 @@
 //! Operations are crash-safe: their writes and flushes are recorded, and every state that a power loss may leave (all that was
 //! flushed, any part of what was not, torn between sectors) must be as before or as after, with at most lost clusters.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking, and images here are small"
+)]
 #![allow(clippy::print_stderr, reason = "figures for whoever runs it")]
 
 mod support;
@@ -109,7 +116,7 @@ impl Random {
     }
 
     fn one_in(&mut self, n: u64) -> bool {
-        self.next() % n == 0
+        self.next().is_multiple_of(n)
     }
 }
 

@@ -1,5 +1,12 @@
 //! Images that this crate creates are what was asked for, in QEMU's eyes too.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking, and images here are small"
+)]
 
 mod support;
 

@@ -3,7 +3,14 @@
 //!
 //! `KARAT_HOSTILE_RUNS` sets the number of mutated images (3000 unless set; the nightly run takes 100,000 or more),
 //! `KARAT_HOSTILE_SEED` the first seed. Every failure names the seed that repeats it.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking, and images here are small"
+)]
 #![allow(clippy::print_stderr, reason = "figures for whoever runs it")]
 
 mod support;

@@ -1,5 +1,12 @@
 //! Internal snapshots, made and used by this crate and by `qemu-img snapshot`, in both directions.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking, and images here are small"
+)]
 
 mod support;
 

@@ -250,8 +250,8 @@ mod tests {
         bytes.extend(1u32.to_be_bytes());
         bytes.extend(flags.to_be_bytes());
         bytes.extend([1, 16]);
-        bytes.extend((name.len() as u16).to_be_bytes());
-        bytes.extend((extra.len() as u32).to_be_bytes());
+        bytes.extend(u16::try_from(name.len()).unwrap().to_be_bytes());
+        bytes.extend(u32::try_from(extra.len()).unwrap().to_be_bytes());
         bytes.extend(extra);
         bytes.extend(name);
         bytes.resize(bytes.len().next_multiple_of(8), 0);

@@ -289,7 +289,7 @@ mod tests {
 
     fn raw(kind: u32, data: &[u8]) -> Vec<u8> {
         let mut bytes = kind.to_be_bytes().to_vec();
-        bytes.extend((data.len() as u32).to_be_bytes());
+        bytes.extend(u32::try_from(data.len()).unwrap().to_be_bytes());
         bytes.extend(data);
         bytes.resize(bytes.len().next_multiple_of(8), 0);
         bytes

@@ -102,10 +102,9 @@ fn free_place(head: &Head, front: u64, (old, old_len): (u64, u64)) -> Option<u64
 async fn write_changed(file: &File<'_>, bytes: &[u8]) -> Result<(), DiskError> {
     let there = file.read(0, long(bytes.len())).await?;
     let pairs = bytes.chunks(SECTOR_BYTES).zip(there.chunks(SECTOR_BYTES));
-    let changed = pairs.enumerate().filter(|(_, (new, old))| new != old);
-    let Some((last, _)) = changed.last() else {
-        return Ok(());
-    };
+    let changed = (0..).zip(pairs).filter(|(_, (new, old))| new != old);
+    let last: Option<usize> = changed.map(|(index, _)| index).max();
+    let Some(last) = last else { return Ok(()) };
     let end = ((last + 1) * SECTOR_BYTES).min(bytes.len());
     file.write(0, bytes.get(..end).unwrap_or_default()).await?;
     file.sync().await

@@ -252,36 +252,6 @@ async fn fill(file: &File<'_>, start: u64, len: u64, preallocation: Preallocatio
 pub(crate) fn head_of(options: &CreateOptions) -> Result<Head, CreateError> {
     check_options(options)?;
     let (cluster_bytes, size_bytes) = (options.cluster_bytes, options.size_bytes);
-    let mut incompatible_bits = 0;
-    let mut extensions = Extensions::default();
-    if let Some(backing) = &options.backing {
-        extensions.set(extension::BACKING_FORMAT, backing.format.clone().into_bytes());
-    }
-    let mut autoclear_bits = 0;
-    if let Some(data_file) = &options.data_file {
-        extensions.set(extension::DATA_FILE, data_file.name.clone().into_bytes());
-        incompatible_bits |= incompatible::DATA_FILE;
-        if data_file.raw {
-            autoclear_bits |= autoclear::RAW_DATA_FILE;
-        }
-    }
-    let (version, header_len) = match options.compat {
-        Compat::V2 => (2, header::V2_BYTES),
-        Compat::V3 => (3, header::WRITTEN_BYTES),
-    };
-    if version == 3 {
-        extensions.set(extension::FEATURE_NAMES, extension::feature_name_table());
-    }
-    let compression = match options.compression {
-        CompressionKind::Zlib => Compression::Zlib,
-        CompressionKind::Zstd => Compression::Zstd,
-    };
-    if compression == Compression::Zstd {
-        incompatible_bits |= incompatible::COMPRESSION;
-    }
-    if options.extended_l2 {
-        incompatible_bits |= incompatible::EXTENDED_L2;
-    }
     let too_large = CreateError::TooLarge {
         size_bytes,
         cluster_bytes,
@@ -290,42 +260,64 @@ pub(crate) fn head_of(options: &CreateOptions) -> Result<Head, CreateError> {
     let Some(size) = size.filter(|&size| size <= i64::MAX.unsigned_abs() - SECTOR_BYTES) else {
         return Err(too_large);
     };
-    let header = Header {
+    let mut header = header_of(options);
+    header.size_bytes = size;
+    let entries = header.layout().l1_entries(size);
+    if entries * 8 > L1_BYTES_MAX {
+        return Err(too_large);
+    }
+    header.l1_entries = u32::try_from(entries).unwrap_or(u32::MAX);
+    let mut extensions = Extensions::default();
+    if let Some(backing) = &options.backing {
+        extensions.set(extension::BACKING_FORMAT, backing.format.clone().into_bytes());
+    }
+    if let Some(data_file) = &options.data_file {
+        extensions.set(extension::DATA_FILE, data_file.name.clone().into_bytes());
+    }
+    if header.version == 3 {
+        extensions.set(extension::FEATURE_NAMES, extension::feature_name_table());
+    }
+    Ok(Head {
+        header,
+        extensions,
+        backing_file: options.backing.as_ref().map(|backing| backing.name.clone()),
+    })
+}
+
+/// The fixed fields, without sizes and places.
+fn header_of(options: &CreateOptions) -> Header {
+    let bit = |wanted: bool, bit: u64| if wanted { bit } else { 0 };
+    let (version, header_len) = match options.compat {
+        Compat::V2 => (2, header::V2_BYTES),
+        Compat::V3 => (3, header::WRITTEN_BYTES),
+    };
+    let compression = match options.compression {
+        CompressionKind::Zlib => Compression::Zlib,
+        CompressionKind::Zstd => Compression::Zstd,
+    };
+    let raw = options.data_file.as_ref().is_some_and(|data_file| data_file.raw);
+    Header {
         version,
-        cluster_bits: cluster_bytes.trailing_zeros(),
+        cluster_bits: options.cluster_bytes.trailing_zeros(),
         backing_offset: 0,
         backing_len: 0,
-        size_bytes: size,
+        size_bytes: 0,
         l1_entries: 0,
         l1_offset: 0,
         reftable_offset: 0,
         reftable_clusters: 0,
         snapshot_count: 0,
         snapshots_offset: 0,
-        incompatible: incompatible_bits,
-        compatible: if options.lazy_refcounts {
-            compatible::LAZY_REFCOUNTS
-        } else {
-            0
-        },
-        autoclear: autoclear_bits,
+        incompatible: bit(options.data_file.is_some(), incompatible::DATA_FILE)
+            | bit(compression == Compression::Zstd, incompatible::COMPRESSION)
+            | bit(options.extended_l2, incompatible::EXTENDED_L2),
+        compatible: bit(options.lazy_refcounts, compatible::LAZY_REFCOUNTS),
+        autoclear: bit(raw, autoclear::RAW_DATA_FILE),
         refcount_order: options.refcount_bits.trailing_zeros(),
         compression,
         header_len,
         unknown: Vec::new(),
-    };
-    let entries = header.layout().l1_entries(size);
-    if entries * 8 > L1_BYTES_MAX {
-        return Err(too_large);
     }
-    Ok(Head {
-        header: Header {
-            l1_entries: u32::try_from(entries).unwrap_or(u32::MAX),
-            ..header
-        },
-        extensions,
-        backing_file: options.backing.as_ref().map(|backing| backing.name.clone()),
-    })
 }
 
 fn check_options(options: &CreateOptions) -> Result<(), CreateError> {

@@ -44,13 +44,16 @@ pub(crate) enum BadBlock {
     Outside,
 }
 
+/// An entry of the refcount table that is not empty: where its block is, or the word and what is wrong with it.
+pub(crate) type BlockEntry = Result<u64, (u64, BadBlock)>;
+
 impl<'a> Refcounts<'a> {
     /// Reads the refcount table; calls `judge` with index and offset of every entry that is not empty, or with what is wrong
     /// with it, and leaves out those it declines.
     pub(crate) async fn read(
         file: &'a File<'a>,
         header: &Header,
-        mut judge: impl FnMut(usize, Result<u64, (u64, BadBlock)>) -> bool,
+        mut judge: impl FnMut(usize, BlockEntry) -> bool,
     ) -> Result<Self, DiskError> {
         let layout = header.layout();
         let bytes = u64::from(header.reftable_clusters) << layout.cluster_bits;
@@ -139,11 +142,11 @@ impl<'a> Refcounts<'a> {
             };
             self.cache.insert(number, block);
         }
-        let block = self.cache.get_mut(&number);
-        Ok(block.map(|block| {
+        let mut block = self.cache.get_mut(&number);
+        if let Some(block) = &mut block {
             block.used = self.clock;
-            block
-        }))
+        }
+        Ok(block)
     }
 
     async fn make_room(&mut self) -> Result<(), DiskError> {

@@ -12,7 +12,7 @@
 use disk::DiskError;
 
 use super::file::{File, long, short};
-use super::refcounts::{BadBlock, Refcounts, words};
+use super::refcounts::{BadBlock, BlockEntry, Refcounts, words};
 use super::report::CheckReport;
 use super::tables::{self, Tables, TablesError};
 use super::tally::{Kind, Tally, TallyFull};
@@ -137,7 +137,7 @@ impl<'a> Walk<'a> {
         let (header, layout) = (&head.header, self.layout);
         let bytes = u64::from(header.reftable_clusters) << layout.cluster_bits;
         let table = header.reftable_offset;
-        let mut entries: Vec<(usize, Result<u64, (u64, BadBlock)>)> = Vec::new();
+        let mut entries: Vec<(usize, BlockEntry)> = Vec::new();
         let believed = match count {
             Count::WithRefcounts => self.claim(table, bytes, Kind::Reftable)?,
             Count::WithoutRefcounts => layout.in_cluster(table) == 0 && table < self.file.len(),

@@ -1,5 +1,6 @@
 //! A sparse file in memory: any length up to a limit, memory only for what is not zeroes.
-#![allow(unreachable_pub, reason = "shared with the fuzz targets")]
+#![allow(unreachable_pub, missing_docs, reason = "shared with the fuzz targets")]
+#![allow(clippy::cast_possible_truncation, reason = "places within a page")]
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
