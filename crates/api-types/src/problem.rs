@@ -44,6 +44,8 @@ pub enum ErrorCode {
     WrongState,
     /// Used by something else; `detail` names the users.
     InUse,
+    /// The `Idempotency-Key` was used for another request.
+    KeyReused,
     /// `If-Match` names another revision.
     RevisionMismatch,
     /// The registry refused, is down, or broke off. A repeated pull goes on where it ended.

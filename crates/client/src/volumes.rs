@@ -97,9 +97,10 @@ impl Client {
         file.seek(SeekFrom::Start(first)).await.map_err(broken)?;
         let left = length.saturating_sub(first);
         let mut headers = vec![(header::CONTENT_LENGTH, left.to_string())];
-        if first > 0 {
-            let range = format!("bytes {first}-{}/{length}", length.saturating_sub(1));
-            headers.push((header::CONTENT_RANGE, range));
+        match left {
+            0 => headers.push((header::CONTENT_RANGE, format!("bytes */{length}"))),
+            _ if first == 0 => {}
+            _ => headers.push((header::CONTENT_RANGE, format!("bytes {first}-{}/{length}", length - 1))),
         }
         let body = StreamBody::new(Box::pin(chunks(file.take(left), first, sent)));
         let path = path(volume, "/data");

@@ -70,6 +70,8 @@ pub(crate) struct Inner {
     pub(crate) names: Mutex<HashSet<String>>,
     /// Held for reading while a machine is made from an image, for writing while one is removed.
     pub(crate) images: RwLock<()>,
+    /// Keys of requests that are carried out just now.
+    pub(crate) keys: Mutex<HashSet<String>>,
     /// What is done to volumes just now.
     pub(crate) volumes: volume_store::Keeper,
 }
@@ -93,6 +95,7 @@ impl Host {
             machines,
             names: Mutex::default(),
             images: RwLock::new(()),
+            keys: Mutex::default(),
             volumes: volume_store::Keeper::default(),
         }));
         host.resume_volumes(begun.volumes);

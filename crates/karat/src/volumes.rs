@@ -87,7 +87,7 @@ async fn upload(client: &Client, args: UploadArgs, format: Format) -> anyhow::Re
     };
     let first = volume.upload.map_or(0, |upload| upload.received_bytes);
     anyhow::ensure!(
-        first < length,
+        first <= length,
         "volume {} has received {first} bytes, and {} has {length}: it is another file; remove the volume and begin anew",
         volume.name,
         path.display()

@@ -11,6 +11,8 @@ mod extract;
 mod health;
 mod images;
 mod limits;
+mod metrics;
+mod once;
 mod openapi;
 mod operations;
 mod problem;

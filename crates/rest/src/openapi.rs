@@ -4,19 +4,20 @@ use axum::http::header;
 use axum::response::IntoResponse;
 use utoipa::OpenApi;
 
-use crate::{console, events, health, images, operations, uploads, vms, volumes};
+use crate::{console, events, health, images, metrics, operations, uploads, vms, volumes};
 
 #[derive(OpenApi)]
 #[openapi(
     info(
         title = "Karat",
         version = "1.0.0",
-        description = "Golden images, volumes, and the machines made from them, on one host. Served on a UNIX socket. Every answer that is no success is `application/problem+json` (RFC 9457) with a stable `code`.",
+        description = "Golden images, volumes, and the machines made from them, on one host. Served on a UNIX socket. Every answer that is no success is `application/problem+json` (RFC 9457) with a stable `code`. POST and PATCH take an `Idempotency-Key`: what was carried out under a key is not carried out again, and the first answer is given once more.",
         license(name = "Apache-2.0")
     ),
     paths(
         health::show,
         document,
+        metrics::show,
         images::list,
         images::pull,
         images::show,
@@ -24,6 +25,7 @@ use crate::{console, events, health, images, operations, uploads, vms, volumes};
         vms::list,
         vms::create,
         vms::show,
+        vms::edit,
         vms::delete,
         vms::start,
         vms::stop,

@@ -79,6 +79,7 @@ const fn status(code: ErrorCode) -> StatusCode {
         | ErrorCode::DiskNotStandalone
         | ErrorCode::DiskRefused
         | ErrorCode::ChecksumMismatch
+        | ErrorCode::KeyReused
         | ErrorCode::InsecureRegistry
         | ErrorCode::BadKernel => StatusCode::UNPROCESSABLE_ENTITY,
         ErrorCode::RegistryUnavailable | ErrorCode::DigestMismatch => StatusCode::BAD_GATEWAY,
@@ -98,6 +99,7 @@ const fn title(code: ErrorCode) -> &'static str {
         ErrorCode::NameTaken => "The name is taken",
         ErrorCode::WrongState => "Not possible in the present state",
         ErrorCode::InUse => "In use",
+        ErrorCode::KeyReused => "The key was used for another request",
         ErrorCode::RevisionMismatch => "Changed meanwhile",
         ErrorCode::RegistryUnavailable => "The registry is not available",
         ErrorCode::ImageUnknown => "The registry has no such image",

@@ -4,6 +4,7 @@ use api_types::ErrorCode;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, StatusCode, Uri};
+use axum::middleware::from_fn_with_state;
 use axum::routing::{delete, get, post, put};
 use host::{Failure, Host};
 
@@ -11,17 +12,19 @@ use crate::limits::BODY_MAX;
 use crate::problem::Problem;
 use crate::serve::Closing;
 use crate::shared::Shared;
-use crate::{console, events, health, images, openapi, operations, uploads, vms, volumes};
+use crate::{console, events, health, images, metrics, once, openapi, operations, uploads, vms, volumes};
 
 /// The whole API.
 pub fn router(host: Host, closing: Closing) -> Router {
+    let shared = Shared { host, closing };
     Router::new()
         .route("/healthz", get(health::show))
+        .route("/metrics", get(metrics::show))
         .route("/openapi.json", get(openapi::document))
         .route("/v1/images", get(images::list).post(images::pull))
         .route("/v1/images/{image}", get(images::show).delete(images::delete))
         .route("/v1/vms", get(vms::list).post(vms::create))
-        .route("/v1/vms/{vm}", get(vms::show).delete(vms::delete))
+        .route("/v1/vms/{vm}", get(vms::show).patch(vms::edit).delete(vms::delete))
         .route("/v1/vms/{vm}/start", post(vms::start))
         .route("/v1/vms/{vm}/stop", post(vms::stop))
         .route("/v1/vms/{vm}/pause", post(vms::pause))
@@ -46,7 +49,8 @@ pub fn router(host: Host, closing: Closing) -> Router {
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(BODY_MAX))
-        .with_state(Shared { host, closing })
+        .layer(from_fn_with_state(shared.clone(), once::keep))
+        .with_state(shared)
 }
 
 async fn unknown_path(uri: Uri) -> Problem {

@@ -14,11 +14,11 @@ use crate::volumes::accepted;
 
 /// Receives what a volume is filled with: a raw or qcow2 image that stands on its own. Without `Content-Range` the body is all
 /// of it. With one (RFC 9110 §14.4), it is a piece, which begins where the last one ended (`upload.received_bytes` of the
-/// volume); the piece that reaches the length behind the slash is the last. When all has come, an operation looks at it.
+/// volume); the piece that reaches the length behind the slash is the last; `bytes */LENGTH` with no body says that all has come. When all has come, an operation looks at it.
 #[utoipa::path(put, path = "/v1/volumes/{volume}/data", tag = "volumes", operation_id = "upload_volume",
     request_body(content = String, content_type = "application/octet-stream", description = "Bytes of the image"),
     params(("volume" = String, Path, description = "Name or id"),
-        ("Content-Range" = Option<String>, Header, description = "`bytes FIRST-LAST/LENGTH`, or `/*` while the length is not known")),
+        ("Content-Range" = Option<String>, Header, description = "`bytes FIRST-LAST/LENGTH`, `bytes FIRST-LAST/*` while the length is not known, or `bytes */LENGTH`")),
     responses((status = 202, body = VolumeAccepted, description = "All has come", headers(("Location" = String, description = "The operation"))),
         (status = 200, body = VolumeAccepted, description = "More is to come"),
         (status = 400, body = ProblemBody, description = "It broke off; what came is kept"), (status = 404, body = ProblemBody),
@@ -53,6 +53,12 @@ fn parse(text: &str) -> Option<Piece> {
         "*" => None,
         digits => Some(digits.parse::<u64>().ok()?),
     };
+    if range == "*" {
+        // Nothing more is to come.
+        let first = total?;
+        let length = 0;
+        return Some(Piece::Part { first, length, total });
+    }
     let (first, last) = range.split_once('-')?;
     let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
     let length = last.checked_sub(first)?.checked_add(1)?;
@@ -72,6 +78,7 @@ mod tests {
         assert_eq!(parse("bytes 0-1023/4096"), part(0, 1024, Some(4096)));
         assert_eq!(parse("bytes 1024-4095/4096"), part(1024, 3072, Some(4096)));
         assert_eq!(parse("bytes 5-5/*"), part(5, 1, None));
+        assert_eq!(parse("bytes */7"), part(7, 0, Some(7)));
         for bad in [
             "",
             "bytes",
@@ -80,6 +87,7 @@ mod tests {
             "bytes 2-1/4",
             "bytes 0-4/4",
             "bytes -1/4",
+            "bytes */*",
             "bytes 0-1/x",
             "bytes 0-18446744073709551615/*",
         ] {

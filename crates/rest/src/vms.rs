@@ -152,6 +152,24 @@ pub(crate) async fn reset(
     Ok(tagged(shared.host.act(&vm, revision, Action::Reset).await?))
 }
 
+/// Changes a stopped machine by a merge patch (RFC 7396) of its specification: fields that are named change, `null` takes them
+/// back to their defaults, lists are replaced as a whole. Name, image and disk size stay. The next start goes by it.
+#[utoipa::path(patch, path = "/v1/vms/{vm}", tag = "vms", operation_id = "edit_vm",
+    request_body(content((VmSpec = "application/merge-patch+json"), (VmSpec = "application/json"))),
+    params(("vm" = String, Path, description = "Name or id"),
+        ("If-Match" = Option<String>, Header, description = "ETag of the revision this is meant for")),
+    responses((status = 200, body = Vm, headers(("ETag" = String, description = "The revision"))), (status = 400, body = ProblemBody),
+        (status = 404, body = ProblemBody), (status = 409, body = ProblemBody, description = "It runs, or another machine has a volume"),
+        (status = 412, body = ProblemBody), (status = 422, body = ProblemBody)))]
+pub(crate) async fn edit(
+    State(shared): State<Shared>,
+    Segment(vm): Segment,
+    IfMatch(revision): IfMatch,
+    Body(patch): Body<serde_json::Value>,
+) -> Result<Response, Problem> {
+    Ok(tagged(shared.host.edit_vm(&vm, revision, patch).await?))
+}
+
 /// Gives a stopped machine another disk: a volume, or a file of the host. Its next start has it.
 #[utoipa::path(post, path = "/v1/vms/{vm}/disks", tag = "vms", operation_id = "attach_disk", request_body = DiskWish,
     params(("vm" = String, Path, description = "Name or id"),

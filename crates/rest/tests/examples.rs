@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use api_types::{
-    DiskWish, Event, Image, ImagePull, ImagePulled, Operation, ProblemBody, StopRequest, Vm, VmSpec, Volume, VolumeAccepted,
-    VolumeCheckRequest, VolumeConvert, VolumeResize, VolumeWish,
+    DiskWish, Event, Image, ImagePull, ImagePulled, Operation, ProblemBody, StopRequest, Vm, VmSpec, Volume,
+    VolumeAccepted, VolumeCheckRequest, VolumeConvert, VolumeResize, VolumeWish,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;

@@ -6,6 +6,7 @@
 
 mod ballast;
 mod events;
+mod keys;
 mod operations;
 mod references;
 mod schema;
@@ -24,6 +25,7 @@ use tokio::sync::watch;
 use ballast::Ballast;
 
 pub(crate) use events::About;
+pub use keys::KeptAnswer;
 pub use operations::OperationRecord;
 pub(crate) use volume_record::{Job, Sizes, Task, VolumeRecord};
 

@@ -9,7 +9,7 @@ const BUSY_TIMEOUT_MS: u64 = 5000;
 
 /// Steps from each schema version to the next; a file of version *n* gets all from the *n*-th on. Steps are never edited
 /// once released, only added.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     r"
     CREATE TABLE vms (
         id           TEXT PRIMARY KEY,
@@ -53,6 +53,15 @@ const MIGRATIONS: [&str; 2] = [
         name     TEXT NOT NULL UNIQUE,
         record   TEXT NOT NULL,
         revision INTEGER NOT NULL
+    ) STRICT;
+",
+    r"
+    CREATE TABLE idempotency_keys (
+        number  INTEGER PRIMARY KEY AUTOINCREMENT,
+        key     TEXT NOT NULL UNIQUE,
+        request TEXT NOT NULL,
+        answer  TEXT,
+        at      TEXT NOT NULL
     ) STRICT;
 ",
 ];

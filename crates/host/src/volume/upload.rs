@@ -70,11 +70,13 @@ impl Host {
         let wanted = name_or_id.to_owned();
         let record = self.registry().change(move |change| find(change, &wanted)).await?;
         awaits(&record)?;
-        let claim = self.claim(&record)?;
+        let limit = self.0.context.config.image_max_bytes;
         let length = match piece {
             Piece::Whole => None,
+            Piece::Part { first, length, .. } if first.saturating_add(length) > limit => return Err(too_large(limit)),
             Piece::Part { length, .. } => Some(length),
         };
+        let claim = self.claim(&record)?;
         let (sender, pieces) = mpsc::channel(PIECES_QUEUED);
         let context = Arc::clone(&self.0.context);
         let id = record.id;
@@ -84,7 +86,7 @@ impl Host {
             drop(claim);
             written
         });
-        let sent = send(body, sender, length, self.0.context.config.image_max_bytes).await;
+        let sent = send(body, sender, length, limit).await;
         let end = writing
             .await
             .map_err(|_| Failure::new(ErrorCode::Internal, "the work was lost"))??;
@@ -164,8 +166,7 @@ where
             return Err(Failure::new(ErrorCode::InvalidRequest, text));
         }
         if sent > limit {
-            let text = format!("more than {limit} bytes, the most of an image (image_max)");
-            return Err(Failure::new(ErrorCode::DiskRefused, text));
+            return Err(too_large(limit));
         }
         if sender.send(piece).await.is_err() {
             // The writer failed and says why.
@@ -177,6 +178,11 @@ where
         return Err(Failure::new(ErrorCode::InvalidRequest, text));
     }
     Ok(())
+}
+
+fn too_large(limit: u64) -> Failure {
+    let text = format!("more than {limit} bytes, the most of an image (image_max)");
+    Failure::new(ErrorCode::DiskRefused, text)
 }
 
 /// Writes what comes; returns the length of what is stored then.

@@ -120,3 +120,26 @@ fn a_pull_from_a_plain_registry_that_is_not_listed_is_refused_and_names_the_sett
         "{operation}"
     );
 }
+
+#[test]
+fn a_pull_goes_on_with_the_next_daemon_under_the_same_operation() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let registry = listener.local_addr().unwrap().to_string();
+    let mut daemon = Daemon::start_with(&format!("insecure_registries = [{registry:?}]"));
+    let answer = daemon.post("/v1/images", &json!({"reference": format!("{registry}/demo/x:1")}));
+    let location = answer.header("location").unwrap().to_owned();
+    // It asks, and is not answered before the daemon is gone.
+    let asked = listener.accept().unwrap();
+    daemon.crash_and_restart();
+    drop(asked);
+    let asked_again = listener.accept().unwrap();
+    assert_eq!(daemon.get(&location).json()["phase"], "Running");
+    daemon.terminate();
+    daemon.restart();
+    drop(asked_again);
+    let operation = daemon.get(&location).json();
+    assert_eq!(operation["phase"], "Running", "{operation}");
+    drop(listener);
+    let operation = daemon.over(&location);
+    assert_eq!(operation["error"]["code"], "registry_unavailable", "{operation}");
+}

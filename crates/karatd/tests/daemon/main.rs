@@ -9,6 +9,7 @@
 
 mod harness;
 mod images;
+mod keys;
 mod machines;
 mod requests;
 mod restarts;

@@ -149,3 +149,41 @@ fn a_client_that_sends_half_a_request_is_hung_up_on() {
     stream.read_to_end(&mut rest).unwrap();
     assert!(!rest.starts_with(b"HTTP/1.1 200"));
 }
+
+#[test]
+fn a_stopped_machine_is_changed_by_a_merge_patch() {
+    let daemon = Daemon::start();
+    daemon.create("web", "quiet");
+    let patch = |headers: &str, body: serde_json::Value| {
+        let headers = format!("Content-Type: application/merge-patch+json\r\n{headers}");
+        daemon.request("PATCH", "/v1/vms/web", &headers, &body.to_string())
+    };
+    let changed = patch(
+        "If-Match: \"1\"\r\n",
+        json!({"cpus": 2, "memory": "128Mi", "boot": {"cmdline": null}}),
+    );
+    assert_eq!(
+        (changed.status, changed.header("etag")),
+        (200, Some("\"2\"")),
+        "{changed:?}"
+    );
+    let spec = &changed.json()["spec"];
+    assert_eq!(
+        (&spec["cpus"], &spec["memory"], &spec["boot"]["cmdline"]),
+        (&json!(2), &json!("128Mi"), &json!(null))
+    );
+    assert!(spec["boot"]["kernel"].is_string(), "{spec}");
+    patch("If-Match: \"1\"\r\n", json!({"cpus": 3})).problem(412, "revision_mismatch");
+    let refused = patch("", json!({"name": "db", "cpus": 2})).problem(422, "invalid_spec");
+    assert_eq!(refused["errors"][0]["field"], "name");
+    assert_eq!(
+        patch("", json!({"cpus": 99})).problem(422, "invalid_spec")["errors"][0]["field"],
+        "cpus"
+    );
+    patch("", json!({"disks": [{"volume": "none"}]})).problem(422, "invalid_spec");
+    patch("", json!({"cpu": 1})).problem(400, "invalid_request");
+    patch("", json!([])).problem(400, "invalid_request");
+    daemon.begin("/v1/vms/web/start", &json!({}));
+    patch("", json!({"cpus": 1})).problem(409, "wrong_state");
+    assert_eq!(daemon.vm("web")["spec"]["cpus"], 2);
+}

@@ -208,11 +208,11 @@ fn a_sender_that_breaks_off_goes_on_where_it_ended() {
     daemon.crash_and_restart();
     assert_eq!(received(&daemon), first, "an upload survives the daemon");
     let first = usize::try_from(first).unwrap();
-    let answer = daemon.put(
-        "data",
-        &part(first, &bytes[first..], &bytes.len().to_string()),
-        &bytes[first..],
-    );
+    let last = daemon.put("data", &part(first, &bytes[first..], "*"), &bytes[first..]);
+    assert_eq!((last.status, received(&daemon)), (200, bytes.len() as u64));
+    let early = daemon.put("data", "Content-Range: bytes */7\r\n", b"");
+    early.problem(409, "upload_offset");
+    let answer = daemon.put("data", &format!("Content-Range: bytes */{}\r\n", bytes.len()), b"");
     assert_eq!(daemon.over(answer.header("location").unwrap())["phase"], "Succeeded");
     same(("raw", &daemon.file(&daemon.volume("data"))), ("raw", &source));
 }

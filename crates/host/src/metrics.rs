@@ -1,0 +1,88 @@
+//! Figures of the host for monitoring.
+
+use std::collections::BTreeMap;
+
+use api_types::{OperationKind, OperationPhase, VmPhase, Volume, VolumeState};
+
+use crate::failure::Failure;
+use crate::host::Host;
+use crate::limits;
+use crate::registry::RegistryError;
+
+/// What there is, counted.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    /// Machines in each phase.
+    pub vms: Vec<(VmPhase, u64)>,
+    /// All volumes.
+    pub volumes: Vec<Volume>,
+    /// Volumes in each state.
+    pub volume_states: Vec<(VolumeState, u64)>,
+    /// Sealed images.
+    pub images: u64,
+    /// Space of images, bytes.
+    pub images_bytes: u64,
+    /// Operations that are remembered, by kind and phase.
+    pub operations: Vec<(OperationKind, OperationPhase, u64)>,
+    /// Number of the newest event.
+    pub newest_event: u64,
+    /// Bytes free on the state directory's file system.
+    pub free_bytes: u64,
+}
+
+impl Host {
+    /// Counts everything.
+    pub async fn metrics(&self) -> Result<Metrics, Failure> {
+        let counted = self.registry().change(|change| -> Result<_, RegistryError> {
+            let mut phases = BTreeMap::from(VM_PHASES.map(|phase| (phase as u8, (phase, 0))));
+            for vm in change.vms()? {
+                phases.entry(vm.status.phase as u8).or_insert((vm.status.phase, 0)).1 += 1;
+            }
+            let mut operations = BTreeMap::new();
+            for operation in change.operations()? {
+                let (kind, phase) = (operation.kind, operation.phase);
+                operations
+                    .entry((kind as u8, phase as u8))
+                    .or_insert((kind, phase, 0))
+                    .2 += 1;
+            }
+            let operations: Vec<(OperationKind, OperationPhase, u64)> = operations.into_values().collect();
+            Ok((phases.into_values().collect(), operations))
+        });
+        let (vms, operations) = counted.await?;
+        let volumes = self.volumes().await?;
+        let mut states = BTreeMap::from(VOLUME_STATES.map(|state| (state as u8, (state, 0))));
+        for volume in &volumes {
+            states.entry(volume.state as u8).or_insert((volume.state, 0)).1 += 1;
+        }
+        let images = self.images().await?;
+        Ok(Metrics {
+            vms,
+            volumes,
+            volume_states: states.into_values().collect(),
+            images: images.len() as u64,
+            images_bytes: images.iter().map(|image| image.size_bytes).sum(),
+            operations,
+            newest_event: *self.newest_event().borrow(),
+            free_bytes: limits::free_bytes(&self.0.context.config.state_dir).unwrap_or(0),
+        })
+    }
+}
+
+/// Counted also where there is none, so that no line comes and goes.
+const VM_PHASES: [VmPhase; 6] = [
+    VmPhase::Stopped,
+    VmPhase::Starting,
+    VmPhase::Running,
+    VmPhase::Paused,
+    VmPhase::Stopping,
+    VmPhase::Failed,
+];
+
+/// Likewise.
+const VOLUME_STATES: [VolumeState; 4] = [
+    VolumeState::Creating,
+    VolumeState::Ready,
+    VolumeState::Failed,
+    VolumeState::Deleting,
+];

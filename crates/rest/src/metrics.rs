@@ -1,0 +1,106 @@
+//! `/metrics`: figures in the text format of Prometheus (exposition format 0.0.4).
+
+use std::fmt::{Display, Write as _};
+
+use api_types::ProblemBody;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::IntoResponse;
+use host::Metrics;
+use serde::Serialize;
+
+use crate::problem::Problem;
+use crate::shared::Shared;
+
+/// Figures of the host for Prometheus.
+#[utoipa::path(get, path = "/metrics", tag = "host", operation_id = "metrics",
+    responses((status = 200, body = String, content_type = "text/plain"), (status = 500, body = ProblemBody)))]
+pub(crate) async fn show(State(shared): State<Shared>) -> Result<impl IntoResponse, Problem> {
+    let metrics = shared.host.metrics().await?;
+    let content_type = "text/plain; version=0.0.4; charset=utf-8";
+    Ok(([(header::CONTENT_TYPE, content_type)], write(&metrics)))
+}
+
+/// Lines of one page.
+#[derive(Default)]
+struct Page(String);
+
+impl Page {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        // Writing to a String does not fail.
+        _ = writeln!(self.0, "# HELP karat_{name} {help}\n# TYPE karat_{name} {kind}");
+    }
+
+    /// Values of labels are words, names and versions of this API: nothing in them needs to be escaped.
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
+        let labels: Vec<_> = labels.iter().map(|(key, value)| format!("{key}=\"{value}\"")).collect();
+        let labels = if labels.is_empty() {
+            String::new()
+        } else {
+            format!("{{{}}}", labels.join(","))
+        };
+        _ = writeln!(self.0, "karat_{name}{labels} {value}");
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
+        self.family(name, "gauge", help);
+        self.sample(name, &[], value);
+    }
+}
+
+fn write(metrics: &Metrics) -> String {
+    let mut page = Page::default();
+    page.family(
+        "build_info",
+        "gauge",
+        "Always 1; the label has the version of the daemon.",
+    );
+    page.sample("build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
+    page.family("vms", "gauge", "Machines in each phase.");
+    for (phase, count) in &metrics.vms {
+        page.sample("vms", &[("phase", &word(phase))], count);
+    }
+    page.family("volumes", "gauge", "Volumes in each state.");
+    for (state, count) in &metrics.volume_states {
+        page.sample("volumes", &[("state", &word(state))], count);
+    }
+    page.family("volume_size_bytes", "gauge", "Size the guest sees of each volume.");
+    for volume in &metrics.volumes {
+        let size = volume.size_bytes.unwrap_or(0);
+        page.sample("volume_size_bytes", &[("volume", &volume.name)], size);
+    }
+    page.family("volume_usage_bytes", "gauge", "Space each volume takes on the host.");
+    for volume in &metrics.volumes {
+        page.sample("volume_usage_bytes", &[("volume", &volume.name)], volume.usage_bytes);
+    }
+    page.gauge("images", "Golden images in the store.", metrics.images);
+    page.gauge(
+        "images_usage_bytes",
+        "Space of all golden images.",
+        metrics.images_bytes,
+    );
+    page.family(
+        "operations",
+        "gauge",
+        "Operations that are remembered, by kind and phase.",
+    );
+    for (kind, phase, count) in &metrics.operations {
+        page.sample("operations", &[("kind", &word(kind)), ("phase", &word(phase))], count);
+    }
+    page.family("events_total", "counter", "Events since the registry was made.");
+    page.sample("events_total", &[], metrics.newest_event);
+    page.gauge(
+        "state_free_bytes",
+        "Space left on the file system of the state directory.",
+        metrics.free_bytes,
+    );
+    page.0
+}
+
+/// A word of the API.
+fn word<T: Serialize>(value: T) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => word,
+        _ => String::new(),
+    }
+}
