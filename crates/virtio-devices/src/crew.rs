@@ -13,9 +13,12 @@
 //! then looks at everything. While *Run* is wanted it begins new work; while *Pause* or *Stop* is wanted it only finishes what
 //! it began, and says when nothing is left.
 
+use std::future::{Future, poll_fn};
 use std::io;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::task::Poll;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -374,8 +377,26 @@ async fn run<S: Service>(gate: &Gate, mut service: S) -> Vec<VirtQueue> {
                 }
             }
         }
-        gate.bell.rung().await;
+        heard(&gate.bell).await;
     }
+}
+
+/// Waits for the bell. Where it has rung already, the tasks that the service began run first: it would see nothing new.
+async fn heard(bell: &Bell) {
+    let mut rung = bell.rung();
+    let at_once = poll_fn(|context| Poll::Ready(Pin::new(&mut rung).poll(context).is_ready())).await;
+    if !at_once {
+        return rung.await;
+    }
+    let mut yielded = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// A queue whose first error is its last: afterwards it gives nothing and takes nothing.

@@ -2,7 +2,8 @@
 //!
 //! A driver that waits for each answer sends its next request a few microseconds after it. A worker that sleeps meanwhile costs a
 //! kick (an exit of the guest), a wake-up and a context switch; one that looks at the ring instead costs those microseconds. So
-//! workers look, but only as long as that has paid of late, and only where there is a processor to spare.
+//! workers look, but only as long as that has paid of late, and only where there is a processor to spare. Nor do they look for
+//! a driver that keeps many requests in flight: it is served better by batches, which a kick for each of them makes larger.
 
 use std::hint::spin_loop;
 use std::sync::OnceLock;
@@ -16,6 +17,8 @@ const CREDIT_MAX: u8 = 8;
 const TRY_AGAIN: u8 = 32;
 /// Turns of a worker that a request from a fast store takes to be finished: begun, submitted, woken, done.
 const QUICK_TURNS: u8 = 4;
+/// Requests in flight at once of a driver that waits for each answer; one more than that, for one that looks ahead.
+const SHALLOW: usize = 2;
 
 /// Whether looking pays, for one queue.
 #[derive(Debug)]
@@ -25,6 +28,8 @@ pub(crate) struct Spin {
     sleeps: u8,
     /// Since a request was begun.
     turns: u8,
+    /// More requests were in flight than [`SHALLOW`], since there were none.
+    deep: bool,
 }
 
 impl Spin {
@@ -36,27 +41,29 @@ impl Spin {
             credit: CREDIT_MAX,
             sleeps: 0,
             turns: 0,
+            deep: false,
         }
     }
 
-    /// A request was begun.
-    pub(crate) const fn begun(&mut self) {
+    /// A request was begun; with it, there are this many in flight.
+    pub(crate) const fn begun(&mut self, in_flight: usize) {
         self.turns = 0;
+        self.deep |= in_flight > SHALLOW;
     }
 
     /// With requests in flight and nothing new: whether to take another turn before a kick is asked for. It will not have to
     /// be, if they are finished by then.
     pub(crate) const fn takes_another_turn(&mut self) -> bool {
-        let quick = self.allowed && self.credit > 0 && self.turns < QUICK_TURNS;
+        let quick = self.allowed && !self.deep && self.credit > 0 && self.turns < QUICK_TURNS;
         if quick {
             self.turns += 1;
         }
         quick
     }
 
-    /// Calls `next` until it finds something, or the time for it is over. `next` gives `Some(None)` for "nothing yet".
+    /// With nothing in flight: calls `next` until it finds something, or the time for it is over. `next` gives `Some(None)` for "nothing yet".
     pub(crate) fn look<T>(&mut self, mut next: impl FnMut() -> Option<Option<T>>) -> Option<Option<T>> {
-        if !self.is_worthwhile() {
+        if std::mem::take(&mut self.deep) || !self.is_worthwhile() {
             return Some(None);
         }
         let begin = Instant::now();
@@ -93,6 +100,7 @@ mod tests {
             credit: CREDIT_MAX,
             sleeps: 0,
             turns: 0,
+            deep: false,
         }
     }
 
@@ -102,8 +110,14 @@ mod tests {
         for _ in 0..2 {
             let turns = (0..10).filter(|_| spin.takes_another_turn()).count();
             assert_eq!(turns, usize::from(QUICK_TURNS));
-            spin.begun();
+            spin.begun(1);
         }
+        spin.begun(SHALLOW + 1);
+        assert!(!spin.takes_another_turn());
+        assert_eq!(spin.look(|| -> Option<Option<()>> { panic!("looked") }), Some(None));
+        assert_eq!(spin.look(|| Some(Some(1))), Some(Some(1)), "the next time");
+        spin.begun(1);
+        assert!(spin.takes_another_turn());
         spin.credit = 0;
         assert!(!spin.takes_another_turn());
     }

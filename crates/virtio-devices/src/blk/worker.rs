@@ -95,8 +95,8 @@ impl Service for Worker {
             }
             match request {
                 Some(Some(request)) => {
-                    self.spin.begun();
                     self.desk.in_flight.set(self.desk.in_flight.get() + 1);
+                    self.spin.begun(self.desk.in_flight.get());
                     let _running = self.ring.spawn(answer(Rc::clone(&self.desk), request));
                 }
                 Some(None) => {

@@ -97,13 +97,13 @@ impl Worker {
             }
             match request {
                 Some(Some(request)) => {
-                    self.spin.begun();
                     let address = Address::parse(request.address);
                     let lun = match address {
                         Some(Address::Unit(lun)) => Some(lun),
                         _ => None,
                     };
                     let task = self.desk.tasks.borrow_mut().add(lun, request.tag);
+                    self.spin.begun(self.desk.tasks.borrow().len());
                     let _running = self.ring.spawn(serve(Rc::clone(&self.desk), request, address, task));
                 }
                 Some(None) => {
