@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use crate::cache::own_dir;
-use crate::lab::{Crashed, HostConfig, Lab, Payload};
+use crate::lab::{HostConfig, Lab, Payload};
 use crate::tools::{as_root, cargo, run, say, target};
 use crate::{golden, packages, probe};
 
@@ -59,16 +59,7 @@ pub fn run_program(program: &Program) -> Result<Ended> {
     if probe::boots_stock_kernels()? {
         directly(program, &built, &guest)
     } else {
-        in_lab(program, &built, &guest).or_else(|error| {
-            // Seen once in two runs of all scenarios: the emulated host's kernel went on with a guest's GS base after an exit,
-            // which real SVM does not do. Begun again once, and never quietly.
-            if !error.is::<Crashed>() {
-                return Err(error);
-            }
-            say(format!("{error}"));
-            say("the lab host itself crashed: boots it once more and begins again");
-            in_lab(program, &built, &guest)
-        })
+        in_lab(program, &built, &guest)
     }
 }
 

@@ -37,25 +37,6 @@ const POWER_OFF: Duration = Duration::from_secs(20);
 /// How much of the console an error shows, in lines.
 const TAIL_LINES: usize = 40;
 
-/// A lab host ended by itself: its kernel panicked, or the emulator died. That is the lab's failure, not that of what ran in it.
-#[derive(Debug)]
-pub struct Crashed {
-    number: usize,
-    tail: String,
-}
-
-impl std::fmt::Display for Crashed {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "lab host {} ended before its command did; its console ends with:\n{}",
-            self.number, self.tail
-        )
-    }
-}
-
-impl std::error::Error for Crashed {}
-
 /// What one host's command ended with.
 pub struct Outcome {
     /// Exit status of `/payload/run`.
@@ -215,11 +196,12 @@ impl Host {
                 self.ended = true;
             }
         } else if exited {
-            return Err(Crashed {
-                number: self.number,
-                tail: self.tail(),
-            }
-            .into());
+            // Its kernel panicked or the emulator died: the lab's failure, not that of what ran in it.
+            bail!(
+                "lab host {} ended before its command did; its console ends with:\n{}",
+                self.number,
+                self.tail()
+            );
         }
         Ok(())
     }
