@@ -54,6 +54,26 @@ pub enum DiskChange {
         /// Which.
         limits: DiskLimits,
     },
+    /// From now on write into an empty image that comes along and is backed by what was on top, which is only read then.
+    Snapshot {
+        /// The new top; its header names the old one as the backing image.
+        overlay: DiskLayer,
+    },
+    /// Begin to copy what the top reads from the images below into it, so that it stands alone in the end. Answered at once;
+    /// [`DiskJobState`] tells the rest.
+    Stream,
+    /// Begin to copy all of it into a new image that comes along, at least as large. Answered at once; [`DiskJobState`] tells the
+    /// rest.
+    Mirror {
+        /// The new image.
+        target: DiskLayer,
+        /// It reads as zeroes.
+        is_zero: bool,
+        /// Go on with the copy, once it is whole. Else it is left as it is at that moment.
+        pivot: bool,
+    },
+    /// Give up the job that is at work on it.
+    Cancel,
     /// Add it to the SCSI bus. Its files come along.
     Attach {
         /// What the guest sees.
@@ -63,6 +83,49 @@ pub enum DiskChange {
     },
     /// Take it from the SCSI bus. Answered when the guest can not reach it any more and its images are closed.
     Detach,
+}
+
+impl DiskChange {
+    /// How many files belong to it.
+    pub fn file_count(&self) -> usize {
+        match self {
+            Self::Attach { chain, .. } => chain.file_count(),
+            Self::Snapshot { overlay: layer } | Self::Mirror { target: layer, .. } => layer.file_count(),
+            Self::Resize { .. } | Self::Limit { .. } | Self::Stream | Self::Cancel | Self::Detach => 0,
+        }
+    }
+}
+
+/// Work on a disk that takes time; a disk has one at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DiskJob {
+    /// [`DiskChange::Stream`].
+    Stream,
+    /// [`DiskChange::Mirror`].
+    Mirror,
+}
+
+/// How a job stands. The last three are its last word.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum DiskJobState {
+    /// It is at work.
+    Running {
+        /// Bytes dealt with.
+        done_bytes: u64,
+        /// Of so many; grows when the guest makes more work.
+        total_bytes: u64,
+    },
+    /// It did what it was for.
+    Done,
+    /// It was given up on request; the disk is as it was.
+    Cancelled,
+    /// It could not go on; the disk is as it was.
+    Failed {
+        /// Why.
+        message: String,
+    },
 }
 
 /// What a disk is, and what it did since the machine was created.

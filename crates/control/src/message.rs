@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use spec::{MachineSpec, Name, VmId};
 
-use crate::disk::{DiskChain, DiskChange, DiskReport};
+use crate::disk::{DiskChain, DiskChange, DiskJob, DiskJobState, DiskReport};
 use crate::report::EndReport;
 use crate::state::VmState;
 
@@ -206,6 +206,16 @@ pub enum VmEvent {
         /// How often by now.
         resets: u32,
     },
+    /// A job that is at work on a disk, or was, stands so.
+    DiskJob {
+        /// The disk.
+        disk: Name,
+        /// The job.
+        job: DiskJob,
+        /// How it stands.
+        #[serde(flatten)]
+        state: DiskJobState,
+    },
     /// The machine ended; the same report is in the run directory.
     Ended {
         /// Why.
@@ -270,6 +280,14 @@ mod tests {
                 spec: Box::new(spec),
                 chain,
             },
+            DiskChange::Snapshot { overlay: layer() },
+            DiskChange::Stream,
+            DiskChange::Mirror {
+                target: layer(),
+                is_zero: true,
+                pivot: false,
+            },
+            DiskChange::Cancel,
             DiskChange::Detach,
         ] {
             let disk = "d".parse().unwrap();
@@ -313,6 +331,14 @@ mod tests {
             FromVm::Refused { number: 8, refusal },
             FromVm::Event(VmEvent::StateChanged { state }),
             FromVm::Event(VmEvent::GuestReset { resets: 9 }),
+            FromVm::Event(VmEvent::DiskJob {
+                disk: "d".parse().unwrap(),
+                job: DiskJob::Stream,
+                state: DiskJobState::Running {
+                    done_bytes: 1,
+                    total_bytes: 2,
+                },
+            }),
             FromVm::Disks {
                 number: 10,
                 disks: vec![report_of_a_disk()],

@@ -254,10 +254,7 @@ impl ControlLoop {
     }
 
     fn change_disk(&mut self, ticket: Ticket, disk: Name, change: DiskChange) {
-        let count = match &change {
-            DiskChange::Attach { chain, .. } => chain.file_count(),
-            DiskChange::Resize { .. } | DiskChange::Limit { .. } | DiskChange::Detach => 0,
-        };
+        let count = change.file_count();
         let connection = self.connections.get_mut(&ticket.connection);
         let files = connection
             .map(|connection| connection.take_files(count))

@@ -8,6 +8,7 @@ use chipset::{GuestRequest, PowerSink};
 use control::{DiskChange, DiskReport, EndReport, Refusal, VmAction, VmEvent, VmStatus};
 use spec::{MachineSpec, Name};
 
+use crate::disks::JobNews;
 use crate::files::MachineFiles;
 
 /// Whose request it was; comes back with the answer.
@@ -50,6 +51,13 @@ pub enum Action {
         change: DiskChange,
         /// The files that came along.
         files: Vec<OwnedFd>,
+    },
+    /// A job on a disk has something to say.
+    DiskJob {
+        /// The disk.
+        disk: Name,
+        /// What.
+        news: JobNews,
     },
     /// The host wants the machine to end.
     Terminate {

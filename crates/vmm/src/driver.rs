@@ -124,6 +124,7 @@ impl Driver {
                 change,
                 files,
             } => self.change_disk(ticket, &disk, change, files),
+            Action::DiskJob { disk, news } => self.disk_job(&disk, news),
             Action::Terminate { message } => self.quit(message),
             Action::Guest { generation, event } if generation == self.generation => self.guest(event),
             Action::Guest { event, .. } => tracing::debug!(?event, "event of an earlier build of the machine"),

@@ -32,7 +32,7 @@ mod vcpu;
 pub use action::{Action, GuestEvent, Notice, Outlet, Reporter, Ticket};
 pub use build::BuildError;
 pub use console::Console;
-pub use disks::{AttachError, StackError};
+pub use disks::{AttachError, JobNews, StackError};
 pub use driver::{DriverHandle, spawn};
 pub use files::{ChainFiles, Directories, FilesError, LayerFiles, MachineFiles, pair, sort};
 pub use layout::{DISK_SLOTS, FIRST_DISK_SLOT, FIRST_NET_SLOT, FREE_SLOTS, Layout, NET_SLOTS, RNG_SLOT, SCSI_SLOT};

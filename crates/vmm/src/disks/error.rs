@@ -23,6 +23,24 @@ pub enum StackError {
         #[source]
         source: Box<disk_image::OpenError>,
     },
+    /// A snapshot.
+    #[error("no snapshot can be taken of disk {disk}")]
+    Snapshot {
+        /// The disk.
+        disk: String,
+        /// Why.
+        #[source]
+        source: Box<disk_image::live::SnapshotError>,
+    },
+    /// No thread for a job.
+    #[error("disk {disk} can not be worked on; raise the limit on processes (RLIMIT_NPROC, pids.max)")]
+    Thread {
+        /// The disk.
+        disk: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// The chain makes no sense.
     #[error("disk {disk} can not be opened: {why}")]
     Chain {

@@ -3,7 +3,8 @@
 use std::fs::File;
 use std::sync::Arc;
 
-use disk::{Access, Disk, DiskError};
+use disk::{Access, DiskError};
+use disk_image::live::Switch;
 use disk_image::{Chain, DataFile, Image, Layer, OpenOptions};
 use disk_raw::{CacheMode, RawDisk, RawOptions, SectorSize};
 use spec::{DiskCache, DiskFormat, DiskSector, DiskSpec};
@@ -18,9 +19,11 @@ const LAYER_CACHE_BYTES_MIN: u64 = 1 << 20;
 
 /// A chain in use.
 pub(super) struct Images {
-    pub(super) top: Arc<dyn Disk>,
-    /// What has to be closed. What was written to a raw image is safe in the host's page cache already.
-    image: Option<Image>,
+    /// What everybody uses, and what changes under them.
+    pub(super) switch: Switch,
+    /// What has to be closed, the top last. A raw image with large sectors is not among them: what was written to it is safe in
+    /// the host's page cache already.
+    pub(super) images: Vec<Arc<Image>>,
 }
 
 impl Images {
@@ -32,7 +35,7 @@ impl Images {
         let Some(top) = layers.next() else {
             return Err(wrong(spec, "it has no image"));
         };
-        if top.layer.format == DiskFormat::Raw && layers.len() == 0 {
+        if spec.sector != DiskSector::B512 && layers.len() == 0 {
             return Self::raw(spec, top);
         }
         let chain = Chain::new(layer(top), layers.map(layer).collect());
@@ -48,17 +51,17 @@ impl Images {
             source: Box::new(source),
         })?;
         Ok(Self {
-            top: image.disk(),
-            image: Some(image),
+            switch: Switch::new(image.disk()),
+            images: vec![Arc::new(image)],
         })
     }
 
     /// Makes everything durable and the image on top a whole one. Nothing is in flight.
     pub(super) async fn close(&self) -> Result<(), DiskError> {
-        match &self.image {
-            Some(image) => image.close().await,
-            None => Ok(()),
+        for image in self.images.iter().rev() {
+            image.close().await?;
         }
+        Ok(())
     }
 
     fn raw(spec: &DiskSpec, files: LayerFiles) -> Result<Self, StackError> {
@@ -76,13 +79,13 @@ impl Images {
             source,
         })?;
         Ok(Self {
-            top: Arc::new(opened),
-            image: None,
+            switch: Switch::new(Arc::new(opened)),
+            images: Vec::new(),
         })
     }
 }
 
-fn layer(files: LayerFiles) -> Layer {
+pub(super) fn layer(files: LayerFiles) -> Layer {
     let LayerFiles { layer, image, data } = files;
     Layer {
         name: layer.name,

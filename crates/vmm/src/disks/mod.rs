@@ -1,15 +1,18 @@
 //! The disks of a machine: opened once, and kept open over all its resets, since other processes must not come between.
 
 mod devices;
+mod engine;
 mod error;
 mod images;
+mod job;
 mod limits;
+mod live;
 mod stack;
 mod write_through;
 
 use std::sync::Arc;
 
-use control::{DiskLatency, DiskReport};
+use control::{DiskJob, DiskJobState, DiskLatency, DiskReport};
 use disk::Disk;
 use spec::{DiskBus, DiskLimits, DiskSpec, Name};
 use telemetry::HistogramSnapshot;
@@ -18,9 +21,11 @@ use virtio_devices::DiskSnapshot;
 pub use devices::AttachError;
 pub(crate) use devices::DiskDevices;
 pub use error::StackError;
+pub use job::JobNews;
+pub(crate) use job::Tell;
 use stack::Stack;
 
-use crate::files::ChainFiles;
+use crate::files::{ChainFiles, LayerFiles};
 use crate::layout::{FIRST_DISK_SLOT, FIRST_NET_SLOT};
 
 /// Disks on the SCSI bus at one time, by choice.
@@ -80,6 +85,42 @@ impl MachineDisk {
     /// Makes it larger. Blocks on storage.
     pub(crate) fn grow(&self, size_bytes: u64) -> Result<(), StackError> {
         self.stack.grow(size_bytes)
+    }
+
+    /// Goes on in an overlay made in the file of `files`. Blocks on storage.
+    pub(crate) fn snapshot(&mut self, files: LayerFiles) -> Result<(), StackError> {
+        self.stack.snapshot(files)
+    }
+
+    /// Begins to copy what is below the top into it.
+    pub(crate) fn begin_stream(&mut self, tell: Tell) -> Result<(), StackError> {
+        self.stack.begin_stream(tell)
+    }
+
+    /// Begins to copy all of it into the image of `files`, to go on there with `pivot`.
+    pub(crate) fn begin_mirror(
+        &mut self,
+        files: LayerFiles,
+        is_zero: bool,
+        pivot: bool,
+        tell: Tell,
+    ) -> Result<(), StackError> {
+        self.stack.begin_mirror(files, is_zero, pivot, tell)
+    }
+
+    /// Asks the job to give up. False if there is none.
+    pub(crate) fn cancel_job(&self) -> bool {
+        self.stack.cancel_job()
+    }
+
+    /// Waits for the end of the job, and takes over what it made.
+    pub(crate) fn end_job(&mut self) -> Option<(DiskJob, DiskJobState)> {
+        self.stack.end_job()
+    }
+
+    /// What is at work on it.
+    pub(crate) fn job(&self) -> Option<DiskJob> {
+        self.stack.job()
     }
 
     /// Makes everything durable and lets go of the images. Blocks on storage.

@@ -6,27 +6,28 @@ use control::DiskLayer;
 use disk::throttle::{Limits, Throttle, Throttling};
 use disk::{Disk, DiskError};
 use spec::{DiskCache, DiskLimits, DiskSpec};
-use uring::Executor;
 
+use super::engine::block_on;
 use super::error::StackError;
 use super::images::Images;
+use super::job::Job;
 use super::limits::{self, RingTimer};
 use super::write_through::WriteThrough;
 use crate::files::ChainFiles;
 
-/// Operations in flight at once on the rings that open, grow and close disks.
-const RING_ENTRIES: u32 = 16;
-
 /// Images and what is done to requests on their way to them.
 pub(super) struct Stack {
-    name: String,
+    pub(super) name: String,
     /// What the device works on.
     top: Arc<dyn Disk>,
     /// What is below limits and write-through.
-    images: Images,
+    pub(super) images: Images,
     throttling: Throttling,
     limits: DiskLimits,
-    layers: Vec<DiskLayer>,
+    /// Top first.
+    pub(super) layers: Vec<DiskLayer>,
+    /// What is at work on the images.
+    pub(super) job: Option<Job>,
 }
 
 impl Stack {
@@ -34,10 +35,10 @@ impl Stack {
         let name = spec.name.to_string();
         let layers = files.0.iter().map(|files| files.layer.clone()).collect();
         let images = block_on(&name, Images::open(spec, files))??;
-        let top = Arc::clone(&images.top);
+        let switch = Arc::new(images.switch.clone());
         let below: Arc<dyn Disk> = match spec.cache {
-            DiskCache::Writethrough => Arc::new(WriteThrough::new(top)),
-            DiskCache::Cached | DiskCache::Direct => top,
+            DiskCache::Writethrough => Arc::new(WriteThrough::new(switch)),
+            DiskCache::Cached | DiskCache::Direct => switch,
         };
         let throttle = Throttle::new(below, limits::of(&spec.limits), Arc::new(RingTimer::new()));
         Ok(Self {
@@ -47,6 +48,7 @@ impl Stack {
             top: Arc::new(throttle),
             images,
             layers,
+            job: None,
         })
     }
 
@@ -85,7 +87,11 @@ impl Stack {
         })
     }
 
-    pub(super) fn close(self) -> Result<(), StackError> {
+    pub(super) fn close(mut self) -> Result<(), StackError> {
+        if self.job.is_some() {
+            self.cancel_job();
+            self.end_job();
+        }
         self.operate(self.images.close())
     }
 
@@ -95,15 +101,6 @@ impl Stack {
             source,
         })
     }
-}
-
-/// Runs something to its end, on an executor of its own on this thread.
-fn block_on<T>(disk: &str, act: impl Future<Output = T>) -> Result<T, StackError> {
-    let disk = || disk.to_owned();
-    let mut executor = Executor::new(RING_ENTRIES).map_err(|source| StackError::Ring { disk: disk(), source })?;
-    executor
-        .block_on(act)
-        .map_err(|source| StackError::Broken { disk: disk(), source })
 }
 
 #[cfg(test)]

@@ -4,13 +4,17 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use control::DiskLayer;
+use std::sync::mpsc;
+
+use control::{DiskJob, DiskJobState, DiskLayer};
 use disk_qcow2::ops::{BackingName, CreateOptions, create};
 use disk_raw::{RawDisk, RawOptions, Role};
 use guestmem::IoBuf;
 use spec::DiskFormat;
+use uring::Executor;
 
 use super::*;
+use crate::disks::{JobNews, Tell};
 use crate::files::LayerFiles;
 use crate::testing;
 
@@ -191,4 +195,83 @@ fn an_image_is_written_by_one_and_its_backing_read_by_many() {
     let second = rig.open(&[("other", DiskFormat::Qcow2), CHAIN[1], CHAIN[2]]).unwrap();
     assert!(rig.open(&CHAIN[1..]).is_err(), "the backing of two disks is written");
     assert_eq!((read(&first, 0), read(&second, 0)), (b'b', b'b'));
+}
+
+/// Waits for the last word of a job.
+fn outcome(stack: &mut Stack, news: &mpsc::Receiver<JobNews>) -> (DiskJob, DiskJobState) {
+    while news.recv().unwrap() != JobNews::Ended {}
+    stack.end_job().unwrap()
+}
+
+fn teller() -> (Tell, mpsc::Receiver<JobNews>) {
+    let (sender, news) = mpsc::channel();
+    (Box::new(move |word| drop(sender.send(word))), news)
+}
+
+fn new_layer(rig: &Rig, name: &str) -> LayerFiles {
+    File::create_new(rig.path(name)).unwrap();
+    rig.files(&[(name, DiskFormat::Qcow2)], true).0.remove(0)
+}
+
+#[test]
+fn a_snapshot_leaves_what_was_and_a_stream_makes_the_overlay_stand_alone() {
+    let rig = three_deep();
+    let mut stack = rig.open(&CHAIN).unwrap();
+    write(&stack, 0, b't');
+    stack.snapshot(new_layer(&rig, "overlay")).unwrap();
+    let frozen = std::fs::read(rig.path("top")).unwrap();
+    write(&stack, 512, b'o');
+    assert_eq!([0, 512, 1024].map(|at| read(&stack, at)), [b't', b'o', b'b']);
+    assert!(!stack.layers()[1].writable && stack.layers().len() == 4);
+    let (tell, news) = teller();
+    stack.begin_stream(tell).unwrap();
+    assert_eq!(outcome(&mut stack, &news), (DiskJob::Stream, DiskJobState::Done));
+    assert_eq!(stack.layers().len(), 1);
+    write(&stack, 1024, b'n');
+    stack.close().unwrap();
+    assert_eq!(std::fs::read(rig.path("top")).unwrap(), frozen);
+    let alone = rig.open(&[("overlay", DiskFormat::Qcow2)]).unwrap();
+    assert_eq!(
+        [0, 512, 1024, 1536].map(|at| read(&alone, at)),
+        [b't', b'o', b'n', b'b']
+    );
+}
+
+#[test]
+fn a_mirror_is_a_copy_and_becomes_the_disk_where_that_is_asked_for() {
+    let rig = three_deep();
+    let mut stack = rig.open(&CHAIN).unwrap();
+    for (name, pivot) in [("copy", false), ("pivot", true)] {
+        rig.qcow2(name, None);
+        let target = rig.files(&[(name, DiskFormat::Qcow2)], true).0.remove(0);
+        let (tell, news) = teller();
+        stack.begin_mirror(target, true, pivot, tell).unwrap();
+        assert_eq!(
+            outcome(&mut stack, &news),
+            (DiskJob::Mirror, DiskJobState::Done),
+            "{name}"
+        );
+    }
+    assert_eq!(stack.layers()[0].name, "pivot");
+    write(&stack, 0, b'p');
+    stack.close().unwrap();
+    for (name, byte) in [("copy", b'b'), ("pivot", b'p')] {
+        let alone = rig.open(&[(name, DiskFormat::Qcow2)]).unwrap();
+        assert_eq!((read(&alone, 0), read(&alone, 512)), (byte, b'b'), "{name}");
+    }
+    let before = rig.open(&CHAIN).unwrap();
+    assert_eq!(read(&before, 0), b'b', "the disk that was is as it was");
+}
+
+#[test]
+fn a_raw_disk_has_nothing_to_stream_and_a_read_only_one_no_snapshots() {
+    let rig = three_deep();
+    rig.raw("raw", 1, 1 << 20);
+    let mut raw = rig.open(&[("raw", DiskFormat::Raw)]).unwrap();
+    assert!(raw.begin_stream(teller().0).is_err());
+    assert!(!raw.cancel_job() && raw.end_job().is_none());
+    let mut spec = testing::disk("disk");
+    spec.read_only = true;
+    let mut reader = Stack::open(&spec, rig.files(&CHAIN, false)).unwrap();
+    assert!(reader.snapshot(new_layer(&rig, "overlay")).is_err());
 }

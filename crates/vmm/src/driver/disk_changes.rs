@@ -3,14 +3,15 @@
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 
-use control::{DiskChain, DiskChange, Refusal, RefusalKind, VmAction};
+use control::{DiskChain, DiskChange, DiskJobState, DiskLayer, Refusal, RefusalKind, VmAction, VmEvent};
 use spec::{DiskBus, DiskLimits, DiskSpec, Name, Problems};
 
 use virtio_devices::DiskSnapshot;
 
 use super::Driver;
-use crate::action::{Notice, Ticket};
-use crate::disks::MachineDisk;
+use crate::action::{Action, Notice, Ticket};
+use crate::disks::{JobNews, MachineDisk, Tell};
+use crate::files::LayerFiles;
 use crate::vcpu::whole;
 
 fn refusal(kind: RefusalKind, message: &dyn std::fmt::Display) -> Refusal {
@@ -24,12 +25,24 @@ fn failed(error: &dyn std::error::Error) -> Refusal {
     refusal(RefusalKind::Failed, &whole(error))
 }
 
+/// The only layer that came, and its files.
+fn one_layer(layer: DiskLayer, files: Vec<OwnedFd>) -> Result<LayerFiles, Refusal> {
+    let chain = DiskChain { layers: vec![layer] };
+    let paired = crate::files::pair(&chain, files).map_err(|error| refusal(RefusalKind::BadFile, &error))?;
+    let only = paired.0.into_iter().next();
+    only.ok_or_else(|| refusal(RefusalKind::BadFile, &"no image came along"))
+}
+
 impl Driver {
     pub(super) fn change_disk(&mut self, ticket: Ticket, disk: &Name, change: DiskChange, files: Vec<OwnedFd>) {
         let changed = self.check(VmAction::ChangeDisk).and_then(|()| match change {
             DiskChange::Resize { size_bytes } => self.resize_disk(disk, size_bytes),
             DiskChange::Limit { limits } => self.limit_disk(disk, limits),
             DiskChange::Attach { spec, chain } => self.attach_disk(disk, *spec, &chain, files),
+            DiskChange::Snapshot { overlay } => self.snapshot_disk(disk, overlay, files),
+            DiskChange::Stream => self.stream_disk(disk),
+            DiskChange::Mirror { target, is_zero, pivot } => self.mirror_disk(disk, target, files, (is_zero, pivot)),
+            DiskChange::Cancel => self.cancel_disk_job(disk),
             DiskChange::Detach => self.detach_disk(disk),
         });
         self.answer(ticket, changed.map(|()| self.status()));
@@ -108,6 +121,73 @@ impl Driver {
         }
         tracing::info!(disk = %name, "disk attached");
         Ok(())
+    }
+
+    fn snapshot_disk(&mut self, name: &Name, overlay: DiskLayer, files: Vec<OwnedFd>) -> Result<(), Refusal> {
+        let files = one_layer(overlay, files)?;
+        self.disk(name)?.snapshot(files).map_err(|error| failed(&error))?;
+        tracing::info!(disk = %name, "snapshot taken: the disk goes on in the overlay");
+        Ok(())
+    }
+
+    fn stream_disk(&mut self, name: &Name) -> Result<(), Refusal> {
+        let tell = self.teller(name);
+        self.disk(name)?.begin_stream(tell).map_err(|error| failed(&error))
+    }
+
+    fn mirror_disk(
+        &mut self,
+        name: &Name,
+        target: DiskLayer,
+        files: Vec<OwnedFd>,
+        (is_zero, pivot): (bool, bool),
+    ) -> Result<(), Refusal> {
+        let files = one_layer(target, files)?;
+        let tell = self.teller(name);
+        self.disk(name)?
+            .begin_mirror(files, is_zero, pivot, tell)
+            .map_err(|error| failed(&error))
+    }
+
+    fn cancel_disk_job(&mut self, name: &Name) -> Result<(), Refusal> {
+        match self.disk(name)?.cancel_job() {
+            true => Ok(()),
+            false => Err(refusal(RefusalKind::WrongState, &"nothing is at work on the disk")),
+        }
+    }
+
+    /// Has the words of a job arrive here.
+    fn teller(&self, name: &Name) -> Tell {
+        let (queue, disk) = (self.queue.clone(), name.clone());
+        Box::new(move |news| {
+            // Without a driver the machine has ended, and took the job with it.
+            let _ = queue.send(Action::DiskJob {
+                disk: disk.clone(),
+                news,
+            });
+        })
+    }
+
+    pub(super) fn disk_job(&mut self, name: &Name, news: JobNews) {
+        let Ok(disk) = self.disk(name) else { return };
+        let told = match news {
+            JobNews::At {
+                done_bytes,
+                total_bytes,
+            } => disk.job().map(|job| {
+                let state = DiskJobState::Running {
+                    done_bytes,
+                    total_bytes,
+                };
+                (job, state)
+            }),
+            JobNews::Ended => disk.end_job(),
+        };
+        if let Some((job, state)) = told {
+            tracing::info!(disk = %name, ?job, ?state, "work on a disk");
+            let disk = name.clone();
+            self.outlet.send(Notice::Event(VmEvent::DiskJob { disk, job, state }));
+        }
     }
 
     fn detach_disk(&mut self, name: &Name) -> Result<(), Refusal> {

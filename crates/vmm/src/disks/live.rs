@@ -1,0 +1,147 @@
+//! Changes to what a disk consists of, under a running guest.
+
+use std::sync::Arc;
+
+use control::{DiskJob, DiskJobState};
+use disk::Access;
+use disk_image::{BackingName, Chain, OpenOptions, live};
+use spec::DiskFormat;
+
+use super::engine::block_on;
+use super::error::StackError;
+use super::images;
+use super::job::{self, Job, Target, Tell};
+use super::stack::Stack;
+use crate::files::LayerFiles;
+
+impl Stack {
+    fn wrong(&self, why: &str) -> StackError {
+        StackError::Chain {
+            disk: self.name.clone(),
+            why: why.to_owned(),
+        }
+    }
+
+    fn check_idle(&self) -> Result<(), StackError> {
+        match &self.job {
+            Some(job) => {
+                Err(self.wrong(&format!("a {:?} is at work on it: wait or cancel that", job.kind).to_lowercase()))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Makes an overlay in the empty file of `files` and goes on there. Blocks on storage.
+    pub(super) fn snapshot(&mut self, files: LayerFiles) -> Result<(), StackError> {
+        self.check_idle()?;
+        let mut overlay = files.layer.clone();
+        if overlay.format != DiskFormat::Qcow2 || !overlay.writable || files.data.is_some() {
+            return Err(self.wrong("an overlay is a qcow2 image by itself, open for writing"));
+        }
+        let Some(below) = self.layers.first_mut().filter(|below| below.writable) else {
+            return Err(self.wrong("it is only read, so there is nothing to take a snapshot of"));
+        };
+        let backing = BackingName {
+            name: below.name.clone(),
+            format: match below.format {
+                DiskFormat::Raw => "raw".to_owned(),
+                DiskFormat::Qcow2 => "qcow2".to_owned(),
+            },
+        };
+        let file = images::layer(files).file;
+        let made = live::snapshot(&self.images.switch, &file, &overlay.name, &backing);
+        let image = made.map_err(|source| StackError::Snapshot {
+            disk: self.name.clone(),
+            source: Box::new(source),
+        })?;
+        below.writable = false;
+        overlay.data_file = None;
+        self.layers.insert(0, overlay);
+        self.images.images.push(Arc::new(image));
+        Ok(())
+    }
+
+    /// Begins to copy what is below the top into it.
+    pub(super) fn begin_stream(&mut self, tell: Tell) -> Result<(), StackError> {
+        self.check_idle()?;
+        let top = self.images.images.last().cloned().zip(self.layers.first().cloned());
+        let Some((image, layer)) = top.filter(|_| self.layers.len() > 1) else {
+            return Err(self.wrong("there is nothing below its image"));
+        };
+        let switch = self.images.switch.clone();
+        self.begin(DiskJob::Stream, tell, move |watch| {
+            job::stream(&switch, &image, layer, watch)
+        })
+    }
+
+    /// Begins to copy all of it into the image of `files`. Blocks on storage while that is opened.
+    pub(super) fn begin_mirror(
+        &mut self,
+        files: LayerFiles,
+        is_zero: bool,
+        pivot: bool,
+        tell: Tell,
+    ) -> Result<(), StackError> {
+        self.check_idle()?;
+        let layer = files.layer.clone();
+        let chain = Chain::new(images::layer(files), Vec::new());
+        let options = OpenOptions {
+            access: Access::ReadWrite,
+            ..OpenOptions::default()
+        };
+        let opened = block_on(&self.name, disk_image::assemble(&chain, &options))?;
+        let image = opened.map_err(|source| StackError::Image {
+            disk: self.name.clone(),
+            source: Box::new(source),
+        })?;
+        let target = Target {
+            image,
+            layer,
+            is_zero,
+            pivot,
+        };
+        let switch = self.images.switch.clone();
+        self.begin(DiskJob::Mirror, tell, move |watch| job::mirror(&switch, target, watch))
+    }
+
+    fn begin(
+        &mut self,
+        kind: DiskJob,
+        tell: Tell,
+        work: impl FnOnce(&dyn disk_image::Watch) -> job::Outcome + Send + 'static,
+    ) -> Result<(), StackError> {
+        let begun = Job::begin(kind, tell, work).map_err(|source| StackError::Thread {
+            disk: self.name.clone(),
+            source,
+        })?;
+        self.job = Some(begun);
+        Ok(())
+    }
+
+    /// Asks the job to give up. False if there is none.
+    pub(super) fn cancel_job(&self) -> bool {
+        self.job.as_ref().map(Job::stop).is_some()
+    }
+
+    /// Waits for the end of the job, and takes over what it made.
+    pub(super) fn end_job(&mut self) -> Option<(DiskJob, DiskJobState)> {
+        let job = self.job.take()?;
+        let kind = job.kind;
+        let state = match job.outcome() {
+            Ok(None) => DiskJobState::Done,
+            Ok(Some(top)) => {
+                // What was there is not written any more, and was closed or needs no closing: the copy is the disk.
+                self.images.images = vec![Arc::new(top.image)];
+                self.layers = vec![top.layer];
+                DiskJobState::Done
+            }
+            Err(failed) => failed.state(),
+        };
+        Some((kind, state))
+    }
+
+    /// What is at work on it.
+    pub(super) fn job(&self) -> Option<DiskJob> {
+        self.job.as_ref().map(|job| job.kind)
+    }
+}
