@@ -15,13 +15,19 @@ use disk::{
 use guestmem::{GuestAddress, GuestMemory, IoBuf, MemoryConfig};
 use proptest::prelude::*;
 use tempfile::NamedTempFile;
-use uring::Executor;
+use uring::{EngineChoice, Executor};
 
 use crate::*;
 
 /// Blocks on one future with an executor of few entries.
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     Executor::new(8).unwrap().block_on(future).unwrap()
+}
+
+/// Likewise, on threads instead of a ring.
+fn block_on_threads<T>(future: impl Future<Output = T>) -> T {
+    let executor = Executor::with_engine(8, EngineChoice::Threads);
+    executor.unwrap().block_on(future).unwrap()
 }
 
 fn image(size_bytes: u64) -> NamedTempFile {
@@ -76,6 +82,16 @@ fn direct_files_with_large_sectors_conform() {
     conforms(CacheMode::Direct, SectorSize::B4096);
 }
 
+#[test]
+fn files_conform_without_a_ring() {
+    for cache in [CacheMode::Cached, CacheMode::Direct] {
+        if disk(SIZE_BYTES, cache, SectorSize::B512).is_some() {
+            let make = || -> Arc<dyn Disk> { Arc::new(disk(SIZE_BYTES, cache, SectorSize::B512).unwrap()) };
+            conformance::all(make, |case: DiskFuture<'_, ()>| block_on_threads(case));
+        }
+    }
+}
+
 /// Stores that know no fallocate at all fall back to writing zeroes, and ignore discards.
 #[test]
 fn files_without_fallocate_conform() {
@@ -89,20 +105,84 @@ fn files_without_fallocate_conform() {
 
 #[test]
 fn loop_devices_conform() {
-    let Some(device) = LoopDevice::attach() else { return };
-    for cache in [CacheMode::Cached, CacheMode::Direct] {
-        let make = || -> Arc<dyn Disk> {
-            device.backing.as_file().set_len(0).unwrap();
-            device.backing.as_file().set_len(SIZE_BYTES).unwrap();
-            let disk = RawDisk::open(device.path(), options(cache, SectorSize::B512)).unwrap();
-            block_on(async {
-                let io = disk.open_queue().unwrap();
-                io.write_zeroes(0, SIZE_BYTES, ZeroMode::MayUnmap).await.unwrap();
-            });
-            Arc::new(disk)
-        };
-        conformance::all(make, |case| block_on(case));
+    for (unit, sector) in [(512, SectorSize::B512), (4096, SectorSize::B4096)] {
+        let Some(device) = LoopDevice::attach(unit) else { return };
+        for cache in [CacheMode::Cached, CacheMode::Direct] {
+            let make = || -> Arc<dyn Disk> {
+                device.backing.as_file().set_len(0).unwrap();
+                device.backing.as_file().set_len(SIZE_BYTES).unwrap();
+                let disk = RawDisk::open(device.path(), options(cache, sector)).unwrap();
+                block_on(async {
+                    let io = disk.open_queue().unwrap();
+                    io.write_zeroes(0, SIZE_BYTES, ZeroMode::MayUnmap).await.unwrap();
+                });
+                Arc::new(disk)
+            };
+            conformance::all(make, |case| block_on(case));
+        }
     }
+}
+
+#[test]
+fn devices_of_large_sectors_take_small_ones_through_the_cache_only() {
+    let Some(device) = LoopDevice::attach(4096) else { return };
+    let error = RawDisk::open(device.path(), options(CacheMode::Direct, SectorSize::B512)).err();
+    assert!(
+        matches!(error, Some(OpenError::DirectUnit { needed_bytes: 4096, .. })),
+        "{error:?}"
+    );
+    let disk = RawDisk::open(device.path(), options(CacheMode::Cached, SectorSize::B512)).unwrap();
+    assert_eq!(disk.geometry().physical_sector_bytes, 4096);
+    let bytes = pattern(4096, 1);
+    block_on(async {
+        let io = disk.open_queue().unwrap();
+        io.write(0, vec![IoBuf::from_bytes(&bytes).unwrap()]).await.0.unwrap();
+        io.write_zeroes(512, 512, ZeroMode::KeepAllocated).await.unwrap();
+        io.discard(1024, 512).await.unwrap();
+        io.flush().await.unwrap();
+        let (result, bufs) = io.read(0, vec![IoBuf::heap(4096, 4096).unwrap()]).await;
+        result.unwrap();
+        let now = bufs[0].to_vec();
+        assert!(now[..512] == bytes[..512] && now[512..1024] == [0; 512] && now[1536..] == bytes[1536..]);
+    });
+}
+
+#[test]
+fn devices_give_space_back_without_fallocate() {
+    use std::os::unix::fs::MetadataExt;
+    let Some(device) = LoopDevice::attach(512) else { return };
+    let disk = RawDisk::open(device.path(), options(CacheMode::Direct, SectorSize::B512)).unwrap();
+    // As on kernels and devices that know BLKDISCARD only.
+    disk.forget_fallocate();
+    let blocks = || device.backing.as_file().metadata().unwrap().blocks() * 512;
+    block_on(async {
+        let io = disk.open_queue().unwrap();
+        let data = IoBuf::from_bytes(&pattern(1 << 20, 2)).unwrap();
+        io.write(0, vec![data]).await.0.unwrap();
+        io.flush().await.unwrap();
+        let full = blocks();
+        io.discard(0, 1 << 20).await.unwrap();
+        io.flush().await.unwrap();
+        assert!(blocks() + (900 << 10) <= full, "{} of {full}", blocks());
+    });
+}
+
+#[test]
+fn devices_grow_once_they_were_extended() {
+    let Some(device) = LoopDevice::attach(512) else { return };
+    let disk = RawDisk::open(device.path(), options(CacheMode::Cached, SectorSize::B512)).unwrap();
+    block_on(async {
+        let io = disk.open_queue().unwrap();
+        let error = io.grow(2 * SIZE_BYTES).await.unwrap_err();
+        assert_eq!(error.kind(), DiskErrorKind::Unsupported);
+        device.backing.as_file().set_len(2 * SIZE_BYTES).unwrap();
+        let told = Command::new("losetup").args(["--set-capacity", &device.name]).status();
+        assert!(told.unwrap().success());
+        io.grow(2 * SIZE_BYTES).await.unwrap();
+        assert_eq!(disk.geometry().size_bytes, 2 * SIZE_BYTES);
+        let last = IoBuf::from_bytes(&[3; 512]).unwrap();
+        io.write(2 * SIZE_BYTES - 512, vec![last]).await.0.unwrap();
+    });
 }
 
 /// A block device on a file; detached when dropped.
@@ -113,10 +193,10 @@ struct LoopDevice {
 
 impl LoopDevice {
     /// `None`, and a word about it, where this user or host can not have one.
-    fn attach() -> Option<Self> {
+    fn attach(sector_bytes: u32) -> Option<Self> {
         let backing = image(SIZE_BYTES);
         let made = Command::new("losetup")
-            .args(["--find", "--show"])
+            .args(["--find", "--show", "--sector-size", &sector_bytes.to_string()])
             .arg(backing.path())
             .output();
         match made {

@@ -1,4 +1,5 @@
-//! The kernel ring: what to do becomes an entry, a completion becomes a landing.
+//! The engine under an executor: the kernel's ring, where what to do becomes an entry and a completion a landing; or a pool of
+//! threads where there is none.
 #![expect(
     unsafe_code,
     reason = "submission entries carry raw addresses; their owners are in `flight`"
@@ -18,6 +19,7 @@ use rustix::io::Errno;
 
 use crate::flight::{Cargo, Flights, Key, Slot};
 use crate::notice::Notice;
+use crate::pool::Pool;
 
 /// Segments one operation takes (`UIO_MAXIOV`, include/uapi/linux/uio.h). Longer transfers come back short.
 const MAX_SEGMENTS: usize = 1024;
@@ -61,9 +63,15 @@ pub(crate) enum Wait {
     ForOne,
 }
 
-/// One ring, and what flies on it.
+/// What operations are done by.
+pub(crate) enum Means {
+    Ring(IoUring),
+    Pool(Pool),
+}
+
+/// One ring or pool, and what flies on it.
 pub(crate) struct Engine {
-    ring: IoUring,
+    means: Means,
     pub(crate) flights: Flights,
     notice: Arc<Notice>,
     listening: bool,
@@ -79,9 +87,9 @@ pub(crate) struct Landed {
 }
 
 impl Engine {
-    pub(crate) fn new(ring: IoUring, notice: Arc<Notice>) -> Self {
+    pub(crate) fn new(means: Means, notice: Arc<Notice>) -> Self {
         Self {
-            ring,
+            means,
             flights: Flights::default(),
             notice,
             listening: false,
@@ -95,6 +103,19 @@ impl Engine {
             Ok(key) => key,
             Err(cargo) => return Err((Errno::NOMEM.into(), cargo)),
         };
+        if let Means::Pool(pool) = &mut self.means {
+            let begun = match self.flights.slot(key) {
+                Some(slot) => {
+                    fill(slot, action);
+                    pool.launch(key, slot, action)
+                }
+                None => Err(Errno::BADF.into()),
+            };
+            return begun.map(|()| key).or_else(|error| match self.flights.unboard(key) {
+                Some(cargo) => Err((error, cargo)),
+                None => Ok(key),
+            });
+        }
         let entry = self.flights.slot(key).and_then(|slot| prepare(slot, action));
         let pushed = match entry {
             // SAFETY: every address in the entry is of memory that `key`'s slot owns and keeps in place until the kernel has
@@ -114,6 +135,10 @@ impl Engine {
 
     /// Asks the kernel to give up on `key`. It lands all the same, cancelled or done.
     pub(crate) fn cancel(&mut self, key: Key) -> io::Result<()> {
+        if let Means::Pool(pool) = &mut self.means {
+            pool.cancel(key);
+            return Ok(());
+        }
         let entry = opcode::AsyncCancel::new(key.user_data()).build().user_data(FORGOTTEN);
         // SAFETY: the entry holds no address.
         unsafe { self.push(&entry) }
@@ -121,8 +146,17 @@ impl Engine {
 
     /// Submits what was launched, and waits if told to; may come back early with nothing. Afterwards [`Engine::reap`].
     pub(crate) fn enter(&mut self, wait: Wait) -> io::Result<()> {
+        let ring = match &mut self.means {
+            Means::Pool(pool) => {
+                if pool.enter(wait, self.notice.event())? {
+                    self.notice.silence();
+                }
+                return Ok(());
+            }
+            Means::Ring(ring) => ring,
+        };
         if wait == Wait::ForOne && !self.listening {
-            if self.ring.submission().is_full() {
+            if ring.submission().is_full() {
                 // Making room takes completions in, and whoever they concern must run before anything waits.
                 return self.enter_once(0);
             }
@@ -131,7 +165,10 @@ impl Engine {
             unsafe { self.push(&poll.build().user_data(NOTICED)) }?;
             self.listening = true;
         }
-        let submission = self.ring.submission();
+        let Means::Ring(ring) = &mut self.means else {
+            return Ok(());
+        };
+        let submission = ring.submission();
         if wait == Wait::No && submission.is_empty() && !submission.taskrun() && !submission.cq_overflow() {
             return Ok(());
         }
@@ -140,7 +177,10 @@ impl Engine {
     }
 
     fn enter_once(&mut self, want: usize) -> io::Result<()> {
-        match self.ring.submit_and_wait(want) {
+        let Means::Ring(ring) = &mut self.means else {
+            return Ok(());
+        };
+        match ring.submit_and_wait(want) {
             Ok(_) => Ok(()),
             // A signal, too little memory for now, or completions to be taken first: the caller comes again.
             Err(error) => match error.raw_os_error().map(Errno::from_raw_os_error) {
@@ -152,7 +192,18 @@ impl Engine {
 
     /// Takes in all completions there are.
     pub(crate) fn reap(&mut self) {
-        for completion in self.ring.completion() {
+        let ring = match &mut self.means {
+            Means::Pool(pool) => {
+                for (key, result) in pool.take_landed() {
+                    let (waker, cargo) = self.flights.land(key, result);
+                    self.landed.wakers.extend(waker);
+                    self.landed.cargo.extend(cargo);
+                }
+                return;
+            }
+            Means::Ring(ring) => ring,
+        };
+        for completion in ring.completion() {
             match completion.user_data() {
                 FORGOTTEN => {}
                 NOTICED => {
@@ -172,7 +223,8 @@ impl Engine {
     /// Every address in `entry` must stay good until its completion.
     unsafe fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
         for _ in 0..MAX_ENTERS_FOR_ROOM {
-            let mut submission = self.ring.submission();
+            let Means::Ring(ring) = &mut self.means else { break };
+            let mut submission = ring.submission();
             // SAFETY: passed on to the caller.
             if unsafe { submission.push(entry) }.is_ok() {
                 return Ok(());
@@ -189,8 +241,20 @@ fn poll_in() -> u32 {
     u32::from(PollFlags::IN.bits())
 }
 
+/// Lists what an operation reads or fills in its slot.
+fn fill(slot: &mut Slot, action: &Action) {
+    let skip = match *action {
+        Action::Read { skip, .. } | Action::Write { skip, .. } => skip,
+        _ => 0,
+    };
+    if let Some(cargo) = &slot.cargo {
+        fill_segments(&mut slot.segments, &cargo.bufs, skip);
+    }
+}
+
 /// The entry for `action`, with addresses of memory that `slot` owns. `None` if the file is missing.
 fn prepare(slot: &mut Slot, action: &Action) -> Option<squeue::Entry> {
+    fill(slot, action);
     let Slot {
         cargo,
         scratch,
@@ -203,11 +267,6 @@ fn prepare(slot: &mut Slot, action: &Action) -> Option<squeue::Entry> {
         return Some(opcode::Timeout::new(scratch.duration.get()).build());
     }
     let fd = Fd(cargo.file.as_ref()?.raw());
-    let skip = match *action {
-        Action::Read { skip, .. } | Action::Write { skip, .. } => skip,
-        _ => 0,
-    };
-    fill_segments(segments, &cargo.bufs, skip);
     Some(match *action {
         Action::Read { offset, .. } => transfer_in(fd, segments, offset),
         Action::Receive => transfer_in(fd, segments, NO_OFFSET),

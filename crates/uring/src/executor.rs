@@ -17,11 +17,11 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
-use crate::engine::{Engine, Wait};
+use crate::engine::{Engine, Means, Wait};
 use crate::inner::Inner;
 use crate::notice::{Notice, TaskWaker};
 use crate::ring::Ring;
-use crate::setup::{self, SetupError};
+use crate::setup::{self, EngineChoice, SetupError};
 use crate::task::{MAIN, Tasks};
 
 /// The kernel gave up on the ring: nothing on it can be waited for any more.
@@ -49,10 +49,25 @@ impl Executor {
         if Ring::current().is_ok() {
             return Err(SetupError::Occupied);
         }
-        let ring = setup::open(entries)?;
+        let means = setup::means(entries, setup::chosen())?;
+        Self::on(means, entries)
+    }
+
+    /// As [`Executor::new`], whatever was [chosen](crate::choose_engine) for the process.
+    ///
+    /// # Errors
+    /// This host, process or thread can not have such an engine; the message says what to do.
+    pub fn with_engine(entries: u32, choice: EngineChoice) -> Result<Self, SetupError> {
+        if Ring::current().is_ok() {
+            return Err(SetupError::Occupied);
+        }
+        Self::on(setup::means(entries, choice)?, entries)
+    }
+
+    fn on(means: Means, entries: u32) -> Result<Self, SetupError> {
         let notice = Arc::new(Notice::new().map_err(|source| SetupError::Failed { entries, source })?);
         let inner = Rc::new(Inner {
-            engine: RefCell::new(Engine::new(ring, Arc::clone(&notice))),
+            engine: RefCell::new(Engine::new(means, Arc::clone(&notice))),
             tasks: Tasks::new(Arc::clone(&notice)),
             closed: Cell::new(false),
         });

@@ -16,6 +16,8 @@
 //! or not; so no future that is dropped, and no executor that is, leaves the kernel with memory that is used for something else.
 //! Forgetting a future or the executor (`mem::forget`) leaks buffers, and does no other harm.
 //!
+//! Where io_uring may not be used, threads do the same by ordinary system calls ([`EngineChoice`]); nothing else changes.
+//!
 //! What io_uring can not do and disks need (locks, `BLKDISCARD`) is in [`blocking`], as plain calls.
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
@@ -30,6 +32,8 @@ mod immediate;
 mod inner;
 mod notice;
 mod op;
+mod patience;
+mod pool;
 mod race;
 mod ring;
 mod setup;
@@ -44,5 +48,5 @@ pub use immediate::Immediate;
 pub use op::{Canceller, Op};
 pub use race::{First, race};
 pub use ring::{Allocation, Moved, NoExecutor, Ring, SyncScope};
-pub use setup::{SetupError, probe};
+pub use setup::{EngineChoice, SetupError, choose_engine, probe};
 pub use task::Task;

@@ -2,9 +2,13 @@
 
 use std::fs;
 use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use io_uring::{IoUring, Probe, opcode};
 use rustix::io::Errno;
+
+use crate::engine::Means;
+use crate::pool::Pool;
 
 /// Where the kernel says who may use io_uring (Linux 6.6, admin-guide/sysctl/kernel.rst).
 const SYSCTL: &str = "/proc/sys/kernel/io_uring_disabled";
@@ -42,6 +46,13 @@ pub enum SetupError {
     /// This thread runs an executor already.
     #[error("this thread already has an io_uring executor: use one per thread")]
     Occupied,
+    /// Threads, where there is no ring or none is wanted.
+    #[error("threads for input and output can not be started")]
+    Threads {
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// Anything else, as a limit on open files or locked memory.
     #[error("io_uring ring of {entries} entries can not be set up")]
     Failed {
@@ -53,10 +64,69 @@ pub enum SetupError {
     },
 }
 
+/// What executors work with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EngineChoice {
+    /// io_uring where it may be used, threads elsewhere.
+    #[default]
+    Best,
+    /// io_uring, or nothing.
+    Ring,
+    /// A few threads per executor, and ordinary system calls.
+    Threads,
+}
+
+/// The choice of the process: an [`EngineChoice`] as a number.
+static CHOSEN: AtomicU8 = AtomicU8::new(0);
+
+/// The fallback was told of.
+static TOLD: AtomicBool = AtomicBool::new(false);
+
+/// Chooses what executors of this process work with that are made from now on.
+pub fn choose_engine(choice: EngineChoice) {
+    let number = match choice {
+        EngineChoice::Best => 0,
+        EngineChoice::Ring => 1,
+        EngineChoice::Threads => 2,
+    };
+    CHOSEN.store(number, Ordering::Relaxed);
+}
+
+pub(crate) fn chosen() -> EngineChoice {
+    match CHOSEN.load(Ordering::Relaxed) {
+        1 => EngineChoice::Ring,
+        2 => EngineChoice::Threads,
+        _ => EngineChoice::Best,
+    }
+}
+
+/// A ring or threads, as chosen. What keeps a ring from a process for good makes it threads; a lack of memory or descriptors does
+/// not, as threads need those as well.
+pub(crate) fn means(entries: u32, choice: EngineChoice) -> Result<Means, SetupError> {
+    let threads = || {
+        let pool = Pool::new().map_err(|source| SetupError::Threads { source })?;
+        Ok(Means::Pool(pool))
+    };
+    match choice {
+        EngineChoice::Threads => threads(),
+        EngineChoice::Ring => open(entries).map(Means::Ring),
+        EngineChoice::Best => match open(entries) {
+            Ok(ring) => Ok(Means::Ring(ring)),
+            Err(reason @ (SetupError::Disabled { .. } | SetupError::Refused | SetupError::TooOld { .. })) => {
+                if !TOLD.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(%reason, "disks and networks use threads instead of io_uring, which is slower");
+                }
+                threads()
+            }
+            Err(error) => Err(error),
+        },
+    }
+}
+
 /// Whether io_uring can be used here, without keeping anything open.
 ///
 /// # Errors
-/// The first reason found why [`crate::Executor::new`] would fail.
+/// The first reason found why executors would use threads instead.
 pub fn probe() -> Result<(), SetupError> {
     open(8).map(drop)
 }

@@ -34,7 +34,7 @@ fn is_errno<T: std::fmt::Debug>(result: io::Result<T>, errno: Errno) -> bool {
 
 /// Runs `act` on a fresh executor with few entries, so that full queues are met often.
 fn on<T>(act: impl AsyncFnOnce(Ring) -> T) -> T {
-    let mut executor = Executor::new(4).unwrap();
+    let mut executor = executor(4).unwrap();
     let ring = executor.ring();
     executor.block_on(act(ring)).unwrap()
 }
@@ -139,7 +139,7 @@ fn a_full_submission_queue_never_sleeps_over_completions() {
 fn dropped_writes_still_happen_before_the_executor_is_gone() {
     let file = tempfile::tempfile().unwrap();
     {
-        let executor = Executor::new(8).unwrap();
+        let executor = executor(8).unwrap();
         let file = File::dup(&file).unwrap();
         for i in 0..200_u64 {
             drop(executor.ring().write(&file, i * 4096, vec![buf(&[0x5a; 4096])]));
@@ -153,7 +153,7 @@ fn dropped_writes_still_happen_before_the_executor_is_gone() {
 fn an_executor_ends_although_operations_would_wait_for_ever() {
     let (reader, _writer) = ends(pipe().unwrap());
     let kept = {
-        let mut executor = Executor::new(8).unwrap();
+        let mut executor = executor(8).unwrap();
         let ring = executor.ring();
         let file = reader.clone();
         ring.spawn({
@@ -297,7 +297,7 @@ fn tasks_spawn_tasks_and_are_awaited() {
 
 #[test]
 fn tasks_go_on_with_the_next_block_on() {
-    let mut executor = Executor::new(4).unwrap();
+    let mut executor = executor(4).unwrap();
     let ring = executor.ring();
     let (tell, told) = mpsc::channel();
     ring.spawn({
@@ -324,8 +324,11 @@ fn tasks_go_on_with_the_next_block_on() {
 #[test]
 fn one_executor_per_thread_and_none_after_it() {
     assert!(Ring::current().is_err());
-    let executor = Executor::new(4).unwrap();
-    assert!(matches!(Executor::new(4), Err(SetupError::Occupied)));
+    let executor = executor(4).unwrap();
+    assert!(matches!(
+        Executor::with_engine(4, EngineChoice::Best),
+        Err(SetupError::Occupied)
+    ));
     let ring = Ring::current().unwrap();
     drop(executor);
     assert_eq!(Ring::current().err(), Some(NoExecutor));
@@ -415,4 +418,39 @@ fn locks_belong_to_the_opening() {
     drop(second);
     lock(&same, LockKind::Exclusive).unwrap();
     assert!(blocking::discard_blocks(&same, 0, 512).is_err());
+}
+
+/// Set for the run of these tests on threads.
+const ENGINE: &str = "KARAT_TEST_IO_ENGINE";
+
+fn executor(entries: u32) -> Result<Executor, SetupError> {
+    let choice = match std::env::var_os(ENGINE) {
+        Some(_) => EngineChoice::Threads,
+        None => EngineChoice::Ring,
+    };
+    Executor::with_engine(entries, choice)
+}
+
+/// All tests above once more, in a process where executors have no ring.
+#[test]
+fn threads_keep_the_same_contract() {
+    if std::env::var_os(ENGINE).is_some() {
+        return;
+    }
+    let run = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["tests::", "--skip", "threads_keep_the_same_contract"])
+        .env(ENGINE, "threads")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&run.stdout);
+    assert!(run.status.success(), "{said}\n{}", String::from_utf8_lossy(&run.stderr));
+    assert!(!said.contains("running 0 tests"), "{said}");
+}
+
+#[test]
+fn the_process_chooses() {
+    choose_engine(EngineChoice::Threads);
+    let made = Executor::new(4).map(|mut executor| executor.block_on(async { 5 }).unwrap());
+    choose_engine(EngineChoice::Best);
+    assert_eq!(made.unwrap(), 5);
 }
