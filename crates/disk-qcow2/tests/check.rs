@@ -232,3 +232,24 @@ fn leaks_alone_are_given_back() {
     assert_eq!((report.leaks, report.leaks_fixed), (0, 2));
     mend(&path, "leaky", &data);
 }
+
+/// A terabyte, every cluster of it mapped: 16 million clusters, of which the file holds only the tables.
+#[test]
+#[ignore = "half a minute in an unoptimised build; run with --ignored --nocapture for the figures"]
+#[allow(clippy::print_stderr, reason = "figures")]
+fn a_large_image_is_checked_in_bounded_memory() {
+    use disk_qcow2::ops::{CreateOptions, Preallocation, create};
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("large.qcow2");
+    let options = CreateOptions {
+        preallocation: Preallocation::Metadata,
+        ..CreateOptions::of_size(1 << 40)
+    };
+    let start = std::time::Instant::now();
+    block_on(create(&*io(&path), None, &options)).unwrap();
+    let made = start.elapsed();
+    let report = block_on(check(&*io(&path), Limits::default())).unwrap();
+    assert!(report.is_clean());
+    assert_eq!(report.allocated_clusters, 1 << 24);
+    eprintln!("created in {made:?}, checked in {:?}", start.elapsed() - made);
+}

@@ -13,7 +13,7 @@ mod support;
 use std::path::Path;
 
 use disk_qcow2::ops::{
-    BackingName, CompressionKind, CreateOptions, create, info, measure, set_backing, set_lazy_refcounts,
+    BackingName, CompressionKind, CreateOptions, create, info, list_bitmaps, measure, set_backing, set_lazy_refcounts,
 };
 use serde_json::Value;
 use support::{KINDS, assert_clean, block_on, have_qemu, io, make, qemu_img, qemu_io};
@@ -56,6 +56,8 @@ fn all_that_qemu_img_info_tells() {
             qemu_img(&["bitmap", "--add", "--disable", "-g", "128k", text, "two"]);
         }
         compare(&path, name);
+        let listed = block_on(list_bitmaps(&*io(&path))).unwrap();
+        assert_eq!(listed.len(), if options.contains("0.10") { 0 } else { 2 });
     }
     let base = make(dir.path(), "base", "cluster_size=64k");
     let top = dir.path().join("top.qcow2");

@@ -36,7 +36,9 @@ pub enum ChangeError {
     #[error("the image was not closed cleanly and could not be repaired")]
     Repair(#[from] Box<RepairError>),
     /// It could not be brought into its new state.
-    #[error("the image could not be changed: it is as it was")]
+    #[error(
+        "the change of the image could not be finished: it is as before or as after, and is repaired when it is opened"
+    )]
     Settle(#[from] SettleError),
     /// The file fails.
     #[error("the image's file can not be changed")]

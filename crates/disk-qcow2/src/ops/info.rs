@@ -137,6 +137,16 @@ pub async fn info(io: &dyn DiskIo) -> Result<ImageInfo, InfoError> {
     })
 }
 
+/// The persistent bitmaps of an image; none while the image says that they do not count.
+///
+/// # Errors
+/// The file fails, or header or bitmap directory are damaged or not supported.
+pub async fn list_bitmaps(io: &dyn DiskIo) -> Result<Vec<BitmapInfo>, InfoError> {
+    let head = Head::read(io).await?;
+    let bitmaps = tables::read_bitmaps(&File(io), &head).await?;
+    Ok(bitmaps.iter().map(BitmapInfo::from).collect())
+}
+
 impl From<&Bitmap> for BitmapInfo {
     fn from(bitmap: &Bitmap) -> Self {
         let flags = [

@@ -33,7 +33,7 @@ pub use create::{
 };
 pub(crate) use file::File;
 pub use first_cluster::{BadName, HeadTooLong};
-pub use info::{BitmapInfo, ImageInfo, InfoError, Qcow2Info, info};
+pub use info::{BitmapInfo, ImageInfo, InfoError, Qcow2Info, info, list_bitmaps};
 pub use measure::{Measure, measure};
 pub use repair::{Repair, RepairError, repair};
 pub use report::CheckReport;

@@ -173,6 +173,13 @@ impl<'a> Refcounts<'a> {
         Ok(())
     }
 
+    /// A cluster's stored refcount, if its block is at hand.
+    pub(crate) fn cached(&self, cluster: u64) -> Option<u64> {
+        let (number, index) = self.place(cluster);
+        let block = self.cache.get(&number)?;
+        Some(refcount::get(&block.bytes, self.layout.refcount_order, index))
+    }
+
     /// A cluster's stored refcount.
     pub(crate) async fn get(&mut self, cluster: u64) -> Result<u64, DiskError> {
         let (number, index) = self.place(cluster);

@@ -3,11 +3,12 @@
 use disk::{DiskError, DiskIo};
 use serde::{Deserialize, Serialize};
 
-use super::check::{CheckError, Limits, check_head};
+use super::check::{CheckError, Limits, check_head, survey};
 use super::file::File;
 use super::report::CheckReport;
 use super::settle::{self, Refit, SettleError};
 use super::tables::{self, TablesError};
+use super::walk::WalkError;
 use crate::meta::head::{Head, HeadError};
 use crate::meta::header::incompatible;
 
@@ -34,6 +35,9 @@ pub enum RepairError {
     /// Snapshots can not be told.
     #[error("the image can not be repaired")]
     Tables(#[from] TablesError),
+    /// It can not be walked.
+    #[error("the image can not be repaired")]
+    Walk(#[from] WalkError),
     /// It can not be changed.
     #[error("the repair of the image could not be finished: it is as usable as it was")]
     Settle(#[from] SettleError),
@@ -52,17 +56,20 @@ pub enum RepairError {
 pub async fn repair(io: &dyn DiskIo, repair: Repair, limits: Limits) -> Result<CheckReport, RepairError> {
     let file = File(io);
     let mut head = Head::read(io).await?;
-    let before = check_head(&file, &head, limits).await?;
+    let hanging = tables::read_tables(&file, &head).await?;
+    let (before, sound) = {
+        let (walk, _) = survey(&file, &head, &hanging, limits).await?;
+        (walk.report, walk.refcounts_sound)
+    };
     let mut after = before.clone();
     let wanted = match repair {
         Repair::All => before.corruptions > 0 || before.leaks > 0,
         Repair::Leaks => before.corruptions == 0 && before.leaks > 0,
     };
     if wanted {
-        let hanging = tables::read_tables(&file, &head).await?;
-        let refit = match before.corruptions {
-            0 => Refit::InPlace,
-            _ => Refit::Rebuild,
+        let refit = match sound {
+            true => Refit::InPlace,
+            false => Refit::Rebuild,
         };
         settle::settle(&file, &mut head, &hanging, (refit, limits)).await?;
         after = check_head(&file, &head, limits).await?;

@@ -176,6 +176,22 @@ impl Tally {
         page.and_then(|page| page.counts.get(index)).copied().unwrap_or(0)
     }
 
+    /// References to the clusters `from..to`, one number for each.
+    pub(crate) fn counts(&self, from: u64, to: u64) -> Vec<u16> {
+        let mut counts = Vec::new();
+        let mut at = from;
+        while at < to {
+            let (number, index) = place(at);
+            let here = (PAGE_CLUSTERS - index).min(usize::try_from(to - at).unwrap_or(PAGE_CLUSTERS));
+            match self.page(number).and_then(|page| page.counts.get(index..index + here)) {
+                Some(page) => counts.extend_from_slice(page),
+                None => counts.resize(counts.len() + here, 0),
+            }
+            at += here as u64;
+        }
+        counts
+    }
+
     /// What a cluster holds.
     pub(crate) fn kind(&self, cluster: u64) -> Kind {
         let (number, index) = place(cluster);
@@ -276,6 +292,11 @@ mod tests {
         assert_eq!(
             [1, 5000, far].map(|c| tally.kind(c)),
             [Kind::Data, Kind::L2, Kind::SnapshotL2]
+        );
+        let counts = tally.counts(1, 6000);
+        assert_eq!(
+            (counts.len(), counts[0], counts[1], counts[4999]),
+            (5999, 1, 0, u16::MAX)
         );
         let kinds = [Kind::L2, Kind::SnapshotL2];
         assert_eq!(tally.next_of(0, kinds), Some(5000));

@@ -55,6 +55,8 @@ pub(crate) struct Walk<'a> {
     end: u64,
     pub(crate) tally: Tally,
     pub(crate) report: CheckReport,
+    /// The refcount table and its blocks are where they can be, and nothing else is there.
+    pub(crate) refcounts_sound: bool,
 }
 
 impl<'a> Walk<'a> {
@@ -65,6 +67,7 @@ impl<'a> Walk<'a> {
             layout,
             end: layout.clusters(file.len()),
             tally: Tally::new(memory_bytes),
+            refcounts_sound: true,
             report: CheckReport {
                 total_clusters: layout.clusters(head.header.size_bytes),
                 ..CheckReport::default()
@@ -129,6 +132,8 @@ impl<'a> Walk<'a> {
 
     fn overlap(&mut self, cluster: u64, one: Kind, other: Kind) {
         let offset = cluster << self.layout.cluster_bits;
+        let counting = |kind| matches!(kind, Kind::Reftable | Kind::Refblock);
+        self.refcounts_sound &= !counting(one) && !counting(other);
         self.report
             .corruption(|| format!("{} at {offset:#x} overlaps {}", one.name(), other.name()));
     }
@@ -148,6 +153,7 @@ impl<'a> Walk<'a> {
         });
         let mut refcounts = refcounts.await?;
         if count == Count::WithoutRefcounts || !believed {
+            self.refcounts_sound &= believed;
             return Ok(refcounts);
         }
         for (index, entry) in entries {
@@ -165,6 +171,7 @@ impl<'a> Walk<'a> {
                 }
             };
             if !fine {
+                self.refcounts_sound = false;
                 refcounts.forget(index);
             }
         }
@@ -282,7 +289,11 @@ impl<'a> Walk<'a> {
                             expected = Some(host + bytes);
                         }
                         if !layout.external_data && self.refer(host, times)? && active {
-                            let stored = refcounts.get(host >> layout.cluster_bits).await?;
+                            let cluster = host >> layout.cluster_bits;
+                            let stored = match refcounts.cached(cluster) {
+                                Some(stored) => stored,
+                                None => refcounts.get(cluster).await?,
+                            };
                             self.flag(host, copied, stored, "cluster");
                         }
                     }
@@ -401,9 +412,9 @@ impl<'a> Walk<'a> {
             let block = (start / self.layout.refblock_entries() + 1) * self.layout.refblock_entries();
             return Ok(Some((found, used.min(block).max(start + step))));
         }
-        for cluster in start..start + step {
+        let tallied = self.tally.counts(start, start + step);
+        for (cluster, counted) in (start..).zip(tallied) {
             let stored = counts.get(short(cluster - start)).copied().unwrap_or(0);
-            let counted = self.tally.count(cluster);
             let end = (cluster + 1) << self.layout.cluster_bits;
             if stored != 0 || counted != 0 {
                 self.report.image_end_offset = self.report.image_end_offset.max(end);
