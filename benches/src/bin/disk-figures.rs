@@ -54,6 +54,7 @@ fn main() -> Result<()> {
             json,
         } => {
             ensure!(rounds > 0, "at least one round");
+            disk::allow_deep_stacks()?;
             let dir = work.join(format!("disk-figures-{}", std::process::id()));
             let made = Files::make(&dir)?;
             let figures = disk::figures(&made, rounds, only.as_deref(), |figure| println!("{figure}"));

@@ -72,27 +72,27 @@ const MIB: u32 = 1 << 20;
 
 /// Every load. Names are unique; those of mapped clusters come in pairs, raw and qcow2.
 const CASES: &[Case] = &[
-    case("raw: 4k random read, depth 1", "data.raw", (150_000, 1, 4096)),
-    case("qcow2: 4k random read, depth 1", "mapped.qcow2", (150_000, 1, 4096)),
-    case("raw: 4k random read, depth 32", "data.raw", (300_000, 32, 4096)).at_least(1.3),
-    case("qcow2: 4k random read, depth 32", "mapped.qcow2", (300_000, 32, 4096)).at_least(1.3),
-    case("raw: 4k random write, depth 1", "data.raw", (80_000, 1, 4096)).writes(),
-    case("qcow2: 4k random write, depth 1", "mapped.qcow2", (80_000, 1, 4096)).writes(),
-    case("raw: 4k random write, depth 32", "data.raw", (150_000, 32, 4096))
+    case("raw: 4k random read, depth 1", "data.raw", (40_000, 1, 4096)),
+    case("qcow2: 4k random read, depth 1", "mapped.qcow2", (40_000, 1, 4096)),
+    case("raw: 4k random read, depth 32", "data.raw", (100_000, 32, 4096)).at_least(1.3),
+    case("qcow2: 4k random read, depth 32", "mapped.qcow2", (100_000, 32, 4096)).at_least(1.3),
+    case("raw: 4k random write, depth 1", "data.raw", (30_000, 1, 4096)).writes(),
+    case("qcow2: 4k random write, depth 1", "mapped.qcow2", (30_000, 1, 4096)).writes(),
+    case("raw: 4k random write, depth 32", "data.raw", (60_000, 32, 4096))
         .writes()
         .at_least(1.3),
-    case("qcow2: 4k random write, depth 32", "mapped.qcow2", (150_000, 32, 4096))
+    case("qcow2: 4k random write, depth 32", "mapped.qcow2", (60_000, 32, 4096))
         .writes()
         .at_least(1.3),
-    case("qcow2: 1M sequential read, depth 4", "mapped.qcow2", (2048, 4, MIB)).step(MIB as u64),
-    case("qcow2: 1M sequential write, depth 4", "mapped.qcow2", (1024, 4, MIB))
+    case("qcow2: 1M sequential read, depth 4", "mapped.qcow2", (1024, 4, MIB)).step(MIB as u64),
+    case("qcow2: 1M sequential write, depth 4", "mapped.qcow2", (512, 4, MIB))
         .step(MIB as u64)
         .writes(),
-    case("qcow2: 64k allocating write, depth 1", "", (4096, 1, 65_536))
+    case("qcow2: 64k allocating write, depth 1", "", (2048, 1, 65_536))
         .fresh()
         .writes()
         .step(65_536),
-    case("qcow2: 64k allocating write, depth 32", "", (4096, 32, 65_536))
+    case("qcow2: 64k allocating write, depth 32", "", (2048, 32, 65_536))
         .fresh()
         .writes()
         .at_least(1.3),
@@ -104,23 +104,23 @@ const CASES: &[Case] = &[
     case(
         "qcow2: 64k compressed read, depth 1",
         "compressed.qcow2",
-        (4096, 1, 65_536),
+        (2048, 1, 65_536),
     ),
     case(
         "qcow2: 64k compressed read, depth 32",
         "compressed.qcow2",
-        (4096, 32, 65_536),
+        (2048, 32, 65_536),
     )
     .at_least(1.3),
     case(
         "qcow2: 4k read from backing, depth 1",
         "overlay.qcow2",
-        (120_000, 1, 4096),
+        (40_000, 1, 4096),
     ),
     case(
         "qcow2: 4k read from backing, depth 32",
         "overlay.qcow2",
-        (250_000, 32, 4096),
+        (100_000, 32, 4096),
     )
     .at_least(1.3),
     // 17 slices of L2 of 4 KiB: each of the 32,768 slices once, neighbours in different tables.

@@ -13,4 +13,4 @@ mod whole;
 pub use cases::figures;
 pub use files::Files;
 pub use karat::{convert, open, run};
-pub use process::Load;
+pub use process::{Load, allow_deep_stacks};
