@@ -105,11 +105,11 @@ async fn upload(client: &Client, args: UploadArgs, format: Format) -> anyhow::Re
     let accepted = match sent {
         Ok(accepted) => accepted,
         Err(error) => {
-            let text = format!(
+            say(&format!(
                 "the same command goes on where it ended, `karat volume rm {}` gives up",
                 args.name
-            );
-            return Err(anyhow::Error::new(error).context(text));
+            ));
+            return Err(error.into());
         }
     };
     done(client, accepted, "taking over", format).await
