@@ -14,4 +14,6 @@ mod image;
 pub mod meta;
 pub mod ops;
 
-pub use image::{CACHE_BYTES, Damage, LayerExtent, LayerKind, LayerMap, OpenError, Poisoned, Qcow2Disk, Qcow2Options};
+pub use image::{
+    CACHE_BYTES, Compressor, Damage, LayerExtent, LayerKind, LayerMap, OpenError, Poisoned, Qcow2Disk, Qcow2Options,
+};

@@ -184,6 +184,7 @@ impl Engine {
             return Ok(());
         }
         self.image.check_sound()?;
+        self.leave_filling().await?;
         for _ in 0..COMMITS_PER_CLOSE {
             self.commit_all().await?;
             let tables = self.image.tables();

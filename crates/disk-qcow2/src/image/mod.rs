@@ -16,6 +16,8 @@ mod allocate;
 mod busy;
 mod cache;
 mod commit;
+mod compressor;
+mod deflate;
 mod epoch;
 mod extents;
 mod fault;
@@ -39,6 +41,7 @@ mod tables;
 mod write;
 mod zero;
 
+pub use compressor::Compressor;
 pub use fault::{Damage, Poisoned};
 pub use layer::{LayerExtent, LayerKind, LayerMap};
 pub use open::Qcow2Disk;

@@ -225,6 +225,7 @@ fn image(head: &Head, fixed: Fixed, options: &Qcow2Options, file: Geometry) -> I
         cuts: AtomicU64::new(0),
         poisoned: AtomicBool::new(false),
         prepared: AtomicBool::new(false),
+        filling: async_lock::Mutex::new(None),
         inflated: Mutex::new(Inflated::default()),
         header: async_lock::Mutex::new(header),
     }

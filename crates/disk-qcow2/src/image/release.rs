@@ -67,7 +67,16 @@ impl Engine {
             self.image.inflated().clear();
         }
         while first < end {
-            let alike = self.step(|tables| tables.alike(first, end - first)).await?;
+            // A count above one may be raised meanwhile by who fills a cluster, so it is lowered in the step that reads it.
+            let alike = self
+                .step(|tables| {
+                    let alike = tables.alike(first, end - first)?;
+                    if alike.refcount > 1 {
+                        tables.set_refcounts(first, alike.count, alike.refcount - 1)?;
+                    }
+                    Ok(alike)
+                })
+                .await?;
             match alike.refcount {
                 0 => tracing::warn!(
                     image = self.image.name,
@@ -86,10 +95,7 @@ impl Engine {
                     })
                     .await?;
                 }
-                shared => {
-                    self.step(|tables| tables.set_refcounts(first, alike.count, shared - 1))
-                        .await?;
-                }
+                _ => {}
             }
             first += alike.count;
         }

@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use disk::{Access, DiskIo};
 
+use super::compressor::Filling;
 use super::fault::Fault;
 use super::inflate::Inflated;
 use super::tables::Tables;
@@ -15,7 +16,7 @@ use crate::meta::layout::Layout;
 
 /// An open image.
 ///
-/// Locks, in the order in which they are taken: a guest range ([`super::busy`]), `structure`, `commits`, `growing`, `tables`.
+/// Locks, in the order in which they are taken: a guest range ([`super::busy`]) or `filling`, `structure`, `commits`, `growing`, `tables`.
 /// The last is the only one that is not asynchronous: it is held for short synchronous sections, never across an await.
 pub(crate) struct Image {
     pub(crate) name: String,
@@ -48,6 +49,8 @@ pub(crate) struct Image {
     pub(crate) poisoned: AtomicBool,
     /// The image says that it is being changed, as far as it has to.
     pub(crate) prepared: AtomicBool,
+    /// Where the next compressed cluster may go.
+    pub(crate) filling: async_lock::Mutex<Option<Filling>>,
     /// Recently decompressed clusters.
     pub(crate) inflated: Mutex<Inflated>,
 }

@@ -178,7 +178,7 @@ fn images_that_lie_do_no_harm() {
                     "the header is what it was ({place:#x}: {lie:#x} {flags:#x})"
                 );
                 assert!(
-                    !after[l1..l1 + 8].iter().any(|&byte| byte == 9) || lie == l1,
+                    !after[l1..l1 + 8].contains(&9) || lie == l1,
                     "guest data in the L1 table"
                 );
             }

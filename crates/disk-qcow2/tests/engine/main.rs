@@ -1,7 +1,13 @@
 //! The engine against QEMU's tools, the conformance suite, shadow models, and itself on several threads.
 
-#![expect(clippy::cast_possible_truncation, reason = "images here are small")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::print_stderr,
+    reason = "a test fails by panicking, images here are small, and a skip has to be seen"
+)]
 
+mod compress;
 mod conformance;
 mod epochs;
 mod faults;

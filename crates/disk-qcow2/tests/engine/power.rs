@@ -235,7 +235,7 @@ async fn work(io: Rc<dyn DiskIo>, journal: Journal, history: Rc<RefCell<History>
     }
 }
 
-fn survives(lab: &Lab, name: &str, backing: Option<InMemory>, steps: u64) {
+fn survives(lab: &Lab, name: &str, backing: Option<&InMemory>, steps: u64) {
     let file = lab.load(name);
     let start = file.contents();
     let journal = Journal {
@@ -244,14 +244,14 @@ fn survives(lab: &Lab, name: &str, backing: Option<InMemory>, steps: u64) {
         events: Arc::default(),
     };
     let shown = |disk: &InMemory| {
-        let backing = backing.clone().map(|disk| -> Arc<dyn Disk> { Arc::new(disk) });
+        let backing = backing.cloned().map(|disk| -> Arc<dyn Disk> { Arc::new(disk) });
         let disk = open(disk, backing);
         block_on(async { read_all(&*disk.open_queue().unwrap()).await })
     };
     let before = shown(&InMemory::holding(start.clone(), Access::ReadWrite));
     let options = Qcow2Options {
         cache_bytes: 32 << 10,
-        backing: backing.clone().map(|disk| -> Arc<dyn Disk> { Arc::new(disk) }),
+        backing: backing.cloned().map(|disk| -> Arc<dyn Disk> { Arc::new(disk) }),
         ..Qcow2Options::named(name)
     };
     let mut executor = Executor::new(64).unwrap();
@@ -335,7 +335,7 @@ fn power_cuts_do_no_harm_to_overlays_with_snapshots() {
         );
         lab.run("qemu-img snapshot -c one a.qcow2");
         lab.io("a.qcow2", &["write -P 2 500k 300k"]);
-        survives(&lab, "a.qcow2", Some(base.clone()), 80);
+        survives(&lab, "a.qcow2", Some(&base), 80);
     }
 }
 
