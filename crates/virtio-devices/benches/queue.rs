@@ -1,4 +1,5 @@
-//! What a request costs between a driver and a disk that needs no time: rings, wake-ups, interrupts.
+//! What a request costs between a driver and a disk: one that needs no time, and one in the page cache. Rings, wake-ups,
+//! interrupts.
 //!
 //! The driver is this thread; it looks for answers as long as there are requests in flight, as a guest under load does, and kicks
 //! only when the device asks for it. Kicks and interrupts per request are printed, since on a real machine each is an exit or
@@ -10,11 +11,13 @@
     reason = "a bench that can not be set up must stop loudly, and says what it saw"
 )]
 
+use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use disk::{Geometry, InMemory};
+use disk::{Disk, Geometry, InMemory};
+use disk_raw::{RawDisk, RawOptions};
 use guestmem::{Bytes, GuestAddress};
 use virtio::VirtioDevice;
 use virtio::feature::{EVENT_IDX, INDIRECT_DESC};
@@ -126,18 +129,27 @@ fn processor_time(device: &str) -> u64 {
     tasks.filter_map(|task| time(task.ok()?)).sum()
 }
 
-fn blk() -> Load {
+fn in_memory() -> Arc<dyn Disk> {
+    Arc::new(InMemory::new(Geometry::of_size(SIZE)))
+}
+
+fn in_page_cache(file: &mut tempfile::NamedTempFile) -> Arc<dyn Disk> {
+    let bytes = vec![0x5a; usize::try_from(SIZE).expect("64 bits")];
+    file.write_all(&bytes).expect("space for the file");
+    Arc::new(RawDisk::open(file.path(), RawOptions::named("bench")).expect("the file is a disk"))
+}
+
+fn blk(disk: Arc<dyn Disk>) -> Load {
     let options = BlkOptions {
         name: "disk0".into(),
         serial: String::new(),
         queues: 1,
         queue_size: 256,
     };
-    let disk = InMemory::new(Geometry::of_size(SIZE));
-    Load::new("disk0", Arc::new(Blk::new(Arc::new(disk), options)), 0, &[0; 16], 1)
+    Load::new("disk0", Arc::new(Blk::new(disk, options)), 0, &[0; 16], 1)
 }
 
-fn scsi() -> Load {
+fn scsi(disk: Arc<dyn Disk>) -> Load {
     let scsi = Scsi::new(ScsiOptions {
         name: "scsi0".into(),
         request_queues: 1,
@@ -148,8 +160,7 @@ fn scsi() -> Load {
         serial: String::new(),
         medium: Medium::Disk,
     };
-    let disk = InMemory::new(Geometry::of_size(SIZE));
-    scsi.attach(lun, Arc::new(disk), options).expect("an empty host");
+    scsi.attach(lun, disk, options).expect("an empty host");
     let mut header = [0; 51];
     // READ (10) of eight blocks of unit 0:0.
     (header[0], header[2], header[19], header[27]) = (1, 0x40, 0x28, 8);
@@ -157,10 +168,17 @@ fn scsi() -> Load {
 }
 
 fn requests(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("queue, 4 KiB read of a disk in memory");
+    let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+    let cached = in_page_cache(&mut file);
+    let mut group = criterion.benchmark_group("queue, 4 KiB read");
     group.throughput(Throughput::Elements(1));
     group.measurement_time(Duration::from_secs(3));
-    for (name, mut load) in [("blk", blk()), ("scsi", scsi())] {
+    for (name, mut load) in [
+        ("blk, in memory", blk(in_memory())),
+        ("scsi, in memory", scsi(in_memory())),
+        ("blk, cached", blk(Arc::clone(&cached))),
+        ("scsi, cached", scsi(cached)),
+    ] {
         for depth in [1, 32] {
             group.bench_function(format!("{name}, depth {depth}"), |bencher| {
                 bencher.iter_custom(|rounds| load.run(rounds, depth));

@@ -17,6 +17,9 @@ const CREDIT_MAX: u8 = 8;
 const TRY_AGAIN: u8 = 32;
 /// Turns of a worker that a request from a fast store takes to be finished: begun, submitted, woken, done.
 const QUICK_TURNS: u8 = 4;
+/// Times a worker has to run out of requests, without many in flight before, until a driver no longer counts as one that keeps
+/// many in flight.
+const DEEP_FOR: u8 = 16;
 /// Requests in flight at once of a driver that waits for each answer; one more than that, for one that looks ahead.
 const SHALLOW: usize = 2;
 
@@ -28,8 +31,8 @@ pub(crate) struct Spin {
     sleeps: u8,
     /// Since a request was begun.
     turns: u8,
-    /// More requests were in flight than [`SHALLOW`], since there were none.
-    deep: bool,
+    /// Times left of [`DEEP_FOR`].
+    deep: u8,
 }
 
 impl Spin {
@@ -41,20 +44,22 @@ impl Spin {
             credit: CREDIT_MAX,
             sleeps: 0,
             turns: 0,
-            deep: false,
+            deep: 0,
         }
     }
 
     /// A request was begun; with it, there are this many in flight.
     pub(crate) const fn begun(&mut self, in_flight: usize) {
         self.turns = 0;
-        self.deep |= in_flight > SHALLOW;
+        if in_flight > SHALLOW {
+            self.deep = DEEP_FOR;
+        }
     }
 
     /// With requests in flight and nothing new: whether to take another turn before a kick is asked for. It will not have to
     /// be, if they are finished by then.
     pub(crate) const fn takes_another_turn(&mut self) -> bool {
-        let quick = self.allowed && !self.deep && self.credit > 0 && self.turns < QUICK_TURNS;
+        let quick = self.allowed && self.deep == 0 && self.credit > 0 && self.turns < QUICK_TURNS;
         if quick {
             self.turns += 1;
         }
@@ -63,7 +68,11 @@ impl Spin {
 
     /// With nothing in flight: calls `next` until it finds something, or the time for it is over. `next` gives `Some(None)` for "nothing yet".
     pub(crate) fn look<T>(&mut self, mut next: impl FnMut() -> Option<Option<T>>) -> Option<Option<T>> {
-        if std::mem::take(&mut self.deep) || !self.is_worthwhile() {
+        if self.deep > 0 {
+            self.deep -= 1;
+            return Some(None);
+        }
+        if !self.is_worthwhile() {
             return Some(None);
         }
         let begin = Instant::now();
@@ -100,7 +109,7 @@ mod tests {
             credit: CREDIT_MAX,
             sleeps: 0,
             turns: 0,
-            deep: false,
+            deep: 0,
         }
     }
 
@@ -114,8 +123,11 @@ mod tests {
         }
         spin.begun(SHALLOW + 1);
         assert!(!spin.takes_another_turn());
-        assert_eq!(spin.look(|| -> Option<Option<()>> { panic!("looked") }), Some(None));
-        assert_eq!(spin.look(|| Some(Some(1))), Some(Some(1)), "the next time");
+        for _ in 0..DEEP_FOR {
+            assert_eq!(spin.look(|| -> Option<Option<()>> { panic!("looked") }), Some(None));
+            spin.begun(SHALLOW);
+        }
+        assert_eq!(spin.look(|| Some(Some(1))), Some(Some(1)));
         spin.begun(1);
         assert!(spin.takes_another_turn());
         spin.credit = 0;
