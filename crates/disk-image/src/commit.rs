@@ -75,6 +75,7 @@ pub fn commit(chain: &Chain, watch: &dyn Watch) -> Result<(), CommitError> {
         target: &*target_disk,
         reference: None,
         guide: &guide,
+        packed: None,
         rules: Rules {
             sparse_bytes: 0,
             target_is_zero: false,

@@ -23,6 +23,8 @@ pub struct ConvertOptions {
     pub target: CreateOptions,
     /// Whether zeroes among the data are looked for and left out.
     pub sparse: bool,
+    /// Whether the data is compressed. For qcow2 images without preallocation; zeroes are left out then.
+    pub compressed: bool,
     /// Threads to copy with; `None` for what suits the host.
     pub threads: Option<NonZeroUsize>,
 }
@@ -33,6 +35,7 @@ impl ConvertOptions {
         Self {
             target,
             sparse: true,
+            compressed: false,
             threads: None,
         }
     }
@@ -55,6 +58,9 @@ pub enum ConvertError {
     /// A new image with something below is not what a conversion makes.
     #[error("a converted image stands by itself: leave out its backing image and data file")]
     NotWhole,
+    /// Compressed clusters are there or not, and only there where clusters are.
+    #[error("only a qcow2 image without preallocation can be compressed")]
+    Compressed,
     /// The new image.
     #[error("the new image can not be created")]
     Create(#[from] CreateError),
@@ -83,6 +89,9 @@ pub fn convert(source: &Chain, target: &File, options: &ConvertOptions, watch: &
             target_bytes,
         });
     }
+    if options.compressed && !can_be_compressed(&options.target) {
+        return Err(ConvertError::Compressed);
+    }
     create(target, None, whole(&options.target)?)?;
     let again = target.try_clone().map_err(|source| {
         let name = "new image".to_owned();
@@ -108,8 +117,13 @@ pub fn convert(source: &Chain, target: &File, options: &ConvertOptions, watch: &
         target_is_zero: true,
         threads: options.threads,
     };
-    copy::copy(&*source.disk(), &*target.disk(), rules, watch)?;
+    let packed = options.compressed.then_some(&target);
+    copy::copy(&*source.disk(), &*target.disk(), packed, rules, watch)?;
     Ok(target.close_now()?)
+}
+
+fn can_be_compressed(target: &CreateOptions) -> bool {
+    matches!(target, CreateOptions::Qcow2(options) if options.preallocation == Preallocation::Off)
 }
 
 const fn whole(target: &CreateOptions) -> Result<&CreateOptions, ConvertError> {

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use disk::{Access, Disk, DiskError, DiskErrorKind, DiskOp};
-use disk_qcow2::{LayerMap, Qcow2Disk, Qcow2Options};
+use disk_qcow2::{Compressor, LayerMap, Qcow2Disk, Qcow2Options};
 use disk_raw::{CacheMode, Locking, RawDisk, RawOptions, Role};
 use spec::DiskFormat;
 
@@ -91,6 +91,14 @@ impl Image {
         match &self.qcow2 {
             Some(top) => top.image.layer_map(),
             None => Err(DiskError::new(DiskOp::Extents, DiskErrorKind::Unsupported)),
+        }
+    }
+
+    /// A way to write compressed clusters into the top image, for the calling thread.
+    pub(crate) fn compressor(&self) -> Result<Compressor, DiskError> {
+        match &self.qcow2 {
+            Some(top) => top.image.compressor(),
+            None => Err(DiskError::new(DiskOp::Write, DiskErrorKind::Unsupported)),
         }
     }
 

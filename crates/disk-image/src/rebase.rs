@@ -79,6 +79,7 @@ pub fn rebase(chain: &Chain, new: Option<(&Chain, &BackingName)>, watch: &dyn Wa
         target: &*disk,
         reference: below.as_deref(),
         guide: &guide,
+        packed: None,
         rules: Rules {
             sparse_bytes: 0,
             target_is_zero: false,

@@ -140,6 +140,45 @@ fn images_go_from_format_to_format_and_back() {
 }
 
 #[test]
+fn compressed_images_are_smaller_and_show_the_same() {
+    let bench = Bench::new();
+    // Text, as it were: it gets smaller.
+    let mut bytes = bench.raw("a.raw", (6 << 20) + 512);
+    for (index, byte) in bytes[2 << 20..5 << 20].iter_mut().enumerate() {
+        *byte = u8::try_from(index / 7 % 90).unwrap();
+    }
+    fs::write(bench.path("a.raw"), &bytes).unwrap();
+    for (cluster_bytes, compression) in [(65_536, CompressionKind::Zlib), (2 << 20, CompressionKind::Zstd)] {
+        let target = CreateOptions::Qcow2(disk_qcow2::ops::CreateOptions {
+            cluster_bytes,
+            compression,
+            ..disk_qcow2::ops::CreateOptions::of_size(7 << 20)
+        });
+        let options = ConvertOptions {
+            compressed: true,
+            ..ConvertOptions::to(target)
+        };
+        let progress = Progress::new();
+        convert(&bench.chain("a.raw", 0), &bench.file("b.qcow2"), &options, &progress).unwrap();
+        assert_eq!(progress.done_bytes(), bytes.len() as u64);
+        bench.is_sound("b.qcow2");
+        assert!(bench.contents("b.qcow2")[..bytes.len()] == bytes);
+        bench.qemu_img(&["compare", "a.raw", "b.qcow2"]);
+        let report = check(&bench.file("b.qcow2"), DiskFormat::Qcow2, None).unwrap();
+        assert!(report.compressed_clusters > 0, "{report:?}");
+        // Of large clusters few are filled by so little.
+        let small = allocated(&bench.path("b.qcow2")) < 3 << 20;
+        assert!(small || cluster_bytes > 65_536, "{report:?}");
+    }
+    let raw = ConvertOptions {
+        compressed: true,
+        ..ConvertOptions::to(CreateOptions::raw(7 << 20))
+    };
+    let error = convert(&bench.chain("a.raw", 0), &bench.file("c"), &raw, &()).unwrap_err();
+    assert!(matches!(error, ConvertError::Compressed), "{error}");
+}
+
+#[test]
 fn chains_show_what_qemu_shows() {
     let bench = Bench::new();
     bench.raw("base.raw", (4 << 20) + 700);

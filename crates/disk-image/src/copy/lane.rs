@@ -6,10 +6,11 @@ use std::pin::Pin;
 use std::task::Poll;
 
 use disk::{DiskIo, DiskOp, ZeroMode};
+use disk_qcow2::Compressor;
 use guestmem::IoBuf;
 
 use super::guide::{Action, Step};
-use super::pieces::{Pieces, runs};
+use super::pieces::{Pieces, is_zero, runs};
 use super::{CopyError, Job, Queues, no_memory};
 
 /// Length of one transfer, bytes; where a transfer ends on the disk is a multiple.
@@ -43,6 +44,7 @@ pub(super) async fn run(job: &Job<'_>, queues: &Queues) {
         queues,
         pieces: Pieces::default(),
         compared: Pieces::default(),
+        packed_to: 0,
     };
     while let Some(region) = job.regions.take() {
         match lane.region(region).await {
@@ -58,6 +60,8 @@ struct Lane<'a> {
     queues: &'a Queues,
     pieces: Pieces,
     compared: Pieces,
+    /// Up to where clusters of the region at hand were compressed.
+    packed_to: u64,
 }
 
 impl Lane<'_> {
@@ -69,7 +73,12 @@ impl Lane<'_> {
             for step in steps {
                 at = match step.action {
                     Action::Copy => {
-                        if !self.data(step.offset..step.end()).await? {
+                        let range = step.offset..step.end();
+                        let goes_on = match &self.queues.packer {
+                            Some(packer) => self.pack(packer, range).await?,
+                            None => self.data(range).await?,
+                        };
+                        if !goes_on {
                             return Ok(false);
                         }
                         step.end()
@@ -101,6 +110,29 @@ impl Lane<'_> {
             self.job.regions.finish(end - at, self.job.watch);
             at = end;
         }
+        Ok(true)
+    }
+
+    /// Compresses the clusters that a range touches, whole.
+    async fn pack(&mut self, packer: &Compressor, range: Range<u64>) -> Result<bool, CopyError> {
+        let cluster = packer.cluster_bytes();
+        let size = self.queues.target.geometry().size_bytes;
+        let mut at = (range.start - range.start % cluster).max(self.packed_to);
+        while at < range.end {
+            if self.job.is_over() {
+                return Ok(false);
+            }
+            let len = cluster.min(size - at);
+            let bufs = read_padded(&*self.queues.source, &mut self.pieces, at, len).await?;
+            let bytes: Vec<u8> = bufs.iter().flat_map(IoBuf::to_vec).collect();
+            if bufs.iter().any(|buf| !is_zero(buf, 0, buf.len())) {
+                packer.write(at, &bytes).await.map_err(CopyError::Target)?;
+            }
+            self.pieces.keep(bufs);
+            at += len;
+        }
+        self.packed_to = at.max(self.packed_to);
+        self.job.regions.finish(range.end - range.start, self.job.watch);
         Ok(true)
     }
 

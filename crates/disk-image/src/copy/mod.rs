@@ -14,7 +14,10 @@ use std::thread;
 
 use disk::{Disk, DiskError, DiskErrorKind, DiskIo, DiskOp};
 
+use disk_qcow2::Compressor;
+
 use crate::engine::{self, EngineError};
+use crate::open::Image;
 use crate::watch::Watch;
 
 pub(crate) use guide::{Action, ByChange, ByExtents, ByLayer, Guide, MakeGuide, queue};
@@ -71,6 +74,8 @@ pub(crate) struct Job<'a> {
     /// What the target shows without being written: data that is the same there is not copied.
     pub(crate) reference: Option<&'a dyn Disk>,
     pub(crate) guide: MakeGuide<'a>,
+    /// The target once more, if what is copied is to be compressed there.
+    pub(crate) packed: Option<&'a Image>,
     pub(crate) rules: Rules,
     pub(crate) regions: Regions,
     pub(crate) watch: &'a dyn Watch,
@@ -93,8 +98,14 @@ impl Job<'_> {
     }
 }
 
-/// Copies all of `source` to the start of `target`. Does not flush. Blocks.
-pub(crate) fn copy(source: &dyn Disk, target: &dyn Disk, rules: Rules, watch: &dyn Watch) -> Result<(), CopyError> {
+/// Copies all of `source` to the start of `target`, compressed if that is given as `packed`, too. Does not flush. Blocks.
+pub(crate) fn copy(
+    source: &dyn Disk,
+    target: &dyn Disk,
+    packed: Option<&Image>,
+    rules: Rules,
+    watch: &dyn Watch,
+) -> Result<(), CopyError> {
     let source_bytes = source.geometry().size_bytes;
     let target_bytes = target.geometry().size_bytes;
     if target_bytes < source_bytes {
@@ -116,6 +127,7 @@ pub(crate) fn copy(source: &dyn Disk, target: &dyn Disk, rules: Rules, watch: &d
         target,
         reference: None,
         guide: &guide,
+        packed,
         rules,
         regions: Regions::of(source_bytes),
         watch,
@@ -157,6 +169,11 @@ async fn lanes(job: &Job<'_>) {
             target: job.target.open_queue().map_err(CopyError::Target)?,
             reference: queue(job.reference).map_err(CopyError::Source)?,
             guide: (job.guide)().map_err(CopyError::Source)?,
+            packer: job
+                .packed
+                .map(Image::compressor)
+                .transpose()
+                .map_err(CopyError::Target)?,
         })
     };
     match queues() {
@@ -173,6 +190,7 @@ struct Queues {
     target: Rc<dyn DiskIo>,
     reference: Option<Rc<dyn DiskIo>>,
     guide: Box<dyn Guide>,
+    packer: Option<Compressor>,
 }
 
 /// No memory for a buffer.

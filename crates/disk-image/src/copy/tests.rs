@@ -41,7 +41,7 @@ fn all_that_is_there_arrives_and_zeroes_are_skipped() {
     ] {
         let progress = Progress::new();
         let target = InMemory::new(Geometry::of_size(22 << 20));
-        copy(&source, &target, rules, &progress).unwrap();
+        copy(&source, &target, None, rules, &progress).unwrap();
         assert!(target.contents()[..bytes.len()] == bytes);
         assert_eq!(
             (progress.done_bytes(), progress.total_bytes()),
@@ -54,7 +54,7 @@ fn all_that_is_there_arrives_and_zeroes_are_skipped() {
         target_is_zero: false,
         ..RULES
     };
-    copy(&source, &target, rules, &()).unwrap();
+    copy(&source, &target, None, rules, &()).unwrap();
     assert!(target.contents() == bytes);
 }
 
@@ -70,13 +70,14 @@ fn failures_and_stops_end_it() {
         Faulty::new(Arc::new(InMemory::holding(bytes.clone(), Access::ReadWrite)), plan)
     };
     let good = InMemory::new(Geometry::of_size(16 << 20));
-    let error = copy(&make(DiskOp::Read), &good, RULES, &()).unwrap_err();
+    let error = copy(&make(DiskOp::Read), &good, None, RULES, &()).unwrap_err();
     assert!(matches!(error, CopyError::Source(_)), "{error}");
-    let error = copy(&make(DiskOp::Flush), &make(DiskOp::Write), RULES, &()).unwrap_err();
+    let error = copy(&make(DiskOp::Flush), &make(DiskOp::Write), None, RULES, &()).unwrap_err();
     assert!(matches!(error, CopyError::Target(_)), "{error}");
     let error = copy(
         &InMemory::holding(bytes.clone(), Access::ReadOnly),
         &InMemory::new(Geometry::of_size(512)),
+        None,
         RULES,
         &(),
     );
@@ -93,6 +94,6 @@ fn failures_and_stops_end_it() {
         }
     }
     let source = InMemory::holding(bytes, Access::ReadOnly);
-    let error = copy(&source, &good, RULES, &Once(AtomicU64::new(0))).unwrap_err();
+    let error = copy(&source, &good, None, RULES, &Once(AtomicU64::new(0))).unwrap_err();
     assert!(matches!(error, CopyError::Stopped), "{error}");
 }
