@@ -13,7 +13,8 @@ mod support;
 use std::path::Path;
 
 use disk_qcow2::ops::{
-    BackingName, CompressionKind, CreateOptions, create, info, list_bitmaps, measure, set_backing, set_lazy_refcounts,
+    BackingName, CheckError, CompressionKind, CreateOptions, Limits, check, create, info, list_bitmaps, measure,
+    set_backing, set_lazy_refcounts,
 };
 use serde_json::Value;
 use support::{KINDS, assert_clean, block_on, have_qemu, io, make, qemu_img, qemu_io};
@@ -179,4 +180,59 @@ fn backing_files_change_and_all_else_stays() {
         let longer = backing(&"x".repeat(1024), "raw");
         assert!(block_on(set_backing(&*io(&path), Some(&longer))).is_err());
     }
+}
+
+/// An error and its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}
+
+#[test]
+fn what_is_not_supported_is_refused_by_name() {
+    if !have_qemu() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    for (format, name) in [("luks", "LUKS"), ("aes", "AES")] {
+        let path = dir.path().join(format);
+        let quick = if format == "luks" { ",encrypt.iter-time=10" } else { "" };
+        let options = format!("encrypt.format={format},encrypt.key-secret=s{quick}");
+        qemu_img(&[
+            "create",
+            "-q",
+            "-f",
+            "qcow2",
+            "--object",
+            "secret,id=s,data=12345678",
+            "-o",
+            &options,
+            path.to_str().unwrap(),
+            "1M",
+        ]);
+        let error = chain(&block_on(info(&*io(&path))).unwrap_err());
+        assert!(error.contains(name), "{error}");
+        let refused = block_on(check(&*io(&path), Limits::default()));
+        assert!(matches!(refused, Err(CheckError::Head(_))));
+    }
+    let path = dir.path().join("future.qcow2");
+    block_on(create(&*io(&path), None, &CreateOptions::of_size(1 << 20))).unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    // Bit 7, which the image's own table calls by a name.
+    bytes[79] |= 1 << 7;
+    let row = bytes
+        .windows(19)
+        .position(|w| w == *b"\0\x04extended L2 entri")
+        .unwrap();
+    bytes[row + 1] = 7;
+    bytes[row + 2..row + 48].fill(0);
+    bytes[row + 2..row + 17].copy_from_slice(b"warp compressor");
+    std::fs::write(&path, bytes).unwrap();
+    let error = chain(&block_on(info(&*io(&path))).unwrap_err());
+    assert!(error.contains("warp compressor"), "{error}");
 }
