@@ -11,7 +11,7 @@
 //! executor and its own queue of each disk. Commands of a queue are in flight side by side and end in any order, whatever
 //! task attribute they have; data of reads and writes goes between guest RAM and the disk without a copy.
 //!
-//! Command sets: SPC-4, SBC-3, MMC-6, as far as [`commands`] lists them. Sense data has fixed format. There are no reservations,
+//! Command sets: SPC-4, SBC-3, MMC-6, as far as `commands.rs` lists them. Sense data has fixed format. There are no reservations,
 //! no protection information, no ACA, and no bidirectional commands.
 
 mod address;

@@ -5,6 +5,7 @@
 //!      └──▶ unit ──▶ parse ──▶ attention to be told? ──▶ medium there? ──▶ do it
 //! ```
 
+use std::cell::RefCell;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -19,8 +20,7 @@ use super::provision::{self, Same};
 use super::request::{Code, Data, Stop};
 use super::sense::Sense;
 use super::task::Task;
-use super::unit::{Attention, Found, Seat, Unit, Units};
-use super::worker::Desk;
+use super::unit::{Attention, Found, Seat, Seats, Unit, Units};
 use super::{cdrom, inquiry, modes, report};
 use crate::figures;
 
@@ -32,15 +32,14 @@ pub(super) struct Call<'a> {
     pub(super) began: Instant,
 }
 
-/// Does it, and says how many bytes were moved.
-pub(super) async fn execute(desk: &Desk, call: &Call<'_>, data: Data) -> Result<usize, Stop> {
-    let units = &desk.shared.units;
+/// Does it, and says how many bytes were moved. `seats` are those of the worker.
+pub(super) async fn execute(units: &Units, seats: &RefCell<Seats>, call: &Call<'_>, data: Data) -> Result<usize, Stop> {
     match call.address {
         None => Err(Stop::Code(Code::BadTarget)),
         Some(Address::ReportLuns(Some(target))) if !units.has_target(target) => Err(Stop::Code(Code::BadTarget)),
         Some(Address::ReportLuns(target)) => well_known(units, target, call.cdb, data),
         Some(Address::Unit(lun)) => {
-            let found = desk.seats.borrow_mut().find(lun, units);
+            let found = seats.borrow_mut().find(lun, units);
             match found {
                 Found::Seat(seat) => {
                     let result = on_unit(&seat, units, call, data).await;

@@ -30,12 +30,12 @@ pub(super) struct Shared {
 }
 
 /// What commands in flight need.
-pub(super) struct Desk {
+struct Desk {
     queue: RefCell<Served>,
     tasks: RefCell<Tasks>,
-    pub(super) seats: RefCell<Seats>,
+    seats: RefCell<Seats>,
     bell: Bell,
-    pub(super) shared: Arc<Shared>,
+    shared: Arc<Shared>,
 }
 
 /// A [`Service`] for one request queue.
@@ -182,7 +182,7 @@ async fn serve(desk: Rc<Desk>, request: Request, address: Option<Address>, task:
     } else if is_in && !data.out.is_empty() {
         Err(Stop::Code(Code::Failure))
     } else {
-        execute(&desk, &call, data).await
+        execute(&desk.shared.units, &desk.seats, &call, data).await
     };
     let outcome = task.verdict().map_or(outcome, |verdict| Err(verdict.into()));
     count(&desk.shared.counters, &outcome);
