@@ -495,6 +495,12 @@ mod tests {
             make: Box::new(move |_: &Place| Ok(Idle { dies })),
         };
         crew.start("test", &signals, vec![job(3, false), job(5, true)]).unwrap();
+        // A worker that is paused before it begins would not die of it.
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while resets.0.lock().unwrap().is_empty() {
+            assert!(Instant::now() < deadline, "the driver hears nothing");
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let (tell, told) = mpsc::channel();
         let of_thread = Arc::clone(&crew);
         std::thread::spawn(move || {
