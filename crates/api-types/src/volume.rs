@@ -26,6 +26,9 @@ pub struct VolumeWish {
     /// Cluster of a qcow2 volume, a power of two from 512 to 2Mi. Default: 64Ki.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster_size: Option<ByteSize>,
+    /// Compress what is copied; copies into qcow2 only. What is written later is not compressed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub compressed: bool,
 }
 
 /// What a volume is filled with.
@@ -270,4 +273,7 @@ pub struct VolumeConvert {
     /// Cluster of a qcow2 volume, a power of two from 512 to 2Mi. Default: 64Ki.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster_size: Option<ByteSize>,
+    /// Compress what is copied; copies into qcow2 only. What is written later is not compressed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub compressed: bool,
 }

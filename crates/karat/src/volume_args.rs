@@ -95,6 +95,9 @@ pub(crate) struct FormArgs {
     /// Cluster of a qcow2 volume, as 64Ki.
     #[arg(long)]
     pub(crate) cluster_size: Option<ByteSize>,
+    /// Compress what is copied; copies into qcow2 only.
+    #[arg(long)]
+    pub(crate) compressed: bool,
 }
 
 #[derive(Debug, Args)]
@@ -187,6 +190,7 @@ impl FormArgs {
             format: self.format,
             preallocation: self.preallocation,
             cluster_size: self.cluster_size,
+            compressed: self.compressed,
         }
     }
 }

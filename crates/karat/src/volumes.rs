@@ -55,6 +55,7 @@ async fn convert(client: &Client, volume: &str, name: String, form: FormArgs, fo
             .context("name the new format: --format raw, or --format qcow2")?,
         preallocation: form.preallocation,
         cluster_size: form.cluster_size,
+        compressed: form.compressed,
     };
     let accepted = client.convert_volume(volume, &convert).await?;
     done(client, accepted, "copying into", format).await

@@ -105,7 +105,7 @@ impl VolumeRecord {
 
     /// Whether it keeps only what differs from its image.
     pub(crate) fn shares_image(&self) -> bool {
-        let whole = matches!(self.wish.source, VolumeSource::Image { copy: true, .. });
+        let whole = self.wish.compressed || matches!(self.wish.source, VolumeSource::Image { copy: true, .. });
         self.image.is_some() && self.format == Some(DiskFormat::Qcow2) && !whole
     }
 

@@ -76,6 +76,7 @@ impl Host {
             format: Some(wanted.format),
             preallocation: wanted.preallocation,
             cluster_size: wanted.cluster_size,
+            compressed: wanted.compressed,
         };
         self.create_volume(wish).await
     }

@@ -25,19 +25,21 @@ pub(super) struct Form {
     pub(super) size_bytes: u64,
     pub(super) preallocation: Preallocation,
     pub(super) cluster_bytes: Option<u64>,
+    pub(super) compressed: bool,
 }
 
 impl Form {
     /// Whether nothing of it needs the data to be written in a certain way.
     pub(super) fn is_plain(&self) -> bool {
-        self.preallocation.is_off() && self.cluster_bytes.is_none()
+        self.preallocation.is_off() && self.cluster_bytes.is_none() && !self.compressed
     }
 
     /// Fails where its parts do not fit each other, which is known late where the format comes from an upload.
     pub(super) fn check(&self) -> Result<(), Failure> {
-        let needs_qcow2 = self.cluster_bytes.is_some() || self.preallocation == Preallocation::Metadata;
+        let needs_qcow2 =
+            self.cluster_bytes.is_some() || self.compressed || self.preallocation == Preallocation::Metadata;
         if self.format == DiskFormat::Raw && needs_qcow2 {
-            let text = "what was uploaded is raw, which has no clusters and no metadata; ask for format qcow2";
+            let text = "what was uploaded is raw, which has no clusters, metadata or compression; ask for format qcow2";
             return Err(Failure::refused_field(
                 "the upload does not fit the volume",
                 "format",
@@ -97,7 +99,10 @@ pub(super) fn blank(file: &File, form: &Form, backing: Option<&Path>, meter: &Me
 pub(super) fn copy(source: Vec<Source>, target: &File, form: &Form, meter: &Meter) -> Result<(), Failure> {
     let chain = chain_of(source, false)?;
     meter.begin("copy", Some(form.size_bytes));
-    let options = ConvertOptions::to(options(form, form.preallocation, None));
+    let options = ConvertOptions {
+        compressed: form.compressed,
+        ..ConvertOptions::to(options(form, form.preallocation, None))
+    };
     disk_image::convert(&chain, target, &options, &Watched(meter)).map_err(|error| {
         if meter.stopped() {
             cancelled()

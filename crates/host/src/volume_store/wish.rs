@@ -68,8 +68,23 @@ fn check_form(wish: &VolumeWish, problems: &mut Problems) {
             "a raw volume has no metadata; take off, falloc or full",
         );
     }
+    if wish.compressed {
+        if is_raw {
+            problems.add("compressed", "a raw volume can not be compressed; take format qcow2");
+        }
+        if !wish.preallocation.is_off() {
+            problems.add(
+                "preallocation",
+                "what is compressed takes its space as it is written; take off",
+            );
+        }
+        if matches!(wish.source, VolumeSource::Blank {}) {
+            problems.add("compressed", "nothing is copied into a blank volume; leave it out");
+        }
+    }
     if let VolumeSource::Image { copy: false, .. } = wish.source
         && !is_raw
+        && !wish.compressed
         && !wish.preallocation.is_off()
     {
         problems.add(
@@ -100,7 +115,7 @@ mod tests {
             r#"{"name": "a", "size": 512, "format": "qcow2", "cluster_size": "512", "preallocation": "metadata"}"#,
             r#"{"name": "a", "source": {"kind": "image", "image": "debian:12"}}"#,
             r#"{"name": "a", "source": {"kind": "image", "image": "x", "copy": true}, "preallocation": "full"}"#,
-            r#"{"name": "a", "source": {"kind": "volume", "volume": "b"}, "format": "qcow2"}"#,
+            r#"{"name": "a", "source": {"kind": "volume", "volume": "b"}, "format": "qcow2", "compressed": true}"#,
             r#"{"name": "a", "source": {"kind": "upload"}}"#,
         ] {
             assert_eq!(wrong(json), [] as [String; 0], "{json}");
@@ -126,6 +141,21 @@ mod tests {
         assert_eq!(
             wrong(r#"{"name": "a", "source": {"kind": "image", "image": "x"}, "preallocation": "full"}"#),
             ["preallocation"]
+        );
+    }
+
+    #[test]
+    fn only_what_is_copied_into_qcow2_is_compressed() {
+        let copy = r#""name": "a", "source": {"kind": "volume", "volume": "b"}, "compressed": true"#;
+        assert_eq!(wrong(&format!("{{{copy}, \"format\": \"qcow2\"}}")), [] as [String; 0]);
+        assert_eq!(wrong(&format!("{{{copy}, \"format\": \"raw\"}}")), ["compressed"]);
+        assert_eq!(
+            wrong(&format!("{{{copy}, \"preallocation\": \"full\"}}")),
+            ["preallocation"]
+        );
+        assert_eq!(
+            wrong(r#"{"name": "a", "size": 512, "format": "qcow2", "compressed": true}"#),
+            ["compressed"]
         );
     }
 

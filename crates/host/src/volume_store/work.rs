@@ -118,6 +118,7 @@ fn form(record: &VolumeRecord) -> Result<Form, Failure> {
         size_bytes,
         preallocation: record.wish.preallocation,
         cluster_bytes: record.wish.cluster_size.map(spec::ByteSize::bytes),
+        compressed: record.wish.compressed,
     })
 }
 
@@ -157,6 +158,7 @@ fn take_over(context: &Context, record: &VolumeRecord, meter: &Meter) -> Result<
         size_bytes: wished,
         preallocation: record.wish.preallocation,
         cluster_bytes: record.wish.cluster_size.map(spec::ByteSize::bytes),
+        compressed: record.wish.compressed,
     };
     let as_it_is = form.format == format && form.is_plain();
     if as_it_is {

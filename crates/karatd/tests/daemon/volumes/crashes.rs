@@ -55,6 +55,7 @@ fn a_volume_is_filled_by_the_next_daemon_under_the_same_operation() {
     for (name, form) in [
         ("copy", json!({"format": "raw"})),
         ("tables", json!({"format": "qcow2"})),
+        ("packed", json!({"format": "qcow2", "compressed": true})),
         (
             "written",
             json!({"format": "raw", "size": "256Mi", "preallocation": "full"}),

@@ -138,7 +138,7 @@ fn a_clone_shares_blocks_with_its_image_which_stays_until_it_is_gone() {
         json!(["clone"])
     );
     // A converted copy stands on its own.
-    let form = json!({"name": "own", "format": "qcow2"});
+    let form = json!({"name": "own", "format": "qcow2", "compressed": true});
     let operation = daemon.begin("/v1/volumes/clone/convert", &form);
     assert_eq!(
         (&operation["phase"], &operation["result"]),
@@ -163,7 +163,10 @@ fn a_copy_of_a_volume_is_the_same_in_any_form() {
     for (name, form) in [
         ("same", json!({})),
         ("raw", json!({"format": "raw"})),
-        ("packed", json!({"format": "qcow2", "cluster_size": "16Ki"})),
+        (
+            "packed",
+            json!({"format": "qcow2", "cluster_size": "16Ki", "compressed": true}),
+        ),
         ("large", json!({"format": "qcow2", "size": "9Mi"})),
         ("reserved", json!({"format": "raw", "preallocation": "falloc"})),
     ] {

@@ -109,7 +109,7 @@ fn an_upload_takes_the_form_that_was_asked_for() {
     let raw = daemon.volume("raw");
     same(("raw", &daemon.file(&raw)), ("qcow2", &source));
     let bytes = std::fs::read(daemon.file(&raw)).unwrap();
-    begin(&daemon, "packed", &json!({"format": "qcow2"}));
+    begin(&daemon, "packed", &json!({"format": "qcow2", "compressed": true}));
     let answer = daemon.put("packed", "", &bytes);
     assert_eq!(daemon.over(answer.header("location").unwrap())["phase"], "Succeeded");
     inspect(&daemon, &daemon.volume("packed"));
