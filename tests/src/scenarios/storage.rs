@@ -24,7 +24,7 @@ const STAT_BLOCK_BYTES: u64 = 512;
 /// What fio writes to each file system, MiB.
 const FIO_MIB: u64 = 32;
 
-/// A file system and its tools.
+/// A file system and its tools, by their paths: the shell would take its own for some.
 #[derive(Debug, Clone, Copy)]
 enum FileSystem {
     Ext4,
@@ -41,16 +41,16 @@ impl FileSystem {
 
     const fn make(self) -> &'static str {
         match self {
-            Self::Ext4 => "mke2fs -q -F -t ext4",
-            Self::Xfs => "mkfs.xfs -q -f",
+            Self::Ext4 => "/usr/bin/mke2fs -q -F -t ext4",
+            Self::Xfs => "/usr/bin/mkfs.xfs -q -f",
         }
     }
 
     /// Fails if anything is wrong, and changes nothing.
     const fn check(self) -> &'static str {
         match self {
-            Self::Ext4 => "e2fsck -fn",
-            Self::Xfs => "xfs_repair -n",
+            Self::Ext4 => "/usr/bin/e2fsck -fn",
+            Self::Xfs => "/usr/bin/xfs_repair -n",
         }
     }
 }
@@ -129,7 +129,7 @@ pub(super) async fn chain_on_virtio(daemon: &mut Daemon) -> anyhow::Result<()> {
     let image = chain(&daemon.files(), "disk")?;
     let mut guest = boot(daemon, vec![qcow2_disk(&image, DiskBus::Virtio, "virtio-serial")]).await?;
     let serial = guest
-        .run("lsblk -dnO -P /dev/vda; busybox cat /sys/block/vda/serial")
+        .run("/usr/bin/lsblk -dnO -P /dev/vda; busybox cat /sys/block/vda/serial")
         .await?;
     ensure!(serial.ends_with("virtio-serial"), "{serial}");
     shows_the_chain(&mut guest, "/dev/vda").await?;
@@ -150,9 +150,11 @@ pub(super) async fn chain_on_scsi(daemon: &mut Daemon) -> anyhow::Result<()> {
         ..DiskWish::from_path(disc.display().to_string())
     };
     let mut guest = boot(daemon, vec![qcow2_disk(&image, DiskBus::Scsi, "scsi-serial"), cdrom]).await?;
-    let page = guest.run("sg_inq --page=0x80 /dev/sda; lsblk -dnO -P /dev/sda").await?;
+    let page = guest
+        .run("/usr/bin/sg_inq --page=0x80 /dev/sda; /usr/bin/lsblk -dnO -P /dev/sda")
+        .await?;
     ensure!(page.contains("scsi-serial"), "{page}");
-    let kind = guest.run("sg_inq /dev/sr0").await?;
+    let kind = guest.run("/usr/bin/sg_inq /dev/sr0").await?;
     ensure!(kind.contains("cd/dvd"), "{kind}");
     let differs = guest.run("busybox md5sum < /dev/sr0").await?;
     let there = Command::new("md5sum").stdin(std::fs::File::open(&disc)?).output()?;
@@ -189,7 +191,7 @@ async fn carries(guest: &mut Guest, device: &str, kind: FileSystem, image: &Path
         .await?;
     guest.run(&format!("busybox mount -t {name} {device} /root")).await?;
     let fio = format!(
-        "fio --thread --name=verify --directory=/root --size={FIO_MIB}m --rw=randwrite --bsrange=4k-64k --ioengine=libaio \
+        "/usr/bin/fio --thread --name=verify --directory=/root --size={FIO_MIB}m --rw=randwrite --bsrange=4k-64k --ioengine=libaio \
          --iodepth=16 --direct=1 --verify=crc32c --verify_fatal=1 --output=/tmp/fio || busybox cat /tmp/fio; \
          busybox grep -q 'err= 0' /tmp/fio"
     );
@@ -199,7 +201,7 @@ async fn carries(guest: &mut Guest, device: &str, kind: FileSystem, image: &Path
     guest
         .run_within(
             &format!(
-                "busybox rm /root/verify* && busybox sync && fstrim /root && busybox umount /root && {} {device}",
+                "busybox rm /root/verify* && busybox sync && /usr/bin/fstrim /root && busybox umount /root && {} {device}",
                 kind.check()
             ),
             WORK_LIMIT,
@@ -226,7 +228,7 @@ pub(super) async fn power_cut_under_fio(daemon: &mut Daemon) -> anyhow::Result<(
         guest.run_within(&prepare, WORK_LIMIT).await?;
         guest
             .run(
-                "(fio --thread --name=cut --directory=/root --size=64m --rw=randwrite --bsrange=4k-64k --ioengine=libaio \
+                "(/usr/bin/fio --thread --name=cut --directory=/root --size=64m --rw=randwrite --bsrange=4k-64k --ioengine=libaio \
                  --iodepth=16 --fsync=32 --direct=1 --time_based --runtime=600 > /tmp/fio 2>&1 &)",
             )
             .await?;
