@@ -13,16 +13,8 @@ use super::allocate::Claim;
 use super::deflate::deflate;
 use super::fault::{Damage, Fault};
 use super::open::Qcow2Disk;
-use super::state::Engine;
+use super::state::{Engine, Filling};
 use crate::meta::entry::{Compressed, L2Entry, Place};
-
-/// The host cluster that is being filled, and where it is still empty.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Filling {
-    cluster: u64,
-    /// Bytes of it in use, whole sectors.
-    used: u64,
-}
 
 /// Writes whole clusters of an image compressed; of one thread. Any number of them may work on one image.
 pub struct Compressor(Rc<Engine>);

@@ -6,13 +6,20 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use disk::{Access, DiskIo};
 
-use super::compressor::Filling;
 use super::fault::Fault;
 use super::inflate::Inflated;
 use super::tables::Tables;
 use crate::meta::extension::BitmapsPointer;
 use crate::meta::header::{Compression, Header};
 use crate::meta::layout::Layout;
+
+/// The host cluster that is being filled with compressed data, and where it is still empty.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Filling {
+    pub(crate) cluster: u64,
+    /// Bytes of it in use, whole sectors.
+    pub(crate) used: u64,
+}
 
 /// An open image.
 ///
