@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use disk::Access;
 use spec::DiskFormat;
@@ -15,6 +16,9 @@ use disk_qcow2::ops::Preallocation;
 
 /// Finest unit in which zeroes among data are left out of a raw image, bytes: the block of file systems.
 const RAW_SPARSE_BYTES: usize = 4096;
+
+/// How much is copied before the target's device is set to work on it, bytes.
+const PUSH_BYTES: u64 = 16 << 20;
 
 /// How to convert.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,11 +79,11 @@ pub enum ConvertError {
     Close(#[from] CloseError),
 }
 
-/// Writes what `source` shows into a new image in `target`, over whatever is there. Durable when this returns. Blocks.
+/// Writes what `source` shows into a new image in `file`, over whatever is there. Durable when this returns. Blocks.
 ///
 /// # Errors
 /// Source or target fail, do not fit, or it was stopped.
-pub fn convert(source: &Chain, target: &File, options: &ConvertOptions, watch: &dyn Watch) -> Result<(), ConvertError> {
+pub fn convert(source: &Chain, file: &File, options: &ConvertOptions, watch: &dyn Watch) -> Result<(), ConvertError> {
     let source = open::open(source, &OpenOptions::default()).map_err(ConvertError::Source)?;
     let source_bytes = source.disk().geometry().size_bytes;
     let target_bytes = options.target.size_bytes();
@@ -92,8 +96,8 @@ pub fn convert(source: &Chain, target: &File, options: &ConvertOptions, watch: &
     if options.compressed && !can_be_compressed(&options.target) {
         return Err(ConvertError::Compressed);
     }
-    create(target, None, whole(&options.target)?)?;
-    let again = target.try_clone().map_err(|source| {
+    create(file, None, whole(&options.target)?)?;
+    let again = file.try_clone().map_err(|source| {
         let name = "new image".to_owned();
         ConvertError::Target(OpenError::Descriptors { name, source })
     })?;
@@ -118,8 +122,40 @@ pub fn convert(source: &Chain, target: &File, options: &ConvertOptions, watch: &
         threads: options.threads,
     };
     let packed = options.compressed.then_some(&target);
-    copy::copy(&*source.disk(), &*target.disk(), packed, rules, watch)?;
+    let pushing = Pushing {
+        watch,
+        target: file,
+        pushed: AtomicU64::new(0),
+    };
+    copy::copy(&*source.disk(), &*target.disk(), packed, rules, &pushing)?;
     Ok(target.close_now()?)
+}
+
+/// Passes progress on, and keeps the target's device at work meanwhile: the sync at the end waits for what is left.
+struct Pushing<'a> {
+    watch: &'a dyn Watch,
+    target: &'a File,
+    pushed: AtomicU64,
+}
+
+impl Watch for Pushing<'_> {
+    fn progress(&self, done_bytes: u64, total_bytes: u64) {
+        self.watch.progress(done_bytes, total_bytes);
+        let pushed = self.pushed.load(Ordering::Relaxed);
+        let due = done_bytes >= pushed.saturating_add(PUSH_BYTES);
+        let turn = |now| {
+            self.pushed
+                .compare_exchange(pushed, now, Ordering::Relaxed, Ordering::Relaxed)
+        };
+        if due && turn(done_bytes).is_ok() {
+            // A device that fails says so when it is synced.
+            let _ = uring::blocking::start_writeback(self.target);
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.watch.is_stopped()
+    }
 }
 
 fn can_be_compressed(target: &CreateOptions) -> bool {
