@@ -388,7 +388,9 @@ impl Task {
             },
             FromVm::Event(VmEvent::StateChanged { state }) => self.note(Happened::State(state)),
             FromVm::Event(VmEvent::GuestReset { resets }) => self.note(Happened::Resets(resets)),
-            FromVm::Event(VmEvent::DiskJob { disk, job, state }) => tracing::info!(%disk, ?job, ?state, "work on a disk"),
+            FromVm::Event(VmEvent::DiskJob { disk, job, state }) => {
+                tracing::info!(%disk, ?job, ?state, "work on a disk");
+            }
             // The process ends now; its report is read when it is gone.
             FromVm::Event(VmEvent::Ended { report }) => tracing::info!(why = report.message, "machine ended"),
             FromVm::Disks { number, .. } => tracing::warn!(number, "nobody asked the machine process for its disks"),
