@@ -43,6 +43,13 @@ impl Lun {
         [DEVICE, self.target, FLAT | high, low, 0, 0, 0, 0]
     }
 
+    /// As events tell of it: drivers look the unit up by the number they know from REPORT LUNS (Linux `virtscsi_handle_param_change`
+    /// takes the two bytes as they are).
+    pub(super) const fn told(self) -> [u8; 8] {
+        let [high, low, ..] = self.listed();
+        [DEVICE, self.target, high, low, 0, 0, 0, 0]
+    }
+
     /// As REPORT LUNS of its target lists it: peripheral addressing as long as that will do, as old drivers expect.
     pub(super) const fn listed(self) -> [u8; 8] {
         let [high, low] = self.unit.to_be_bytes();

@@ -90,7 +90,7 @@ impl Events {
         let (event, reason) = happening.words();
         let missed = if std::mem::take(&mut state.missed) { MISSED } else { 0 };
         let mut bytes = [0; EVENT_SIZE];
-        let parts = [&(event | missed).to_le_bytes()[..], &lun.bytes(), &reason.to_le_bytes()];
+        let parts = [&(event | missed).to_le_bytes()[..], &lun.told(), &reason.to_le_bytes()];
         let parts = parts.into_iter().flatten();
         bytes.iter_mut().zip(parts).for_each(|(place, &byte)| *place = byte);
         Some(bytes)

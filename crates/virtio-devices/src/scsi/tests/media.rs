@@ -27,7 +27,7 @@ fn capacity_is_told_and_growth_is_announced() {
     assert_eq!(bench.driver.wait_used(1).len, 16);
     assert_eq!(
         bench.driver.bytes(event, 16),
-        [3, 0, 0, 0, 1, 0, 0x40, 0, 0, 0, 0, 0, 0x2a, 9, 0, 0]
+        [3, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0x2a, 9, 0, 0]
     );
     assert_eq!(bench.ask(first(), &[0; 6]).sense(), (ATTENTION, 0x2a, 9));
     assert_eq!(bench.get(&[0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0], 8)[..4], [0, 0, 7, 0xff]);
