@@ -156,15 +156,24 @@ fn is_taken(error: &io::Error) -> bool {
     )
 }
 
-/// Removes files of volumes that are not known: their creation was cut off before it was recorded, or their removal after.
+/// Removes what is unfinished of volumes that are not known. A whole volume is never without a record, unless the records were
+/// put back from an older copy: then it is data of somebody's, and stays.
 pub(crate) fn clear(context: &Context, known: &[VolumeRecord]) -> io::Result<()> {
     for entry in std::fs::read_dir(context.volumes_dir())? {
         let path = entry?.path();
-        let stem = path.file_stem().and_then(|stem| stem.to_str());
-        let id = stem.and_then(|stem| stem.parse::<VolumeId>().ok());
-        if id.is_some_and(|id| known.iter().all(|record| record.id != id)) {
-            tracing::info!(path = %path.display(), "file of an unknown volume is removed");
+        let part = |part: Option<&std::ffi::OsStr>| part.and_then(|part| part.to_str()).map(str::to_owned);
+        let id = part(path.file_stem()).and_then(|stem| stem.parse::<VolumeId>().ok());
+        if id.is_none_or(|id| known.iter().any(|record| record.id == id)) {
+            continue;
+        }
+        if matches!(part(path.extension()).as_deref(), Some(UPLOAD | PART)) {
+            tracing::info!(path = %path.display(), "unfinished file of an unknown volume is removed");
             std::fs::remove_file(&path)?;
+        } else {
+            tracing::warn!(
+                path = %path.display(),
+                "a volume that no record knows is kept: copy it into a new one with karat volume upload, or remove the file"
+            );
         }
     }
     Ok(())

@@ -152,13 +152,15 @@ fn growing_checking_and_removing_are_ended_by_the_next_daemon() {
         .unwrap()
         .execute(update, [])
         .unwrap();
-    // And files whose record was never written, or was removed already.
-    let stray = daemon.path("state/volumes/00000000-0000-4000-8000-000000000001.raw");
-    std::fs::write(&stray, "x").unwrap();
+    // And files without a record: unfinished ones go, a whole volume stays.
+    let [unfinished, whole] = ["part", "raw"]
+        .map(|suffix| daemon.path(&format!("state/volumes/00000000-0000-4000-8000-000000000001.{suffix}")));
+    std::fs::write(&unfinished, "x").unwrap();
+    std::fs::write(&whole, "x").unwrap();
     daemon.restart();
     wait_for("the removal", || {
         (daemon.get("/v1/volumes/gone").status == 404).then_some(())
     });
-    assert!(!daemon.file(&gone).exists() && !stray.exists());
-    assert_eq!(daemon.files().len(), 2);
+    assert!(!daemon.file(&gone).exists() && !unfinished.exists() && whole.exists());
+    assert_eq!(daemon.files().len(), 3);
 }
