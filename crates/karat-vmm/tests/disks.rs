@@ -5,10 +5,11 @@
 mod harness;
 
 use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-use control::{DiskChange, DiskReport, EndReason, RefusalKind, VmEvent, VmRequest};
+use control::{DiskChange, DiskJobState, DiskLayer, DiskReport, EndReason, RefusalKind, VmEvent, VmRequest};
 use disk_qcow2::ops::{BackingName, CreateOptions, create};
 use disk_raw::{RawDisk, RawOptions, Role};
 use harness::{Link, Setup, Vmm, can_run, disk_spec, open_chain};
@@ -265,7 +266,7 @@ fn disks_are_changed_attached_and_detached_while_the_machine_runs() {
             chain: chain.clone(),
         },
     };
-    let fds: Vec<_> = files.iter().map(std::os::fd::AsFd::as_fd).collect();
+    let fds: Vec<_> = files.iter().map(AsFd::as_fd).collect();
     link.ask_with_files(attach(), &fds).unwrap();
     let twice = link.ask_with_files(attach(), &fds).unwrap_err();
     assert_eq!(twice.kind, RefusalKind::NoSuchDisk, "{}", twice.message);
@@ -280,4 +281,69 @@ fn disks_are_changed_attached_and_detached_while_the_machine_runs() {
     assert_eq!(change(&mut link, "disk0", DiskChange::Detach), Err(RefusalKind::Failed));
     link.ask(VmRequest::Quit).unwrap();
     vmm.wait();
+}
+
+/// A new file in `folder` as the layer that a change brings.
+fn new_layer(folder: &tempfile::TempDir, name: &str) -> (DiskLayer, OwnedFd) {
+    let path = folder.path().join(name);
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .unwrap();
+    let layer = DiskLayer {
+        name: path.display().to_string(),
+        format: DiskFormat::Qcow2,
+        writable: true,
+        data_file: None,
+    };
+    (layer, file.into())
+}
+
+#[test]
+fn a_snapshot_is_taken_and_streamed_while_a_guest_reads_and_writes() {
+    if !can_run() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let base = disk(&folder, "base", 0xee);
+    let top = qcow2(&folder, "top", ("base", "raw"));
+    let chain = [(top.as_path(), DiskFormat::Qcow2), (base.as_path(), DiskFormat::Raw)];
+    let test = vec!["blk,blk-verify"; 40].join(",");
+    let setup = Setup::tiny(&test).chain(disk_spec("disk", DiskBus::Virtio, 2), &chain);
+    let (mut vmm, mut link) = Vmm::boot(setup);
+    vmm.console().wait_for("PASS blk-verify");
+    let (overlay, file) = new_layer(&folder, "overlay");
+    let name = overlay.name.clone();
+    let request = |change| VmRequest::Disk {
+        disk: "disk".parse().unwrap(),
+        change,
+    };
+    link.ask_with_files(request(DiskChange::Snapshot { overlay }), &[file.as_fd()])
+        .unwrap();
+    // Its lock lasts as long as anybody has it open.
+    drop(file);
+    let frozen = std::fs::read(&top).unwrap();
+    link.ask(request(DiskChange::Stream)).unwrap();
+    let state = link.wait_for(|event| match event {
+        VmEvent::DiskJob { state, .. } if !matches!(state, DiskJobState::Running { .. }) => Some(state.clone()),
+        _ => None,
+    });
+    assert_eq!(state, DiskJobState::Done);
+    let layers = report(&mut link, "disk").unwrap().layers;
+    assert_eq!((layers.len(), &layers[0].name), (1, &name));
+    assert_eq!(
+        std::fs::read(&top).unwrap(),
+        frozen,
+        "what was on top is not written any more"
+    );
+    let ended = link.wait_for_report();
+    assert_eq!(ended.reason, EndReason::DebugExit { code: 0 }, "{}", vmm.console_log());
+    vmm.wait();
+    let overlay = folder.path().join("overlay");
+    let alone = [(overlay.as_path(), DiskFormat::Qcow2)];
+    let seen = run_to_end(Setup::tiny("blk-verify").chain(disk_spec("disk", DiskBus::Virtio, 1), &alone));
+    assert!(seen.contains("PASS blk-verify"), "{seen}");
 }

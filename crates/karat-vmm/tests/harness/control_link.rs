@@ -64,7 +64,7 @@ impl Link {
             match self.socket.read(&mut bytes) {
                 Ok(0) => return None,
                 Ok(count) => self.decoder.push(&bytes[..count]),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
                 Err(error) if error.kind() == ErrorKind::ConnectionReset => return None,
                 Err(error) => panic!("control: {error}"),
             }
