@@ -25,6 +25,7 @@ mod hardware;
 mod interrupts;
 mod layout;
 mod machine;
+mod story;
 #[cfg(test)]
 mod testing;
 mod vcpu;

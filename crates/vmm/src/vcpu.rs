@@ -19,6 +19,7 @@ use kvm::{Exit, Kicker, SystemEventKind, Vcpu};
 
 use crate::action::{GuestEvent, Reporter};
 use crate::gate::{Gate, Passage};
+use crate::story::whole;
 
 /// Stack of a vCPU thread, bytes: an exit is answered a few calls deep.
 const STACK_BYTES: usize = 256 << 10;
@@ -249,16 +250,4 @@ fn stray(exits: &mut Exits, access: &'static str, address: u64) {
             "nothing is there"
         );
     }
-}
-
-/// The whole story of an error in one line.
-pub(crate) fn whole(error: &dyn std::error::Error) -> String {
-    let mut story = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        story.push_str(": ");
-        story.push_str(&error.to_string());
-        cause = error.source();
-    }
-    story
 }

@@ -4,7 +4,7 @@ use std::io;
 
 use control::{Refusal, RefusalKind};
 
-use crate::vcpu::whole;
+use crate::story::whole;
 
 /// What went wrong, by part of the machine.
 #[derive(Debug, thiserror::Error)]

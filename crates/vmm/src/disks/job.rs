@@ -10,7 +10,7 @@ use disk_image::live::{self, Switch};
 use disk_image::{Image, Progress, Watch};
 
 use super::engine::block_on;
-use crate::vcpu::whole;
+use crate::story::whole;
 
 /// How often progress is told of, at most.
 const TELL_EVERY: Duration = Duration::from_millis(500);

@@ -127,7 +127,7 @@ impl MachineDisk {
     pub(crate) fn close(self) {
         let name = self.spec.name;
         if let Err(error) = self.stack.close() {
-            let error = crate::vcpu::whole(&error);
+            let error = crate::story::whole(&error);
             tracing::error!(disk = %name, error, "disk can not be closed in good order");
         }
     }

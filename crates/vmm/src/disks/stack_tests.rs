@@ -167,7 +167,7 @@ fn a_chain_grows_and_is_limited() {
 #[test]
 fn what_is_wrong_is_told_with_the_names_of_disk_and_image() {
     let rig = three_deep();
-    let told = |result: Result<Stack, StackError>| crate::vcpu::whole(&result.err().unwrap());
+    let told = |result: Result<Stack, StackError>| crate::story::whole(&result.err().unwrap());
     std::fs::write(rig.path("junk"), vec![7; 1 << 20]).unwrap();
     let junk = told(rig.open(&[("junk", DiskFormat::Qcow2)]));
     assert!(junk.contains("disk disk") && junk.contains("junk"), "{junk}");
@@ -205,7 +205,7 @@ fn outcome(stack: &mut Stack, news: &mpsc::Receiver<JobNews>) -> (DiskJob, DiskJ
 
 fn teller() -> (Tell, mpsc::Receiver<JobNews>) {
     let (sender, news) = mpsc::channel();
-    (Box::new(move |word| drop(sender.send(word))), news)
+    (Box::new(move |word| _ = sender.send(word)), news)
 }
 
 fn new_layer(rig: &Rig, name: &str) -> LayerFiles {

@@ -12,7 +12,7 @@ use super::Driver;
 use crate::action::{Action, Notice, Ticket};
 use crate::disks::{JobNews, MachineDisk, Tell};
 use crate::files::LayerFiles;
-use crate::vcpu::whole;
+use crate::story::whole;
 
 fn refusal(kind: RefusalKind, message: &dyn std::fmt::Display) -> Refusal {
     Refusal {
