@@ -15,6 +15,7 @@
 mod bounce;
 mod holder;
 mod open;
+mod options;
 mod queue;
 mod store;
 mod target;
@@ -22,4 +23,5 @@ mod target;
 mod tests;
 
 pub use holder::{Holder, Holders};
-pub use open::{CacheMode, Locking, OpenError, RawDisk, RawOptions, Role, SectorSize};
+pub use open::{OpenError, RawDisk};
+pub use options::{CacheMode, Locking, RawOptions, Role, SectorSize};

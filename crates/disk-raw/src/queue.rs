@@ -13,7 +13,7 @@ use uring::blocking;
 use uring::{Allocation, File, Ring, SyncScope};
 
 use crate::bounce::{self, Cursor};
-use crate::open::Role;
+use crate::options::Role;
 use crate::store::Store;
 use crate::target::Kind;
 

@@ -10,7 +10,7 @@ use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 use uring::Allocation;
 
-use crate::open::Role;
+use crate::options::Role;
 use crate::target::{DirectRules, Kind};
 
 /// Most extents of one answer: callers come again, and no other work of the thread waits for long.

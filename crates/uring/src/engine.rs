@@ -9,7 +9,6 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::Duration;
 
 use guestmem::IoBuf;
 use io_uring::types::{Fd, FsyncFlags, Timespec};
@@ -17,6 +16,7 @@ use io_uring::{IoUring, opcode, squeue};
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 
+use crate::action::{Action, Wait};
 use crate::flight::{Cargo, Flights, Key, Slot};
 use crate::notice::Notice;
 use crate::pool::Pool;
@@ -42,26 +42,6 @@ const NOTICED: u64 = u64::MAX - 1;
 /// Turns spent on making room in a full submission queue before an operation is refused. Each takes completions out first, so
 /// that only a kernel without memory gets here.
 const MAX_ENTERS_FOR_ROOM: usize = 64;
-
-/// What is to be done, to the file and buffers of a [`Cargo`]. Says nothing about how, so that another engine may do it.
-pub(crate) enum Action {
-    Read { offset: u64, skip: usize },
-    Write { offset: u64, skip: usize },
-    Receive,
-    Send,
-    Sync { data_only: bool },
-    Allocate { mode: i32, offset: u64, len: u64 },
-    Readable,
-    TakeEvent,
-    Sleep(Duration),
-}
-
-/// Whether entering the kernel waits for a completion.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wait {
-    No,
-    ForOne,
-}
 
 /// What operations are done by.
 pub(crate) enum Means {

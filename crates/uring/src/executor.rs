@@ -17,7 +17,8 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
-use crate::engine::{Engine, Means, Wait};
+use crate::action::Wait;
+use crate::engine::{Engine, Means};
 use crate::inner::Inner;
 use crate::notice::{Notice, TaskWaker};
 use crate::ring::Ring;

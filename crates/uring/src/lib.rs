@@ -21,6 +21,7 @@
 //! What io_uring can not do and disks need (locks, `BLKDISCARD`) is in [`blocking`], as plain calls.
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
+mod action;
 mod bell;
 pub mod blocking;
 mod engine;
@@ -32,6 +33,7 @@ mod immediate;
 mod inner;
 mod notice;
 mod op;
+mod outcome;
 mod patience;
 mod pool;
 mod race;

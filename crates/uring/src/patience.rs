@@ -8,9 +8,9 @@ use std::io;
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
-use crate::engine::Action;
+use crate::action::Action;
 use crate::flight::{Key, Slot};
-use crate::pool::outcome;
+use crate::outcome::outcome;
 
 /// Offset that means "a stream: no offset" (preadv2(2)).
 const NO_OFFSET: libc::off_t = -1;

@@ -24,8 +24,9 @@ use std::thread::JoinHandle;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 
-use crate::engine::{Action, Wait};
+use crate::action::{Action, Wait};
 use crate::flight::{Key, Slot};
+use crate::outcome::outcome;
 use crate::patience::Patience;
 
 /// Threads of one executor: transfers in flight at once. What a disk gains from more is small, and each costs a stack.
@@ -123,14 +124,6 @@ impl Work {
             }),
         };
         made.map_or_else(|errno| -errno, outcome)
-    }
-}
-
-/// What a call returned, as the kernel's ring would say it.
-pub(crate) fn outcome(returned: isize) -> i32 {
-    match i32::try_from(returned) {
-        Ok(count) if count >= 0 => count,
-        _ => -io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO),
     }
 }
 

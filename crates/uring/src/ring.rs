@@ -10,7 +10,7 @@ use guestmem::IoBuf;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
-use crate::engine::Action;
+use crate::action::Action;
 use crate::file::File;
 use crate::flight::{Abandon, Cargo};
 use crate::inner::Inner;

@@ -10,7 +10,7 @@ use std::task::{Poll, Waker};
 
 use disk::Disk;
 
-use super::mirror::Copying;
+use super::copying::Copying;
 use super::ranges::Ranges;
 
 /// Another job is at work on the disk.

@@ -1,11 +1,12 @@
 //! Copying a disk in use to another one, and going on there.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use disk::{Disk, DiskError, DiskIo, DiskOp, ExtentKind, ZeroMode};
 use guestmem::IoBuf;
 
+use super::copying::Copying;
 use super::gate::{Busy, Job, Way};
 use super::ranges::Ranges;
 use super::switch::{Switch, fits};
@@ -42,31 +43,6 @@ pub enum MirrorError {
     Engine(#[from] EngineError),
 }
 
-/// The target of a mirror, as queues see it.
-pub(super) struct Copying {
-    target: Arc<dyn Disk>,
-    failure: Mutex<Option<DiskError>>,
-}
-
-impl Copying {
-    pub(super) fn target(&self) -> &dyn Disk {
-        &*self.target
-    }
-
-    /// The target is not what the disk is.
-    pub(super) fn fail(&self, error: DiskError) {
-        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
-        failure.get_or_insert(error);
-    }
-
-    fn check(&self) -> Result<(), MirrorError> {
-        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
-        failure
-            .clone()
-            .map_or(Ok(()), |error| Err(MirrorError::Diverged(error)))
-    }
-}
-
 /// A copy that holds what the disk does, and follows it. Dropped, it is given up.
 pub struct Mirror {
     switch: Switch,
@@ -90,10 +66,7 @@ pub fn mirror(
     let mirror = Mirror {
         switch: switch.clone(),
         job: Some(job),
-        copying: Arc::new(Copying {
-            target,
-            failure: Mutex::new(None),
-        }),
+        copying: Arc::new(Copying::to(target)),
     };
     engine::block_on(async {
         let source = mirror.begin(&ranges).await?;
@@ -132,12 +105,12 @@ impl Mirror {
         let copying = Arc::clone(&self.copying);
         engine::block_on(async {
             let drained = switch.gate().drain().await;
-            copying.check()?;
+            copying.check().map_err(MirrorError::Diverged)?;
             let io = copying.target().open_queue().map_err(MirrorError::Target)?;
             io.flush().await.map_err(MirrorError::Target)?;
             let old = switch.current();
             drained.set(Way {
-                disk: Arc::clone(&copying.target),
+                disk: copying.shared_target(),
                 ranges: None,
                 mirror: None,
             });
@@ -199,7 +172,7 @@ impl Copy<'_> {
                     if self.watch.is_stopped() {
                         return Err(MirrorError::Stopped);
                     }
-                    self.mirror.copying.check()?;
+                    self.mirror.copying.check().map_err(MirrorError::Diverged)?;
                     let end = match skips {
                         // Whatever is written there from now on is written to both.
                         true => extent.end(),
@@ -213,7 +186,7 @@ impl Copy<'_> {
                 }
             }
         }
-        self.mirror.copying.check()
+        self.mirror.copying.check().map_err(MirrorError::Diverged)
     }
 
     /// Copies a range that nobody changes meanwhile.

@@ -9,6 +9,7 @@
 //! Jobs block, on threads of their own; queues stay where they are. A job holds requests up twice, when it takes hold of the disk
 //! and when it lets go, for as long as requests in flight take to end, and a flush.
 
+mod copying;
 mod gate;
 mod kept;
 mod mirror;

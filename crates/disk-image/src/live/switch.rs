@@ -9,9 +9,9 @@ use disk::{
 };
 use guestmem::IoBuf;
 
+use super::copying::Copying;
 use super::gate::{Gate, Inside, Seat};
 use super::kept::kept;
-use super::mirror::Copying;
 use super::ranges::{Held, Ranges};
 
 /// A disk that may become another one while it is used: same size or larger, same sectors, same contents. Without a job it costs a
