@@ -24,6 +24,8 @@ use crate::registry::{Sizes, VolumeRecord};
 const STAT_BLOCK_BYTES: u64 = 512;
 /// Suffix of an upload.
 const UPLOAD: &str = "upload";
+/// Suffix of an upload that was verified: what is in it may be changed from then on, so it is not verified again.
+const TAKEN: &str = "taken";
 /// Suffix of a volume in the making.
 const PART: &str = "part";
 
@@ -48,6 +50,11 @@ impl Files {
     /// What has arrived of an upload.
     pub(crate) fn upload(&self) -> PathBuf {
         self.with(UPLOAD)
+    }
+
+    /// An upload that was verified.
+    pub(crate) fn taken(&self) -> PathBuf {
+        self.with(TAKEN)
     }
 
     fn part(&self) -> PathBuf {
@@ -78,12 +85,16 @@ impl Files {
         self.place(&part, &whole)
     }
 
-    /// The upload is a volume as it is: puts it in place.
-    pub(crate) fn take_upload(&self, file: &File, format: DiskFormat) -> Result<(), Failure> {
-        let (upload, whole) = (self.upload(), self.volume(format));
-        file.sync_all()
-            .map_err(|error| failure("be written", &upload, &error))?;
-        self.place(&upload, &whole)
+    /// The upload was verified: from here on it may be changed. Durable before anything is.
+    pub(crate) fn verified(&self) -> Result<(), Failure> {
+        self.place(&self.upload(), &self.taken())
+    }
+
+    /// The verified upload is a volume as it is: puts it in place.
+    pub(crate) fn place_taken(&self, file: &File, format: DiskFormat) -> Result<(), Failure> {
+        let (taken, whole) = (self.taken(), self.volume(format));
+        file.sync_all().map_err(|error| failure("be written", &taken, &error))?;
+        self.place(&taken, &whole)
     }
 
     fn place(&self, from: &Path, to: &Path) -> Result<(), Failure> {
@@ -94,15 +105,15 @@ impl Files {
 
     /// Removes everything.
     pub(crate) fn remove_all(&self) -> Result<(), Failure> {
-        for suffix in ["raw", "qcow2", UPLOAD, PART] {
+        for suffix in ["raw", "qcow2", UPLOAD, TAKEN, PART] {
             remove(&self.with(suffix))?;
         }
         Ok(())
     }
 
-    /// Removes an upload.
-    pub(crate) fn remove_upload(&self) -> Result<(), Failure> {
-        remove(&self.upload())
+    /// Removes a verified upload.
+    pub(crate) fn remove_taken(&self) -> Result<(), Failure> {
+        remove(&self.taken())
     }
 
     /// What they take. Blocks shortly.
@@ -112,7 +123,7 @@ impl Files {
                 .map_or(0, |metadata| metadata.blocks() * STAT_BLOCK_BYTES)
         };
         Sizes {
-            usage_bytes: ["raw", "qcow2", UPLOAD, PART]
+            usage_bytes: ["raw", "qcow2", UPLOAD, TAKEN, PART]
                 .into_iter()
                 .map(|suffix| blocks(self.with(suffix)))
                 .sum(),
@@ -166,7 +177,7 @@ pub(crate) fn clear(context: &Context, known: &[VolumeRecord]) -> io::Result<()>
         if id.is_none_or(|id| known.iter().any(|record| record.id == id)) {
             continue;
         }
-        if matches!(part(path.extension()).as_deref(), Some(UPLOAD | PART)) {
+        if matches!(part(path.extension()).as_deref(), Some(UPLOAD | TAKEN | PART)) {
             tracing::info!(path = %path.display(), "unfinished file of an unknown volume is removed");
             std::fs::remove_file(&path)?;
         } else {

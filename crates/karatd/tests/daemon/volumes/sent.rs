@@ -21,7 +21,7 @@ fn part(first: usize, bytes: &[u8], total: &str) -> String {
     format!("Content-Range: bytes {first}-{}/{total}\r\n", first + bytes.len() - 1)
 }
 
-fn sha256(path: &std::path::Path) -> String {
+pub(super) fn sha256(path: &std::path::Path) -> String {
     let output = std::process::Command::new("sha256sum").arg(path).output().unwrap();
     String::from_utf8(output.stdout)
         .unwrap()
