@@ -128,16 +128,29 @@ pub(crate) fn run_dirs(context: &Context) -> Vec<VmId> {
     run_dir::present(&context.config.run_dir)
 }
 
-/// Ends processes and removes run directories of machines that have no record: their creation was cut off, or their removal.
-pub(crate) async fn clear_strays(context: Arc<Context>, strays: Vec<VmId>) {
+/// Looks after the processes and run directories of machines that have no record. Those of `cut_off`, whose making or removal
+/// was cut off, are ended. Any other that runs is somebody's guest whose record was lost, and is left alone.
+pub(crate) async fn clear_strays(context: Arc<Context>, strays: Vec<VmId>, cut_off: Vec<VmId>) {
     for id in strays {
         let run = RunDir::new(&context.config.run_dir, id);
-        if let Ok((mut link, hello)) = Link::open(&run.control()).await
-            && let Ok(process) = Process::found(hello.pid)
-            && still_there(&mut link).await
-        {
-            tracing::warn!(%id, pid = hello.pid, "process of an unknown machine is ended");
-            end(&mut link, process).await;
+        match Link::open(&run.control()).await {
+            Err(LinkError::NobodyListens(_)) => {}
+            Ok((mut link, hello)) if cut_off.contains(&id) => {
+                if let Ok(process) = Process::found(hello.pid)
+                    && still_there(&mut link).await
+                {
+                    tracing::warn!(%id, pid = hello.pid, "process of a machine that was being removed is ended");
+                    end(&mut link, process).await;
+                }
+            }
+            found => {
+                let pid = found.ok().map(|(_, hello)| hello.pid);
+                tracing::warn!(
+                    %id, pid,
+                    "a machine that no record knows runs and is left alone: put karat.db back that knows it, or shut its guest down"
+                );
+                continue;
+            }
         }
         match run.remove() {
             Ok(()) => tracing::info!(%id, "run directory of an unknown machine removed"),

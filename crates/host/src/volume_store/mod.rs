@@ -29,7 +29,7 @@ use api_types::{ErrorCode, VmPhase, Volume, VolumeAttachment, VolumeState};
 use spec::{DiskFormat, VolumeId};
 use tokio::sync::Semaphore;
 
-pub(crate) use files::{Files, clear, failure};
+pub(crate) use files::{Files, clear, code, failure};
 pub(crate) use meter::{Meter, cancelled};
 pub(crate) use wish::{check_size, check_wish};
 pub(crate) use work::{Outcome, carry_out};
