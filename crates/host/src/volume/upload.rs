@@ -96,7 +96,7 @@ impl Host {
             Piece::Part { total, .. } => total == Some(end),
         };
         if complete {
-            self.take_upload(record.id).await
+            self.take_upload(record.id, end).await
         } else {
             let volume = self.volume(&record.id.to_string()).await?;
             Ok((volume, None))
@@ -113,7 +113,7 @@ impl Host {
     }
 
     /// All has come.
-    async fn take_upload(&self, id: VolumeId) -> Result<(Volume, Option<OperationId>), Failure> {
+    async fn take_upload(&self, id: VolumeId, sent_bytes: u64) -> Result<(Volume, Option<OperationId>), Failure> {
         let context = Arc::clone(&self.0.context);
         let operation = OperationId::random();
         let job = Job {
@@ -125,6 +125,8 @@ impl Host {
             awaits(&record)?;
             record.job = Some(job);
             record.reason = Some("TakingOver".to_owned());
+            record.message = None;
+            record.sent_bytes = Some(sent_bytes);
             change.update_volume(&record)?;
             record.revision += 1;
             change.begin_operation(operation, job.task.kind(), record.name())?;

@@ -111,6 +111,23 @@ impl Files {
         Ok(())
     }
 
+    /// Makes a verified upload of `sent_bytes` what it was before, for another try, and removes what was made of it.
+    pub(crate) fn give_back(&self, sent_bytes: Option<u64>) -> Result<(), Failure> {
+        remove(&self.part())?;
+        let (taken, upload) = (self.taken(), self.upload());
+        let failed = |error: io::Error| failure("be given back", &taken, &error);
+        match File::options().write(true).open(&taken) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            opened => {
+                let file = opened.map_err(failed)?;
+                if let Some(bytes) = sent_bytes {
+                    file.set_len(bytes).map_err(failed)?;
+                }
+            }
+        }
+        self.place(&taken, &upload)
+    }
+
     /// Removes a verified upload.
     pub(crate) fn remove_taken(&self) -> Result<(), Failure> {
         remove(&self.taken())
