@@ -77,19 +77,21 @@ impl Host {
             Piece::Part { length, .. } => Some(length),
         };
         let claim = self.claim(&record)?;
+        // Looked at again now that nobody else may send: the sender before may have sent the last piece.
+        let id = record.id;
+        self.registry()
+            .change(move |change| awaits(&find(change, &id.to_string())?))
+            .await?;
         let (sender, pieces) = mpsc::channel(PIECES_QUEUED);
         let context = Arc::clone(&self.0.context);
-        let id = record.id;
-        let writing = tokio::task::spawn_blocking(move || {
-            let written = write(&context, id, piece, pieces);
-            // Only now may somebody else go on: what was on its way is written.
-            drop(claim);
-            written
-        });
+        // The claim goes where the writing is, so that nobody else writes before what was on its way is written.
+        let writing = tokio::task::spawn_blocking(move || (write(&context, id, piece, pieces), claim));
         let sent = send(body, sender, length, limit).await;
-        let end = writing
+        // Kept until it is written down that all has come.
+        let (end, _claim) = writing
             .await
-            .map_err(|_| Failure::new(ErrorCode::Internal, "the work was lost"))??;
+            .map_err(|_| Failure::new(ErrorCode::Internal, "the work was lost"))?;
+        let end = end?;
         sent?;
         let complete = match piece {
             Piece::Whole => true,
@@ -187,17 +189,28 @@ fn too_large(limit: u64) -> Failure {
     Failure::new(ErrorCode::DiskRefused, text)
 }
 
+fn elsewhere(end: u64, first: u64) -> Failure {
+    let text = format!("{end} bytes are stored, so the next piece begins with byte {end}, not {first}");
+    Failure::new(ErrorCode::UploadOffset, text)
+}
+
 /// Writes what comes; returns the length of what is stored then.
 fn write(context: &Context, id: VolumeId, piece: Piece, mut pieces: mpsc::Receiver<Bytes>) -> Result<u64, Failure> {
     let path = Files::of(context, id).upload();
     let failed = |error: std::io::Error| failure("be written", &path, &error);
-    let mut file = File::options()
+    let begins = matches!(piece, Piece::Whole | Piece::Part { first: 0, .. });
+    let opened = File::options()
         .write(true)
-        .create(true)
+        .create(begins)
         .truncate(false)
         .mode(0o600)
-        .open(&path)
-        .map_err(failed)?;
+        .open(&path);
+    let mut file = match (opened, piece) {
+        (Err(error), Piece::Part { first, .. }) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(elsewhere(0, first));
+        }
+        (opened, _) => opened.map_err(failed)?,
+    };
     let mut end = file.metadata().map_err(failed)?.len();
     match piece {
         Piece::Whole => {
@@ -205,10 +218,7 @@ fn write(context: &Context, id: VolumeId, piece: Piece, mut pieces: mpsc::Receiv
             end = 0;
         }
         Piece::Part { first, .. } if first != end => {
-            return Err(Failure::new(
-                ErrorCode::UploadOffset,
-                format!("{end} bytes are stored, so the next piece begins with byte {end}, not {first}"),
-            ));
+            return Err(elsewhere(end, first));
         }
         Piece::Part { .. } => {}
     }
