@@ -1,9 +1,9 @@
 //! The host: opened once, then asked by many.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::DirBuilder;
+use std::fs::{DirBuilder, Permissions};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -21,6 +21,10 @@ use crate::{HostConfig, limits, volume_store};
 
 /// Most events in one answer.
 const EVENTS_PAGE: u32 = 1000;
+/// Mode of directories whose contents are only the daemon's.
+const PRIVATE_DIR: u32 = 0o700;
+/// Mode of directories that hold what others may use, as the socket.
+const PUBLIC_DIR: u32 = 0o755;
 
 /// Why the host can not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -257,8 +261,14 @@ impl Host {
 /// Directories, image store, registry; what an earlier daemon had begun is ended in the records. Blocks.
 fn open_context(config: HostConfig) -> Result<(Context, Left), OpenError> {
     let state = |name: &str| config.state_dir.join(name);
-    for path in [&config.state_dir, &config.run_dir, &state("vms"), &state("volumes")] {
+    for path in [&config.state_dir, &config.run_dir] {
         make_dir(path)?;
+    }
+    for path in [state("vms"), state("volumes")] {
+        make_dir(&path)?;
+        // Also where an earlier daemon made it for everybody to read.
+        let private = std::fs::set_permissions(&path, Permissions::from_mode(PRIVATE_DIR));
+        private.map_err(|source| OpenError::Directory { path, source })?;
     }
     // Others are the operator's, who may mount something there.
     for root in config
@@ -392,11 +402,16 @@ fn remove(path: &Path, how: impl FnOnce(&Path) -> io::Result<()>) -> bool {
     }
 }
 
+/// Makes a directory others may pass through, whatever the umask; one that is there stays as it is.
 fn make_dir(path: &Path) -> Result<(), OpenError> {
+    if path.is_dir() {
+        return Ok(());
+    }
     DirBuilder::new()
         .recursive(true)
-        .mode(0o755)
+        .mode(PUBLIC_DIR)
         .create(path)
+        .and_then(|()| std::fs::set_permissions(path, Permissions::from_mode(PUBLIC_DIR)))
         .map_err(|source| OpenError::Directory {
             path: path.to_owned(),
             source,

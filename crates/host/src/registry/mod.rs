@@ -14,6 +14,9 @@ mod vms;
 mod volume_record;
 mod volumes;
 
+use std::fs::{File, Permissions};
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -30,6 +33,9 @@ pub use operations::OperationRecord;
 pub(crate) use volume_record::{Job, Sizes, Task, VolumeRecord};
 
 use crate::failure::Failure;
+
+/// Mode of its files.
+const PRIVATE: u32 = 0o600;
 
 /// Why the registry could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +112,9 @@ pub(crate) struct Change<'a> {
 impl Registry {
     /// Opens or makes the file, and brings its schema up to date. Blocks.
     pub(crate) fn open(path: &Path) -> Result<Self, RegistryError> {
+        if let Err(error) = keep_private(path) {
+            tracing::warn!(path = %path.display(), %error, "the registry can not be kept from others");
+        }
         let mut connection = Connection::open(path)?;
         schema::prepare(&mut connection)?;
         let newest = events::newest(&connection)?;
@@ -170,6 +179,22 @@ impl Registry {
     pub(crate) fn newest_event(&self) -> watch::Receiver<u64> {
         self.newest_event.subscribe()
     }
+}
+
+/// Sees to it that only this user can read the database, or lock it; its log and index, once made, get the same mode.
+fn keep_private(path: &Path) -> io::Result<()> {
+    let mut options = File::options();
+    options.write(true).create(true).truncate(false).mode(PRIVATE);
+    options.open(path)?;
+    for suffix in ["", "-wal", "-shm"] {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        match std::fs::set_permissions(&name, Permissions::from_mode(PRIVATE)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Where the registry is kept.

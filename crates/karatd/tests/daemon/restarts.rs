@@ -99,6 +99,31 @@ fn what_was_cut_off_is_cleared_and_what_lost_its_record_is_kept() {
 }
 
 #[test]
+fn what_the_daemon_keeps_is_its_own_also_where_it_was_not() {
+    use std::os::unix::fs::PermissionsExt;
+    let mut daemon = Daemon::start();
+    let dirs = ["vms", "volumes", "images", "images/sha256", "blobs", "tmp"];
+    let files = ["karat.db", "images.lock"];
+    let at = |daemon: &Daemon, name: &str| daemon.path("state").join(name);
+    daemon.crash();
+    for (names, mode) in [(&dirs[..], 0o755), (&files[..], 0o644)] {
+        for name in names {
+            std::fs::set_permissions(at(&daemon, name), std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+    }
+    daemon.restart();
+    daemon.create("web", "");
+    let mode = |path: std::path::PathBuf| path.metadata().unwrap().permissions().mode() & 0o777;
+    for name in dirs {
+        assert_eq!(mode(at(&daemon, name)), 0o700, "{name}");
+    }
+    for name in files.into_iter().chain(["karat.db-wal", "karat.db-shm"]) {
+        assert_eq!(mode(at(&daemon, name)), 0o600, "{name}");
+    }
+    assert_eq!(mode(daemon.path("karat.sock")), 0o660);
+}
+
+#[test]
 fn a_second_daemon_on_the_same_directories_refuses_to_start() {
     let daemon = Daemon::start();
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_karatd"))
