@@ -100,6 +100,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Notes that `len` bytes from `offset` on hold something. False: they can not, and what is there should not be believed.
+    /// The first overlap ends it, so that all claims together take no longer than the file has clusters.
     fn claim(&mut self, offset: u64, len: u64, kind: Kind) -> Result<bool, WalkError> {
         if len == 0 {
             return Ok(true);
@@ -117,18 +118,16 @@ impl<'a> Walk<'a> {
             self.unknown(|| format!("{name} of {len} bytes at {offset:#x} reaches beyond the end of the file"));
             return Ok(false);
         };
-        let mut fine = true;
         for cluster in first..end {
+            self.tally.add(cluster, 1)?;
             let other = self.tally.kind(cluster);
             if other != Kind::Data {
-                fine = false;
                 self.overlap(cluster, kind, other);
-            } else {
-                self.tally.set_kind(cluster, kind)?;
+                return Ok(false);
             }
-            self.tally.add(cluster, 1)?;
+            self.tally.set_kind(cluster, kind)?;
         }
-        Ok(fine)
+        Ok(true)
     }
 
     /// Notes something whose references are not known.
