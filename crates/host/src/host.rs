@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use api_types::{ErrorCode, Event, EventReason, OperationKind, OperationPhase, Vm};
 use spec::{HostLimits, OperationId, VmId};
-use tokio::sync::{RwLock, watch};
+use tokio::sync::{RwLock, Semaphore, watch};
 
 use crate::context::{self, Context};
 use crate::failure::Failure;
@@ -21,6 +21,8 @@ use crate::{HostConfig, limits, volume_store};
 
 /// Most events in one answer.
 const EVENTS_PAGE: u32 = 1000;
+/// Pulls that go on at the same time; further ones wait.
+const PULLS_MAX: usize = 4;
 /// Mode of directories whose contents are only the daemon's.
 const PRIVATE_DIR: u32 = 0o700;
 /// Mode of directories that hold what others may use, as the socket.
@@ -76,6 +78,8 @@ pub(crate) struct Inner {
     pub(crate) images: RwLock<()>,
     /// Keys of requests that are carried out just now.
     pub(crate) keys: Mutex<HashSet<String>>,
+    /// Turns of pulls: each keeps threads and the network busy.
+    pub(crate) pulls: Semaphore,
     /// What is done to volumes just now.
     pub(crate) volumes: volume_store::Keeper,
 }
@@ -100,6 +104,7 @@ impl Host {
             names: Mutex::default(),
             images: RwLock::new(()),
             keys: Mutex::default(),
+            pulls: Semaphore::new(PULLS_MAX),
             volumes: volume_store::Keeper::default(),
         }));
         host.resume_volumes(begun.volumes);

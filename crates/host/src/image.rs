@@ -71,7 +71,15 @@ impl Host {
         operations.begin(id, Worker::Pull(watched, cancel.clone()));
         let host = self.clone();
         tokio::spawn(async move {
-            let result = host.0.context.store.pull(&reference, &progress, &cancel).await;
+            let turn = tokio::select! {
+                turn = host.0.pulls.acquire() => turn.ok(),
+                () = cancel.cancelled() => None,
+            };
+            let result = match &turn {
+                Some(_) => host.0.context.store.pull(&reference, &progress, &cancel).await,
+                None => Err(PullError::Cancelled),
+            };
+            drop(turn);
             let operations = &host.0.context.operations;
             if matches!(result, Err(PullError::Cancelled)) && operations.closing() {
                 tracing::info!(image = written, "a pull stops; the next daemon goes on with it");

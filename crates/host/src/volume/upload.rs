@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use api_types::{ErrorCode, Volume};
 use bytes::Bytes;
@@ -24,6 +25,10 @@ use crate::volume_store::{Files, describe, failure, find};
 
 /// Pieces of a body that wait to be written.
 const PIECES_QUEUED: usize = 8;
+/// How long a sender waits for its turn.
+const TURN_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a sender may send nothing; it keeps others from their turn.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Free space is looked at whenever so many bytes were written.
 const LOOK_EVERY: u64 = 16 << 20;
 
@@ -82,6 +87,11 @@ impl Host {
         self.registry()
             .change(move |change| awaits(&find(change, &id.to_string())?))
             .await?;
+        let turn = tokio::time::timeout(TURN_TIMEOUT, self.0.volumes.senders.acquire()).await;
+        let Ok(Ok(_turn)) = turn else {
+            let text = "too many volumes are being sent; send this one when others are done";
+            return Err(Failure::new(ErrorCode::WrongState, text));
+        };
         let (sender, pieces) = mpsc::channel(PIECES_QUEUED);
         let context = Arc::clone(&self.0.context);
         // The claim goes where the writing is, so that nobody else writes before what was on its way is written.
@@ -159,7 +169,9 @@ where
     E: Display,
 {
     let mut sent = 0;
-    while let Some(piece) = body.next().await {
+    loop {
+        let next = tokio::time::timeout(IDLE_TIMEOUT, body.next()).await;
+        let Some(piece) = next.map_err(|_| idle())? else { break };
         let piece = piece.map_err(|error| {
             let text = format!("the sending broke off ({error}); what came is kept, go on from there");
             Failure::new(ErrorCode::InvalidRequest, text)
@@ -182,6 +194,12 @@ where
         return Err(Failure::new(ErrorCode::InvalidRequest, text));
     }
     Ok(())
+}
+
+fn idle() -> Failure {
+    let seconds = IDLE_TIMEOUT.as_secs();
+    let text = format!("nothing came for {seconds} s; what came is kept, go on from there");
+    Failure::new(ErrorCode::InvalidRequest, text)
 }
 
 fn too_large(limit: u64) -> Failure {

@@ -40,10 +40,14 @@ use crate::registry::{Change, RegistryError, VolumeRecord};
 
 /// Jobs that work at the same time; further ones wait. Each keeps a thread and the storage busy.
 const JOBS_MAX: usize = 4;
+/// Volumes that are sent at the same time; further senders wait. Each keeps a thread.
+const SENDERS_MAX: usize = 8;
 
 /// What is known of volumes in this process only.
 pub(crate) struct Keeper {
     pub(crate) jobs: Arc<Semaphore>,
+    /// Turns of those who send volumes.
+    pub(crate) senders: Semaphore,
     /// Volumes that somebody is sending.
     uploads: Mutex<HashSet<VolumeId>>,
 }
@@ -52,6 +56,7 @@ impl Default for Keeper {
     fn default() -> Self {
         Self {
             jobs: Arc::new(Semaphore::new(JOBS_MAX)),
+            senders: Semaphore::new(SENDERS_MAX),
             uploads: Mutex::default(),
         }
     }
