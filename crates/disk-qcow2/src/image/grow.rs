@@ -32,11 +32,14 @@ impl Engine {
             self.cover(&**data, size_bytes).await?;
         }
         let structure = self.image.structure.lock().await;
-        if needed > self.image.tables().l1.entries {
+        let entries = self.image.tables().l1.entries;
+        if needed > entries {
             self.grow_l1(needed).await?;
         }
         drop(structure);
-        self.zero_hidden(old, size_bytes).await?;
+        // A longer table may have entries of what was behind the end: a snapshot's machine state, for one.
+        let known = entries.saturating_mul(layout.l2_span_bytes());
+        self.zero_hidden(old, size_bytes, known).await?;
         let mut header = self.image.header.lock().await;
         let mut new = header.clone();
         new.size_bytes = size_bytes;
@@ -46,12 +49,13 @@ impl Engine {
         Ok(())
     }
 
-    /// What must not show when the disk's end moves: the rest of its last unit, and what the backing has behind it.
-    async fn zero_hidden(&self, old: u64, new: u64) -> Result<(), Fault> {
+    /// What must not show when the disk's end moves: the rest of its last unit, what is mapped up to `known`, and what the
+    /// backing has behind it.
+    async fn zero_hidden(&self, old: u64, new: u64, known: u64) -> Result<(), Fault> {
         let unit = self.image.layout.unit_bytes();
         let first = old.next_multiple_of(unit).min(new);
         self.zero_edge(old, first).await?;
-        let end = new.min(self.image.backing_bytes).next_multiple_of(unit);
+        let end = new.min(self.image.backing_bytes.max(known)).next_multiple_of(unit);
         // Within the old last unit there is nothing but the edge.
         if first < new && first < end {
             self.zero_middle(first, end, ZeroMode::MayUnmap).await?;
