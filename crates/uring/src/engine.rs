@@ -27,6 +27,9 @@ const MAX_SEGMENTS: usize = 1024;
 /// Bytes one operation moves (`MAX_RW_COUNT` with 4 KiB pages, include/linux/fs.h). Longer transfers come back short.
 const MAX_TRANSFER_BYTES: usize = 0x7fff_f000;
 
+/// From here on a transfer is large, bytes: copying it takes several times as long as handing it to another thread (some 10 µs).
+const LARGE_BYTES: usize = 128 << 10;
+
 /// Bytes an eventfd is read by (eventfd(2)).
 const EVENT_BYTES: u32 = 8;
 
@@ -97,6 +100,7 @@ impl Engine {
             });
         }
         let entry = self.flights.slot(key).and_then(|slot| prepare(slot, action));
+        let entry = entry.map(|entry| self.spread(key, action, entry));
         let pushed = match entry {
             // SAFETY: every address in the entry is of memory that `key`'s slot owns and keeps in place until the kernel has
             // posted the completion: segments, scratch, and through the cargo's `IoBuf`s the buffers. The file is open as the
@@ -110,6 +114,20 @@ impl Engine {
                 Some(cargo) => Err((error, cargo)),
                 None => Ok(key),
             },
+        }
+    }
+
+    /// Lets the kernel's own threads move the bytes of several large transfers at once, each on a CPU of its own where there is
+    /// one. Otherwise what is in the page cache is copied by this thread, one transfer after the other.
+    fn spread(&mut self, key: Key, action: &Action, entry: squeue::Entry) -> squeue::Entry {
+        let is_large = matches!(action, Action::Read { .. } | Action::Write { .. })
+            && self.flights.slot(key).is_some_and(|slot| {
+                let lens = slot.segments.iter().map(|segment| segment.iov_len);
+                lens.sum::<usize>() >= LARGE_BYTES
+            });
+        match self.flights.count_large(key, is_large) {
+            true => entry.flags(squeue::Flags::ASYNC),
+            false => entry,
         }
     }
 
