@@ -1,14 +1,15 @@
 //! The whole test suite, in the order in which a mistake is cheapest to hear of; goes on after a failure and adds all up.
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Command, Stdio};
+use std::io::Write;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail, ensure};
 
-use crate::guests::{Program, build, merged, run_program};
+use crate::guests::{Program, build, run_program};
 use crate::tally::Tally;
-use crate::tools::{cargo, have, output, root, run, say};
+use crate::tools::{cargo, have, output, root, run, say, shown};
+use crate::watch::{keep, kept, watch};
 use crate::{openapi, packages, probe, tidy};
 
 /// How long all scenarios together may take.
@@ -25,7 +26,7 @@ const MATRIX_MINUTES: &str = "10";
 struct Step {
     name: &'static str,
     run: fn() -> Result<Tally>,
-    /// It goes on beside the steps after it: it leaves a CPU to them, and shows its output when it has ended.
+    /// It goes on beside the steps after it, and leaves a CPU to them.
     beside: bool,
 }
 
@@ -46,7 +47,7 @@ impl Step {
     fn outcome(&self) -> (Tally, String) {
         let begun = Instant::now();
         let tally = (self.run)().unwrap_or_else(|error| {
-            say(format!("{}: {error:#}", self.name));
+            note(format!("{}: {error:#}", self.name));
             Tally::FAILED
         });
         let line = format!("{:<42} {tally} ({:.0} s)", self.name, begun.elapsed().as_secs_f32());
@@ -88,7 +89,15 @@ const STEPS: &[Step] = &[
 
 /// Runs the suite; closes with one line that sums it up. `only` names the steps to run (a part of their names).
 pub fn run_all(only: Option<&str>) -> Result<()> {
-    packages::install(&[packages::COMPILER])?;
+    // All at once and at first: a test that finds its peer missing is skipped.
+    packages::install(&[
+        packages::COMPILER,
+        packages::PEERS,
+        packages::QEMU_IMAGES,
+        packages::REGISTRY,
+        packages::IMAGES,
+        packages::LAB,
+    ])?;
     let begun = Instant::now();
     let mut total = Tally::default();
     let mut lines = Vec::new();
@@ -125,6 +134,9 @@ pub fn run_all(only: Option<&str>) -> Result<()> {
     for line in lines {
         say(format!("  {line}"));
     }
+    for line in kept() {
+        say(format!("  {line}"));
+    }
     // The closing line, alone and on stdout: scripts read it.
     writeln!(std::io::stdout(), "{total}")?;
     if total.failed > 0 {
@@ -133,31 +145,24 @@ pub fn run_all(only: Option<&str>) -> Result<()> {
     Ok(())
 }
 
+/// Says it now and in the summary.
+fn note(line: String) {
+    say(&line);
+    keep(line);
+}
+
 /// A command that holds or does not.
 fn checked(command: &mut Command) -> Result<Tally> {
-    run(command.stdin(Stdio::null())).map(|()| Tally::PASSED)
+    let status = watch(command, |_| ())?;
+    ensure!(status.success(), "{} ended with {status}", shown(command));
+    Ok(Tally::PASSED)
 }
 
 /// A command whose output says how many tests held.
 fn counted(command: &mut Command) -> Result<Tally> {
-    let mut child = merged(command)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("cannot start the tests")?;
     let mut tally = Tally::default();
-    let lines = child
-        .stdout
-        .take()
-        .map(BufReader::new)
-        .context("the tests have no output")?;
-    let mut stdout = std::io::stdout();
-    for line in lines.split(b'\n') {
-        let line = String::from_utf8_lossy(&line?).into_owned();
-        tally.read(&line);
-        writeln!(stdout, "{line}")?;
-    }
-    if !child.wait()?.success() && tally.failed == 0 {
+    let status = watch(command, |line| tally.read(line))?;
+    if !status.success() && tally.failed == 0 {
         tally += Tally::FAILED;
     }
     Ok(tally)
@@ -187,24 +192,13 @@ fn tests() -> Result<Tally> {
 
 /// Images of every kind against a model, killed writers, power loss.
 fn disk_matrix() -> Result<Tally> {
-    packages::install(&[packages::QEMU_IMAGES])?;
     let mut command = cargo();
     command.args(["run", "--quiet", "-p", "disk-matrix", "--bin", "disk-matrix", "--"]);
     command.args(["--jobs", "1", "all"]);
     if std::env::var_os("KARAT_DISK_MATRIX_MINUTES").is_none() {
         command.env("KARAT_DISK_MATRIX_MINUTES", MATRIX_MINUTES);
     }
-    let ended = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
-    let ended = ended.context("cannot start the disk matrix")?;
-    std::io::stdout().write_all(&ended.stdout)?;
-    let mut tally = Tally::default();
-    String::from_utf8_lossy(&ended.stdout)
-        .lines()
-        .for_each(|line| tally.read(line));
-    if !ended.status.success() && tally.failed == 0 {
-        tally += Tally::FAILED;
-    }
-    Ok(tally)
+    counted(&mut command)
 }
 
 /// Builds the `no_std` payload of the tiny-guest tests, so that they find it fresh.
@@ -273,17 +267,17 @@ fn attempt(name: &str) -> Tally {
         match run_program(&scenario_program(&words)) {
             Ok(ended) if ended.status == 0 => {
                 if number > 1 {
-                    say(format!(
+                    note(format!(
                         "{name} passed at attempt {number} of {LAB_ATTEMPTS} in the lab"
                     ));
                 }
                 return Tally::PASSED;
             }
-            Ok(ended) => say(format!(
+            Ok(ended) => note(format!(
                 "{name}: attempt {number} of {LAB_ATTEMPTS} ended with {}",
                 ended.status
             )),
-            Err(error) => say(format!("{name}: attempt {number} of {LAB_ATTEMPTS}: {error:#}")),
+            Err(error) => note(format!("{name}: attempt {number} of {LAB_ATTEMPTS}: {error:#}")),
         }
     }
     Tally::FAILED

@@ -90,7 +90,7 @@ pub fn cargo() -> Command {
     command
 }
 
-fn shown(command: &Command) -> String {
+pub fn shown(command: &Command) -> String {
     let words: Vec<_> = std::iter::once(command.get_program())
         .chain(command.get_args())
         .map(OsStr::to_string_lossy)
