@@ -90,6 +90,7 @@ pub fn cargo() -> Command {
     command
 }
 
+/// A command as a person would type it.
 pub fn shown(command: &Command) -> String {
     let words: Vec<_> = std::iter::once(command.get_program())
         .chain(command.get_args())
