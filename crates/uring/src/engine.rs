@@ -20,6 +20,7 @@ use crate::action::{Action, Wait};
 use crate::flight::{Cargo, Flights, Key, Slot};
 use crate::notice::Notice;
 use crate::pool::Pool;
+use crate::prompt::Prompt;
 
 /// Segments one operation takes (`UIO_MAXIOV`, include/uapi/linux/uio.h). Longer transfers come back short.
 const MAX_SEGMENTS: usize = 1024;
@@ -58,6 +59,7 @@ pub(crate) struct Engine {
     pub(crate) flights: Flights,
     notice: Arc<Notice>,
     listening: bool,
+    prompt: Prompt,
     /// To be woken and dropped once nothing of the engine is borrowed.
     pub(crate) landed: Landed,
 }
@@ -76,6 +78,7 @@ impl Engine {
             flights: Flights::default(),
             notice,
             listening: false,
+            prompt: Prompt::default(),
             landed: Landed::default(),
         }
     }
@@ -86,12 +89,16 @@ impl Engine {
             Ok(key) => key,
             Err(cargo) => return Err((Errno::NOMEM.into(), cargo)),
         };
+        if let Some(slot) = self.flights.slot(key) {
+            fill(slot, action);
+            if let Some(result) = self.prompt.attempt(slot, action) {
+                self.flights.land(key, result);
+                return Ok(key);
+            }
+        }
         if let Means::Pool(pool) = &mut self.means {
             let begun = match self.flights.slot(key) {
-                Some(slot) => {
-                    fill(slot, action);
-                    pool.launch(key, slot, action)
-                }
+                Some(slot) => pool.launch(key, slot, action),
                 None => Err(Errno::BADF.into()),
             };
             return begun.map(|()| key).or_else(|error| match self.flights.unboard(key) {
@@ -117,10 +124,11 @@ impl Engine {
         }
     }
 
-    /// Lets the kernel's own threads move the bytes of several large transfers at once, each on a CPU of its own where there is
-    /// one. Otherwise what is in the page cache is copied by this thread, one transfer after the other.
+    /// Lets the kernel's own threads move the bytes of several large reads at once, each on a CPU of its own where there is one.
+    /// Otherwise what is in the page cache is copied by this thread, one read after the other. Writes to one file exclude each
+    /// other (the inode's lock): threads would only wait, and burn time while they do.
     fn spread(&mut self, key: Key, action: &Action, entry: squeue::Entry) -> squeue::Entry {
-        let is_large = matches!(action, Action::Read { .. } | Action::Write { .. })
+        let is_large = matches!(action, Action::Read { .. })
             && self.flights.slot(key).is_some_and(|slot| {
                 let lens = slot.segments.iter().map(|segment| segment.iov_len);
                 lens.sum::<usize>() >= LARGE_BYTES
@@ -144,6 +152,7 @@ impl Engine {
 
     /// Submits what was launched, and waits if told to; may come back early with nothing. Afterwards [`Engine::reap`].
     pub(crate) fn enter(&mut self, wait: Wait) -> io::Result<()> {
+        self.prompt.next_turn();
         let ring = match &mut self.means {
             Means::Pool(pool) => {
                 if pool.enter(wait, self.notice.event())? {
@@ -250,9 +259,8 @@ fn fill(slot: &mut Slot, action: &Action) {
     }
 }
 
-/// The entry for `action`, with addresses of memory that `slot` owns. `None` if the file is missing.
+/// The entry for `action`, with addresses of memory that `slot` owns and has listed. `None` if the file is missing.
 fn prepare(slot: &mut Slot, action: &Action) -> Option<squeue::Entry> {
-    fill(slot, action);
     let Slot {
         cargo,
         scratch,

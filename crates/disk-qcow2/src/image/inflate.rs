@@ -1,5 +1,6 @@
 //! Decompression, bounded: exactly one cluster comes out, whatever goes in.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io::Read;
 use std::sync::Arc;
@@ -27,6 +28,32 @@ pub(crate) fn inflate(compression: Compression, data: &[u8], cluster_bytes: usiz
         }
     }
     Some(bytes)
+}
+
+/// How many of this thread's operations do the same at once.
+#[derive(Default)]
+pub(crate) struct Crowd(Cell<usize>);
+
+/// Membership in a [`Crowd`], until it is dropped.
+pub(crate) struct Member<'a>(&'a Crowd);
+
+impl Crowd {
+    pub(crate) fn join(&self) -> Member<'_> {
+        self.0.set(self.0.get() + 1);
+        Member(self)
+    }
+}
+
+impl Member<'_> {
+    pub(crate) fn is_alone(&self) -> bool {
+        self.0.0.get() == 1
+    }
+}
+
+impl Drop for Member<'_> {
+    fn drop(&mut self) {
+        self.0.0.set(self.0.0.get() - 1);
+    }
 }
 
 /// Recently decompressed clusters, so that small reads of one cluster decompress it once.

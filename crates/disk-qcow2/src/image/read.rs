@@ -123,15 +123,19 @@ impl Engine {
         let len = (data.offset + data.len).min(end) - start;
         let skip = usize::try_from(data.offset - start).unwrap_or(0);
         let buf = IoBuf::heap(usize::try_from(len).unwrap_or(0), 4096)?;
+        let crowd = self.inflating.join();
         let (result, bufs) = self.file.read(start, vec![buf]).await;
         result?;
         let bytes = bufs.first().map(IoBuf::to_vec).unwrap_or_default();
         let cluster_bytes = usize::try_from(self.image.layout.cluster_bytes()).unwrap_or(0);
-        let plain = inflate::inflate(
-            self.image.compression,
-            bytes.get(skip..).unwrap_or_default(),
-            cluster_bytes,
-        );
+        let compression = self.image.compression;
+        let job = move || inflate::inflate(compression, bytes.get(skip..).unwrap_or_default(), cluster_bytes);
+        // One alone is soonest done here; of several, each CPU takes its part.
+        let plain = match crowd.is_alone() {
+            true => job(),
+            false => uring::offload(job).await.flatten(),
+        };
+        drop(crowd);
         let plain: Arc<[u8]> = plain.ok_or(Damage::Compressed(data.offset))?.into();
         self.image.inflated().put(data, Arc::clone(&plain));
         Ok(plain)
