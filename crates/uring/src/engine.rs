@@ -60,6 +60,8 @@ pub(crate) struct Engine {
     notice: Arc<Notice>,
     listening: bool,
     prompt: Prompt,
+    /// Done at once, to land with the next turn.
+    late: Vec<(Key, i32)>,
     /// To be woken and dropped once nothing of the engine is borrowed.
     pub(crate) landed: Landed,
 }
@@ -79,6 +81,7 @@ impl Engine {
             notice,
             listening: false,
             prompt: Prompt::default(),
+            late: Vec::new(),
             landed: Landed::default(),
         }
     }
@@ -92,7 +95,11 @@ impl Engine {
         if let Some(slot) = self.flights.slot(key) {
             fill(slot, action);
             if let Some(result) = self.prompt.attempt(slot, action) {
-                self.flights.land(key, result);
+                match self.prompt.is_spent() {
+                    true => self.late.push((key, result)),
+                    // Nobody can be waiting for it yet.
+                    false => drop(self.flights.land(key, result)),
+                }
                 return Ok(key);
             }
         }
@@ -153,6 +160,8 @@ impl Engine {
     /// Submits what was launched, and waits if told to; may come back early with nothing. Afterwards [`Engine::reap`].
     pub(crate) fn enter(&mut self, wait: Wait) -> io::Result<()> {
         self.prompt.next_turn();
+        // What is done does not wait for what is not.
+        let wait = if self.late.is_empty() { wait } else { Wait::No };
         let ring = match &mut self.means {
             Means::Pool(pool) => {
                 if pool.enter(wait, self.notice.event())? {
@@ -199,6 +208,11 @@ impl Engine {
 
     /// Takes in all completions there are.
     pub(crate) fn reap(&mut self) {
+        for (key, result) in self.late.drain(..) {
+            let (waker, cargo) = self.flights.land(key, result);
+            self.landed.wakers.extend(waker);
+            self.landed.cargo.extend(cargo);
+        }
         let ring = match &mut self.means {
             Means::Pool(pool) => {
                 for (key, result) in pool.take_landed() {

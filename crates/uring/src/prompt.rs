@@ -25,7 +25,8 @@ const REST_FACTOR: u32 = 100;
 /// Longest time in which none is done at once.
 const REST_MAX: Duration = Duration::from_secs(10);
 
-/// How much of one turn of the executor goes to such writes: whatever else is ready comes next.
+/// How much of one turn of the executor goes to such writes. Whoever begins more waits for the next turn, so that whatever else
+/// is ready comes first.
 const SHARE_OF_TURN: Duration = Duration::from_millis(1);
 
 /// Whether writes may be done at once just now.
@@ -42,6 +43,11 @@ impl Prompt {
         self.spent = Duration::ZERO;
     }
 
+    /// Has this turn had its share? What is done at once beyond it lands with the next.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.spent >= SHARE_OF_TURN
+    }
+
     /// Does the operation in `slot`, whose segments are listed, if it is one to be done at once. A count, or a negated errno.
     pub(crate) fn attempt(&mut self, slot: &Slot, action: &Action) -> Option<i32> {
         let Action::Write { offset, .. } = *action else {
@@ -49,7 +55,7 @@ impl Prompt {
         };
         let file = slot.cargo.as_ref()?.file.as_ref().filter(|file| file.is_cached())?;
         let lens = slot.segments.iter().map(|segment| segment.iov_len);
-        if lens.sum::<usize>() > LONGEST_BYTES || self.spent >= SHARE_OF_TURN {
+        if lens.sum::<usize>() > LONGEST_BYTES {
             return None;
         }
         let begun = Instant::now();
@@ -85,11 +91,11 @@ mod tests {
         let mut prompt = Prompt::default();
         let now = Instant::now();
         prompt.took(now, Duration::from_micros(600));
-        assert!(prompt.rests_until.is_none() && prompt.spent < SHARE_OF_TURN);
+        assert!(prompt.rests_until.is_none() && !prompt.is_spent());
         prompt.took(now, Duration::from_micros(600));
-        assert!(prompt.spent >= SHARE_OF_TURN);
+        assert!(prompt.is_spent());
         prompt.next_turn();
-        assert_eq!(prompt.spent, Duration::ZERO);
+        assert!(!prompt.is_spent());
         prompt.took(now, Duration::from_millis(2));
         assert_eq!(prompt.rests_until, Some(now + Duration::from_millis(202)));
         prompt.took(now, Duration::from_secs(30));
