@@ -3,7 +3,7 @@
 //! A write to the page cache is a copy of some microseconds. File systems that can not promise not to wait (ext4 has no buffered
 //! `RWF_NOWAIT`) make io_uring give it to another thread all the same, and two wake-ups cost ten times the copy. So it is done
 //! right here, as long as it does not wait in fact: where one did (writers are throttled, a page had to be read first), writes go
-//! the usual way for a hundred times as long, so that waiting takes a hundredth of the thread's time at most.
+//! the usual way for twenty times as long, so that waiting takes a twentieth of the thread's time at most.
 #![expect(unsafe_code, reason = "pwritev on buffers by address; their owners are in `flight`")]
 
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ const LONGEST_BYTES: usize = 1 << 20;
 const WAITED: Duration = Duration::from_millis(1);
 
 /// So many times as long as one waited, none is done at once.
-const REST_FACTOR: u32 = 100;
+const REST_FACTOR: u32 = 20;
 
 /// Longest time in which none is done at once.
 const REST_MAX: Duration = Duration::from_secs(10);
@@ -97,7 +97,7 @@ mod tests {
         prompt.next_turn();
         assert!(!prompt.is_spent());
         prompt.took(now, Duration::from_millis(2));
-        assert_eq!(prompt.rests_until, Some(now + Duration::from_millis(202)));
+        assert_eq!(prompt.rests_until, Some(now + Duration::from_millis(42)));
         prompt.took(now, Duration::from_secs(30));
         assert_eq!(prompt.rests_until, Some(now + Duration::from_secs(40)));
     }
