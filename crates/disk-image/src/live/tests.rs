@@ -134,7 +134,7 @@ fn switches_conform() {
     };
     conformance::all(make, |case: DiskFuture<'_, ()>| block_on(case));
     for (mirror, switch, target) in mirrors.into_inner() {
-        let old = mirror.pivot().unwrap();
+        let old = mirror.pivot(|| Ok(())).unwrap();
         assert!(contents(&*old) == target.contents() && contents(&switch) == target.contents());
     }
 }
@@ -156,7 +156,7 @@ fn a_mirror_holds_what_the_guests_wrote_and_takes_over() {
                 super::mirror(&switch, in_memory(Vec::new()), true, &()),
                 Err(MirrorError::Busy(_))
             ));
-            mirror.pivot().unwrap()
+            mirror.pivot(|| Ok(())).unwrap()
         });
         assert_eq!(
             (progress.done_bytes(), progress.total_bytes()),
@@ -188,7 +188,7 @@ fn a_mirror_that_is_stopped_or_fails_does_not_hurt_the_disk() {
             guests.wait_for(1);
         }
         guests.wait_for(1);
-        let error = mirrored.pivot().err().unwrap();
+        let error = mirrored.pivot(|| Ok(())).err().unwrap();
         assert!(matches!(error, MirrorError::Diverged(_)), "{error}");
         let error = mirror(&switch, in_memory(vec![0; 512]), true, &()).err().unwrap();
         assert!(matches!(error, MirrorError::Fits(_)), "{error}");

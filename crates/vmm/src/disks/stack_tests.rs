@@ -218,7 +218,7 @@ fn a_snapshot_leaves_what_was_and_a_stream_makes_the_overlay_stand_alone() {
     let rig = three_deep();
     let mut stack = rig.open(&CHAIN).unwrap();
     write(&stack, 0, b't');
-    stack.snapshot(new_layer(&rig, "overlay")).unwrap();
+    stack.snapshot(new_layer(&rig, "overlay"), "top".to_owned()).unwrap();
     let frozen = std::fs::read(rig.path("top")).unwrap();
     write(&stack, 512, b'o');
     assert_eq!([0, 512, 1024].map(|at| read(&stack, at)), [b't', b'o', b'b']);
@@ -245,7 +245,8 @@ fn a_mirror_is_a_copy_and_becomes_the_disk_where_that_is_asked_for() {
         rig.qcow2(name, None);
         let target = rig.files(&[(name, DiskFormat::Qcow2)], true).0.remove(0);
         let (tell, news) = teller();
-        stack.begin_mirror(target, true, pivot, tell).unwrap();
+        let note = pivot.then(|| File::create_new(rig.path("note")).unwrap());
+        stack.begin_mirror(target, true, note, tell).unwrap();
         assert_eq!(
             outcome(&mut stack, &news),
             (DiskJob::Mirror, DiskJobState::Done),
@@ -253,6 +254,9 @@ fn a_mirror_is_a_copy_and_becomes_the_disk_where_that_is_asked_for() {
         );
     }
     assert_eq!(stack.layers()[0].name, "pivot");
+    assert_eq!(std::fs::read(rig.path("note")).unwrap(), control::PIVOTED);
+    let told = stack.told().unwrap();
+    assert_eq!((told.target.as_str(), &told.state), ("pivot", &DiskJobState::Done));
     write(&stack, 0, b'p');
     stack.close().unwrap();
     for (name, byte) in [("copy", b'b'), ("pivot", b'p')] {
@@ -273,5 +277,5 @@ fn a_raw_disk_has_nothing_to_stream_and_a_read_only_one_no_snapshots() {
     let mut spec = testing::disk("disk");
     spec.read_only = true;
     let mut reader = Stack::open(&spec, rig.files(&CHAIN, false)).unwrap();
-    assert!(reader.snapshot(new_layer(&rig, "overlay")).is_err());
+    assert!(reader.snapshot(new_layer(&rig, "overlay"), "top".to_owned()).is_err());
 }
