@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::future::{Future, pending};
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use api_types::{ErrorCode, OperationKind, OperationPhase, Vm, VmPhase, VmStatus};
-use control::{FromVm, Hello, RefusalKind, VmEvent, VmRequest};
+use control::{DiskReport, FromVm, Hello, RefusalKind, VmEvent, VmRequest};
 use jiff::Timestamp;
 use spec::OperationId;
 use tokio::sync::mpsc;
@@ -28,6 +29,8 @@ use crate::registry::OperationRecord;
 const END_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a process has to carry out a pause, resume or reset.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a process has to take in a request with files.
+const SEND_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long to wait before a lost connection is made again.
 const RELINK_DELAY: Duration = Duration::from_secs(1);
 
@@ -48,8 +51,23 @@ enum Due {
 
 /// Somebody who waits for the process to answer.
 struct Waiting {
-    reply: Reply<()>,
+    reply: Answer,
     until: Instant,
+}
+
+/// Where an answer goes. Whoever asked may have gone.
+enum Answer {
+    Done(Reply<()>),
+    Disks(Reply<Vec<DiskReport>>),
+}
+
+impl Answer {
+    fn fail(self, failure: Failure) {
+        match self {
+            Self::Done(reply) => drop(reply.send(Err(failure))),
+            Self::Disks(reply) => drop(reply.send(Err(failure))),
+        }
+    }
 }
 
 /// Why the task woke up.
@@ -196,15 +214,21 @@ impl Task {
                 Err(failure) => drop(reply.send(Err(failure))),
             },
             Order::Disk { change, reply } => match checked {
-                Ok(()) => self.change_disk(change, reply),
+                Ok(()) => self.change_disk(change, reply).await,
                 Err(failure) => drop(reply.send(Err(failure))),
             },
+            Order::DiskReports { reply } => {
+                let sent = self.life.ask(Ask::ChangeDisk);
+                let sent = sent.and_then(|_| self.send(VmRequest::DiskReports));
+                self.await_answer(sent, Answer::Disks(reply));
+            }
             Order::Cancel(operation) => {
                 let effects = self.life.happened(Happened::Cancelled(operation));
                 self.carry_out(effects);
             }
-            Order::Edit { edit, reply } => {
-                let answer = match checked.and_then(|()| self.life.ask(Ask::Edit)) {
+            Order::Edit { edit, live, reply } => {
+                let ask = if live { Ask::ChangeDisk } else { Ask::Edit };
+                let answer = match checked.and_then(|()| self.life.ask(ask)) {
                     Ok(_) => self.edit(edit).await,
                     Err(failure) => Err(failure),
                 };
@@ -274,25 +298,29 @@ impl Task {
             }
             number
         });
-        self.await_answer(sent, reply);
+        self.await_answer(sent, Answer::Done(reply));
     }
 
-    fn change_disk(&mut self, order: DiskOrder, reply: Reply<()>) {
+    async fn change_disk(&mut self, order: DiskOrder, reply: Reply<()>) {
         let request = VmRequest::Disk {
             disk: order.disk,
             change: order.change,
         };
-        let sent = self.life.ask(Ask::ChangeDisk).and_then(|_| self.send(request));
-        self.await_answer(sent, reply);
+        let sent = match self.life.ask(Ask::ChangeDisk) {
+            Ok(_) if order.fds.is_empty() => self.send(request),
+            Ok(_) => self.send_files(request, &order.fds).await,
+            Err(failure) => Err(failure),
+        };
+        self.await_answer(sent, Answer::Done(reply));
     }
 
-    fn await_answer(&mut self, sent: Result<u64, Failure>, reply: Reply<()>) {
+    fn await_answer(&mut self, sent: Result<u64, Failure>, reply: Answer) {
         match sent {
             Ok(number) => {
                 let until = Instant::now() + ANSWER_TIMEOUT;
                 self.waiting.insert(number, Waiting { reply, until });
             }
-            Err(failure) => drop(reply.send(Err(failure))),
+            Err(failure) => reply.fail(failure),
         }
     }
 
@@ -325,14 +353,33 @@ impl Task {
     }
 
     fn send(&mut self, request: VmRequest) -> Result<u64, Failure> {
-        let Some(link) = &mut self.link else {
-            return Err(Failure::new(
+        self.linked_process()?
+            .send(request)
+            .map_err(|error| Failure::of(ErrorCode::MachineFailed, &error))
+    }
+
+    /// A process that does not read what is sent to it is not waited for.
+    async fn send_files(&mut self, request: VmRequest, fds: &[OwnedFd]) -> Result<u64, Failure> {
+        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        let sending = self.linked_process()?.send_files(request, &fds);
+        let sent = match tokio::time::timeout(SEND_TIMEOUT, sending).await {
+            Ok(sent) => sent,
+            Err(_) => Err(LinkError::Silent),
+        };
+        if let Err(error) = &sent {
+            // A message may have gone in part, so nothing can follow it.
+            self.link_lost(error);
+        }
+        sent.map_err(|error| Failure::of(ErrorCode::MachineFailed, &error))
+    }
+
+    fn linked_process(&mut self) -> Result<&mut Link, Failure> {
+        self.link.as_mut().ok_or_else(|| {
+            Failure::new(
                 ErrorCode::MachineFailed,
                 "the machine process does not answer at the moment; try again, or stop it with force",
-            ));
-        };
-        link.send(request)
-            .map_err(|error| Failure::of(ErrorCode::MachineFailed, &error))
+            )
+        })
     }
 
     fn kill(&self) {
@@ -371,8 +418,12 @@ impl Task {
         match frame {
             FromVm::Done { number, status } => {
                 self.apply_status(&status);
-                if let Some(waiting) = self.waiting.remove(&number) {
-                    let _ = waiting.reply.send(Ok(())); // Whoever asked may have gone.
+                if let Some(Waiting {
+                    reply: Answer::Done(reply),
+                    ..
+                }) = self.waiting.remove(&number)
+                {
+                    let _ = reply.send(Ok(())); // Whoever asked may have gone.
                 }
             }
             FromVm::Refused { number, refusal } => match self.waiting.remove(&number) {
@@ -381,8 +432,7 @@ impl Task {
                         RefusalKind::NoSuchDisk => ErrorCode::NotFound,
                         _ => ErrorCode::WrongState,
                     };
-                    let failure = Failure::new(code, refusal.message);
-                    let _ = waiting.reply.send(Err(failure)); // As above.
+                    waiting.reply.fail(Failure::new(code, refusal.message));
                 }
                 None => tracing::warn!(why = refusal.message, "machine process refused a request"),
             },
@@ -393,7 +443,13 @@ impl Task {
             }
             // The process ends now; its report is read when it is gone.
             FromVm::Event(VmEvent::Ended { report }) => tracing::info!(why = report.message, "machine ended"),
-            FromVm::Disks { number, .. } => tracing::warn!(number, "nobody asked the machine process for its disks"),
+            FromVm::Disks { number, disks } => match self.waiting.remove(&number) {
+                Some(Waiting {
+                    reply: Answer::Disks(reply),
+                    ..
+                }) => drop(reply.send(Ok(disks))), // As above.
+                _ => tracing::warn!(number, "nobody asked the machine process for its disks"),
+            },
             FromVm::Hello(_) => tracing::warn!("machine process introduced itself twice"),
         }
     }
@@ -413,8 +469,7 @@ impl Task {
         tracing::debug!(error = chain(error), "connection to the machine process is gone");
         self.link = None;
         for (_, waiting) in self.waiting.drain() {
-            let failure = Failure::of(ErrorCode::MachineFailed, error);
-            let _ = waiting.reply.send(Err(failure)); // Whoever asked may have gone.
+            waiting.reply.fail(Failure::of(ErrorCode::MachineFailed, error));
         }
     }
 
@@ -464,7 +519,7 @@ impl Task {
                 "the machine process did not answer within {} s",
                 ANSWER_TIMEOUT.as_secs()
             );
-            let _ = waiting.reply.send(Err(Failure::new(ErrorCode::Timeout, text))); // Whoever asked may have gone.
+            waiting.reply.fail(Failure::new(ErrorCode::Timeout, text));
         }
         match self.due {
             Some((at, Due::Shutdown)) if at <= now => {

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use api_types::{ErrorCode, EventReason, Vm, VolumeState};
 use spec::{DiskWish, Problems, VmId, VmPlan, VmSpec};
 
+use super::disks::runs;
+use crate::context::Context;
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::machine::{self, Edit};
@@ -17,92 +19,31 @@ use crate::registry::{About, Change, VolumeRecord};
 const REFUSED: &str = "the disk can not be attached";
 
 impl Host {
-    /// Gives a machine that has no process another disk. The next start has it.
+    /// Gives a machine another disk. One that has no process has it from its next start on; one that runs has it at once, on its
+    /// SCSI bus.
     pub async fn attach_disk(&self, vm: &str, revision: Option<u64>, wish: DiskWish) -> Result<Vm, Failure> {
         let (id, machine) = self.machine(vm).await?;
         self.probe_disk(vm, &wish).await?;
-        let context = Arc::clone(&self.0.context);
-        let edit: Edit = Box::new(move |change, vm| {
-            let mut spec = vm.spec.clone();
-            name_disks(&mut spec);
-            let volume = wish
-                .volume
-                .as_deref()
-                .map(|name| change.volume(name))
-                .transpose()?
-                .flatten();
-            let mut wish = wish;
-            if let (None, Some(volume)) = (&wish.name, &volume) {
-                wish.name = Some(volume.name().to_owned());
-            }
-            spec.disks.push(wish);
-            VmPlan::new(&spec, &context.limits).map_err(|problems| Failure::refused(REFUSED, &problems))?;
-            check_disks(change, &spec, Some(vm.id))?;
-            if let Some(volume) = volume {
-                tell(
-                    change,
-                    &volume,
-                    EventReason::Attached,
-                    &format!("attached to machine {}", spec.name),
-                )?;
-            }
-            Ok(spec)
-        });
-        machine.edit(revision, edit).await?;
+        let record = self.vm(vm).await?;
+        if runs(&record) {
+            self.attach_live(&record, revision, wish).await?;
+        } else {
+            let edit = attaching(Arc::clone(&self.0.context), wish);
+            machine.edit(revision, edit).await?;
+        }
         self.vm(&id.to_string()).await
     }
 
-    /// Takes a disk from a machine that has no process. `disk` is its name there, or the name or id of its volume.
+    /// Takes a disk from a machine: from one that runs only if it is on the SCSI bus. `disk` is its name there, or the name or id
+    /// of its volume.
     pub async fn detach_disk(&self, vm: &str, revision: Option<u64>, disk: &str) -> Result<Vm, Failure> {
         let (id, machine) = self.machine(vm).await?;
-        let wanted = disk.to_owned();
-        let edit: Edit = Box::new(move |change, vm| {
-            let mut spec = vm.spec.clone();
-            name_disks(&mut spec);
-            let volume = change.volume(&wanted)?;
-            let of_volume = |disk: &DiskWish| {
-                let name = disk.volume.as_deref();
-                name.zip(volume.as_ref())
-                    .is_some_and(|(name, volume)| volume.is_called(name))
-            };
-            let index = spec
-                .disks
-                .iter()
-                .position(of_volume)
-                .or_else(|| spec.disks.iter().position(|disk| disk.name.as_deref() == Some(&wanted)));
-            let Some(index) = index else {
-                let has: Vec<_> = spec.disks.iter().filter_map(|disk| disk.name.as_deref()).collect();
-                return Err(Failure::new(
-                    ErrorCode::NotFound,
-                    format!(
-                        "machine {} has no disk {wanted:?} that could be detached; it has: {}",
-                        spec.name,
-                        if has.is_empty() {
-                            "none".to_owned()
-                        } else {
-                            has.join(", ")
-                        }
-                    ),
-                ));
-            };
-            let gone = spec.disks.remove(index);
-            let volume = gone
-                .volume
-                .as_deref()
-                .map(|name| change.volume(name))
-                .transpose()?
-                .flatten();
-            if let Some(volume) = volume {
-                tell(
-                    change,
-                    &volume,
-                    EventReason::Detached,
-                    &format!("detached from machine {}", spec.name),
-                )?;
-            }
-            Ok(spec)
-        });
-        machine.edit(revision, edit).await?;
+        let record = self.vm(vm).await?;
+        if runs(&record) {
+            self.detach_live(&record, revision, disk).await?;
+        } else {
+            machine.edit(revision, detaching(disk.to_owned())).await?;
+        }
         self.vm(&id.to_string()).await
     }
 
@@ -117,6 +58,82 @@ impl Host {
             .map_err(|_| Failure::new(ErrorCode::Internal, "the work was lost"))?
             .map_err(|problems| Failure::refused(REFUSED, &problems))
     }
+}
+
+/// Writes another disk down.
+pub(super) fn attaching(context: Arc<Context>, mut wish: DiskWish) -> Edit {
+    Box::new(move |change, vm| {
+        let mut spec = vm.spec.clone();
+        name_disks(&mut spec);
+        let volume = wish
+            .volume
+            .as_deref()
+            .map(|name| change.volume(name))
+            .transpose()?
+            .flatten();
+        if let (None, Some(volume)) = (&wish.name, &volume) {
+            wish.name = Some(volume.name().to_owned());
+        }
+        spec.disks.push(wish);
+        VmPlan::new(&spec, &context.limits).map_err(|problems| Failure::refused(REFUSED, &problems))?;
+        check_disks(change, &spec, Some(vm.id))?;
+        name_disks(&mut spec);
+        if let Some(volume) = volume {
+            let text = format!("attached to machine {}", spec.name);
+            tell(change, &volume, EventReason::Attached, &text)?;
+        }
+        Ok(spec)
+    })
+}
+
+/// Writes down that a disk is gone.
+pub(super) fn detaching(disk: String) -> Edit {
+    Box::new(move |change, vm| {
+        let mut spec = vm.spec.clone();
+        name_disks(&mut spec);
+        let gone = spec.disks.remove(position(change, &spec, &disk)?);
+        let volume = gone
+            .volume
+            .as_deref()
+            .map(|name| change.volume(name))
+            .transpose()?
+            .flatten();
+        if let Some(volume) = volume {
+            let text = format!("detached from machine {}", spec.name);
+            tell(change, &volume, EventReason::Detached, &text)?;
+        }
+        Ok(spec)
+    })
+}
+
+/// The place of a disk in a machine: by its volume, else by its name.
+pub(super) fn position(change: &Change<'_>, spec: &VmSpec, wanted: &str) -> Result<usize, Failure> {
+    let mut named = spec.clone();
+    name_disks(&mut named);
+    let volume = change.volume(wanted)?;
+    let of_volume = |disk: &DiskWish| {
+        let name = disk.volume.as_deref();
+        name.zip(volume.as_ref())
+            .is_some_and(|(name, volume)| volume.is_called(name))
+    };
+    let disks = &named.disks;
+    let found = disks
+        .iter()
+        .position(of_volume)
+        .or_else(|| disks.iter().position(|disk| disk.name.as_deref() == Some(wanted)));
+    found.ok_or_else(|| {
+        let has: Vec<_> = disks.iter().filter_map(|disk| disk.name.as_deref()).collect();
+        let has = if has.is_empty() {
+            "none".to_owned()
+        } else {
+            has.join(", ")
+        };
+        let text = format!(
+            "machine {} has no disk {wanted:?} that could be detached or changed; it has: {has}",
+            spec.name
+        );
+        Failure::new(ErrorCode::NotFound, text)
+    })
 }
 
 /// Disks without a name are called by their place; they keep that name when the places change.

@@ -5,7 +5,10 @@
 mod attach;
 mod change;
 mod create;
+mod disks;
+mod follow;
 mod job;
+mod live;
 mod upload;
 
 use std::sync::Arc;

@@ -156,6 +156,25 @@ pub(super) fn judge(file: &File) -> Result<(DiskFormat, u64), Failure> {
     }
 }
 
+/// Name of the image that the one in a file is backed by, if it is.
+pub(super) fn backing(file: &File, format: DiskFormat) -> Result<Option<String>, Failure> {
+    let info = info(file, format).map_err(|error| trouble("its file can not be read", &error))?;
+    Ok(info.qcow2.and_then(|qcow2| qcow2.backing_filename))
+}
+
+/// Makes an image that reads as zeroes, with nothing special about it.
+pub(super) fn plain(file: &File, format: DiskFormat, size_bytes: u64) -> Result<(), Failure> {
+    let form = Form {
+        format,
+        size_bytes,
+        preallocation: Preallocation::Off,
+        cluster_bytes: None,
+        compressed: false,
+    };
+    disk_image::create(file, None, &options(&form, Preallocation::Off, None))
+        .map_err(|error| trouble("the new file can not be made", &error))
+}
+
 /// Size of the disk in a file, bytes.
 pub(super) fn size(file: &File, format: DiskFormat) -> Result<u64, Failure> {
     let info = info(file, format).map_err(|error| trouble("its file can not be read", &error))?;

@@ -44,6 +44,10 @@ pub(crate) fn carry_out(
         Task::Finish => take_over(context, record, meter),
         Task::Resize { size_bytes } => resize(context, record, size_bytes),
         Task::Check { repair } => check(context, record, repair, meter),
+        Task::Snapshot { .. } | Task::Stream | Task::Move { .. } | Task::Mirror => Err(Failure::new(
+            ErrorCode::Internal,
+            "this is the work of a machine process",
+        )),
     }
 }
 
@@ -89,11 +93,17 @@ fn create(context: &Context, record: &VolumeRecord, meter: &Meter) -> Result<Out
 
 /// The files a volume's contents are in, top first, locked against others.
 fn layers(context: &Context, record: &VolumeRecord, to_write: bool) -> Result<Vec<Source>, Failure> {
-    let file = files::open(context, record, to_write)?;
-    let mut layers = vec![Source {
-        file,
-        format: record.format.unwrap_or(DiskFormat::Raw),
-    }];
+    let mut layers = Vec::new();
+    for (layer, is_top) in record
+        .files()
+        .into_iter()
+        .zip(std::iter::once(true).chain(std::iter::repeat(false)))
+    {
+        layers.push(Source {
+            file: files::open_layer(context, record, layer, to_write && is_top)?,
+            format: layer.format,
+        });
+    }
     if record.shares_image() {
         let image = context.store.open_disk(&image_of(record)?);
         layers.push(Source::raw(
