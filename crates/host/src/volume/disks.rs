@@ -112,7 +112,12 @@ impl Host {
     pub(super) async fn detach_live(&self, vm: &Vm, revision: Option<u64>, disk: &str) -> Result<(), Failure> {
         let index = self.place(vm, disk).await?;
         let name = name_at(&vm.spec, index)?;
-        let volume = vm.spec.disks.get(index).and_then(|disk| disk.volume.clone());
+        let wish = vm.spec.disks.get(index);
+        if wish.is_some_and(|disk| disk.bus != DiskBus::Scsi) {
+            let text = format!("disk {name} is not on the SCSI bus: stop the machine first");
+            return Err(Failure::new(ErrorCode::WrongState, text));
+        }
+        let volume = wish.and_then(|disk| disk.volume.clone());
         self.registry()
             .change(move |change| -> Result<_, Failure> {
                 let volume = volume.map(|volume| change.volume(&volume)).transpose()?.flatten();

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
-use control::{DiskChain, DiskChange, DiskJobState, DiskLayer, Refusal, RefusalKind, VmAction, VmEvent};
+use control::{DiskChain, DiskChange, DiskLayer, Refusal, RefusalKind, VmAction, VmEvent};
 use spec::{DiskBus, DiskLimits, DiskSpec, Name, Problems};
 
 use virtio_devices::DiskSnapshot;
