@@ -2,13 +2,15 @@
 //!
 //! The command line of the machine it is given says how it behaves: `refuse` answers `Create` with a bad kernel, `die` ends
 //! in the middle of it, `deaf` ignores the power button. Work on disks goes on a step whenever it is asked for reports; `stay` never
-//! comes to its end, `die-before` and `die-after` kill the process just before and after it does. What is typed on its console comes back in upper case.
+//! comes to its end, `die-before` and `die-after` kill the process just before and after it does, `late-` before either begins a
+//! snapshot a second after the request. What is typed on its console comes back in upper case.
 
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use control::{
     CreateVm, Decoder, DiskChange, DiskJob, DiskJobReport, DiskJobState, DiskLatency, DiskLayer, DiskReport, EndReason,
@@ -108,6 +110,13 @@ impl FakeDisk {
 
     /// What changes in the old top from now on would be a fault: it is closed.
     fn snapshot(&mut self, overlay: &DiskLayer, backing: &str, file: OwnedFd, mode: &str) -> Result<(), String> {
+        let mode = match mode.strip_prefix("late-") {
+            Some(mode) => {
+                std::thread::sleep(Duration::from_secs(1));
+                mode
+            }
+            None => mode,
+        };
         if mode == "die-before" {
             std::process::exit(7);
         }

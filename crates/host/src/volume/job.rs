@@ -130,7 +130,7 @@ impl Host {
             let Some(record) = record.filter(|record| !record.dropped.is_empty()) else {
                 return Ok(());
             };
-            Files::of(&context, id).drop_layers(&record.dropped)?;
+            Files::of(&context, id).drop_layers(&record.dropped, record.top())?;
             context.registry.change_now(|change| -> Result<(), Failure> {
                 if let Some(mut now) = change.volume(&key)? {
                     now.dropped.retain(|file| !record.dropped.contains(file));

@@ -76,8 +76,9 @@ impl Files {
         Ok(made)
     }
 
-    /// Removes files that are not part of the volume any more.
-    pub(crate) fn drop_layers(&self, layers: &[LayerFile]) -> Result<(), Failure> {
+    /// Removes files that are not part of the volume any more, and the note that `top` is: its record tells that now.
+    pub(crate) fn drop_layers(&self, layers: &[LayerFile], top: LayerFile) -> Result<(), Failure> {
+        remove(&self.note(top))?;
         for layer in layers {
             remove(&self.layer(*layer))?;
             remove(&self.note(*layer))?;

@@ -2,7 +2,9 @@
 
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::blank;
@@ -54,10 +56,49 @@ fn only(daemon: &Daemon, expected: &[String]) {
     });
 }
 
+fn pid(daemon: &Daemon) -> u32 {
+    u32::try_from(daemon.vm("web")["status"]["pid"].as_u64().unwrap()).unwrap()
+}
+
 fn kill(daemon: &Daemon) {
-    let pid = daemon.vm("web")["status"]["pid"].as_u64().unwrap();
-    signal(u32::try_from(pid).unwrap(), rustix::process::Signal::KILL);
+    signal(pid(daemon), Signal::KILL);
     daemon.until("web", "Failed");
+}
+
+/// Asks a machine that is slow to begin for a snapshot, and kills the daemon before that has begun.
+fn snapshot_without_daemon(daemon: &mut Daemon) -> String {
+    let machine = pid(daemon);
+    let answer = daemon.post(SNAPSHOT, &json!({}));
+    assert_eq!(answer.status, 202, "{answer:?}");
+    wait_for("the overlay", || {
+        daemon
+            .files()
+            .iter()
+            .any(|file| file.ends_with(".1.qcow2"))
+            .then_some(())
+    });
+    // From the file to the message it takes microseconds.
+    std::thread::sleep(Duration::from_millis(300));
+    daemon.crash();
+    assert!(is_alive(machine));
+    wait_for("the end of the machine", || (!is_alive(machine)).then_some(()));
+    answer.header("location").unwrap().to_owned()
+}
+
+/// Whether there is a process, and not only what is left of one.
+fn is_alive(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(") ")
+        .next()
+        .is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
+}
+
+/// Waits until an operation has done something.
+fn progress(daemon: &Daemon, operation: &str) -> Value {
+    wait_for("progress", || {
+        let progress = daemon.get(operation).json()["progress"].clone();
+        (progress["done_bytes"].as_u64() > Some(0)).then_some(progress)
+    })
 }
 
 const SNAPSHOT: &str = "/v1/vms/web/disks/data/snapshot";
@@ -105,13 +146,17 @@ fn a_snapshot_that_a_machine_died_in_is_what_the_files_say() {
     for (mode, done) in [("die-before", false), ("die-after", true)] {
         for daemon_dies in [false, true] {
             let mut daemon = Daemon::start_with("reserved_space = 0");
-            let volume = machine(&daemon, mode);
-            let answer = daemon.post(SNAPSHOT, &json!({}));
-            assert_eq!(answer.status, 202, "{answer:?}");
-            if daemon_dies {
-                daemon.crash_and_restart();
-            }
-            let ended = daemon.over(answer.header("location").unwrap());
+            let late = format!("late-{mode}");
+            let volume = machine(&daemon, if daemon_dies { &late } else { mode });
+            let operation = if daemon_dies {
+                let operation = snapshot_without_daemon(&mut daemon);
+                daemon.restart();
+                operation
+            } else {
+                let answer = daemon.post(SNAPSHOT, &json!({}));
+                answer.header("location").unwrap().to_owned()
+            };
+            let ended = daemon.over(&operation);
             assert_eq!(
                 ended["phase"],
                 if done { "Succeeded" } else { "Failed" },
@@ -129,14 +174,20 @@ fn a_snapshot_that_a_machine_died_in_is_what_the_files_say() {
 #[test]
 fn a_machine_that_starts_before_its_snapshot_is_settled_has_the_right_top() {
     let mut daemon = Daemon::start_with("reserved_space = 0");
-    let volume = machine(&daemon, "die-after");
-    let answer = daemon.post(SNAPSHOT, &json!({}));
-    daemon.crash();
+    let volume = machine(&daemon, "late-die-after");
+    let operation = snapshot_without_daemon(&mut daemon);
+    // Somebody looks at the file, so that the daemon can not decide yet.
+    let overlay = daemon.path("state/volumes").join(&names(&volume, &["1.qcow2"])[0]);
+    let file = std::fs::File::open(overlay).unwrap();
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).unwrap();
     daemon.restart();
     daemon.until("web", "Failed");
+    assert_eq!(daemon.begin("/v1/vms/web/start", &json!({}))["phase"], "Failed");
+    assert_eq!(daemon.get(&operation).json()["phase"], "Running");
+    drop(file);
     start(&daemon);
     assert_eq!(images(&daemon)[0], names(&volume, &["1.qcow2"])[0]);
-    assert_eq!(daemon.over(answer.header("location").unwrap())["phase"], "Succeeded");
+    assert_eq!(daemon.over(&operation)["phase"], "Succeeded");
 }
 
 #[test]
@@ -147,10 +198,12 @@ fn a_volume_is_moved_to_another_file_and_the_note_tells_when_nobody_else_can() {
             let volume = machine(&daemon, mode);
             let answer = daemon.post(MIRROR, &json!({}));
             assert_eq!(answer.status, 202, "{answer:?}");
-            if daemon_dies {
+            let operation = answer.header("location").unwrap();
+            if daemon_dies && mode != "die-before" {
+                progress(&daemon, operation);
                 daemon.crash_and_restart();
             }
-            let ended = daemon.over(answer.header("location").unwrap());
+            let ended = daemon.over(operation);
             assert_eq!(
                 ended["phase"],
                 if done { "Succeeded" } else { "Failed" },
@@ -170,14 +223,35 @@ fn a_volume_is_moved_to_another_file_and_the_note_tells_when_nobody_else_can() {
 }
 
 #[test]
+fn a_move_that_both_sides_died_in_has_not_happened() {
+    let mut daemon = Daemon::start_with("reserved_space = 0");
+    let volume = machine(&daemon, "stay");
+    let answer = daemon.post(MIRROR, &json!({"format": "qcow2"}));
+    let operation = answer.header("location").unwrap();
+    progress(&daemon, operation);
+    let machine = pid(&daemon);
+    daemon.crash();
+    signal(machine, Signal::KILL);
+    daemon.restart();
+    assert_eq!(daemon.over(operation)["phase"], "Failed");
+    start(&daemon);
+    assert_eq!(images(&daemon), names(&volume, &["raw"]));
+    only(&daemon, &names(&volume, &["raw"]));
+}
+
+#[test]
 fn a_copy_is_a_volume_of_its_own_or_nothing() {
     for (mode, done) in [("", true), ("die-before", false)] {
         let mut daemon = Daemon::start_with("reserved_space = 0");
         let volume = machine(&daemon, mode);
         let answer = daemon.post(MIRROR, &json!({"name": "copy"}));
         assert_eq!(answer.status, 202, "{answer:?}");
-        daemon.crash_and_restart();
-        let ended = daemon.over(answer.header("location").unwrap());
+        let operation = answer.header("location").unwrap();
+        if done {
+            progress(&daemon, operation);
+            daemon.crash_and_restart();
+        }
+        let ended = daemon.over(operation);
         assert_eq!(
             ended["phase"],
             if done { "Succeeded" } else { "Failed" },
@@ -205,13 +279,7 @@ fn work_on_a_disk_tells_how_far_it_is_outlives_the_daemon_and_can_be_cancelled()
     let volume = machine(&daemon, "stay");
     let answer = daemon.post(MIRROR, &json!({}));
     let operation = answer.header("location").unwrap().to_owned();
-    let progress = |daemon: &Daemon| {
-        wait_for("progress", || {
-            let progress = daemon.get(&operation).json()["progress"].clone();
-            (progress["done_bytes"].as_u64() > Some(0)).then_some(progress)
-        })
-    };
-    assert_eq!(progress(&daemon)["total_bytes"], 3 << 20);
+    assert_eq!(progress(&daemon, &operation)["total_bytes"], 3 << 20);
     // One thing at a time, and nothing that would make the copy another one.
     for path in [SNAPSHOT, STREAM, MIRROR, "/v1/volumes/data/resize"] {
         let body = if path.ends_with("resize") {
@@ -223,9 +291,9 @@ fn work_on_a_disk_tells_how_far_it_is_outlives_the_daemon_and_can_be_cancelled()
     }
     daemon.terminate();
     daemon.restart();
-    progress(&daemon);
+    progress(&daemon, &operation);
     daemon.crash_and_restart();
-    progress(&daemon);
+    progress(&daemon, &operation);
     assert_eq!(daemon.delete(&operation).status, 202);
     let ended = daemon.over(&operation);
     assert_eq!(ended["phase"], "Cancelled", "{ended}");
