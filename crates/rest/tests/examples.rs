@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use api_types::{
-    DiskWish, Event, Image, ImagePull, ImagePulled, Operation, ProblemBody, StopRequest, Vm, VmSpec, Volume,
+    DiskLimits, DiskMirror, DiskWish, Event, Image, ImagePull, ImagePulled, Operation, ProblemBody, StopRequest, Vm, VmSpec, Volume,
     VolumeAccepted, VolumeCheckRequest, VolumeConvert, VolumeResize, VolumeWish,
 };
 use serde::Serialize;
@@ -51,6 +51,8 @@ fn examples_are_what_they_say() {
             "volume-accepted",
             "volume",
             "disk-wish",
+            "disk-mirror",
+            "disk-limits",
             "image-pulled",
             "image-pull",
             "vm-spec",

@@ -78,8 +78,8 @@ impl Host {
                 _ => Some(record),
             };
             let Some(held) = held else { return Ok(None) };
-            let holders = change.attachments(&held)?.into_iter();
-            Ok(holders.filter(|holder| !holder.read_only).next())
+            let mut holders = change.attachments(&held)?.into_iter();
+            Ok(holders.find(|holder| !holder.read_only))
         });
         found.await
     }
