@@ -5,6 +5,8 @@
 //! comes to its end, `die-before` and `die-after` kill the process just before and after it does, `late-` before either begins a
 //! snapshot a second after the request. What is typed on its console comes back in upper case.
 
+#![allow(clippy::expect_used, reason = "a stand-in that can not go on is to be seen to end")]
+
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
