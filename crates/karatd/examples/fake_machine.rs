@@ -79,6 +79,11 @@ impl Machine {
         }
         self.disks[index].change(change, fds, &mode)
     }
+
+    fn work_and_report(&mut self) -> Vec<DiskReport> {
+        self.disks.iter_mut().for_each(|disk| disk.work(&self.mode));
+        self.disks.iter().map(FakeDisk::report).collect()
+    }
 }
 
 impl FakeDisk {
@@ -350,9 +355,7 @@ fn answer(stream: &UnixStream, machine: &mut Machine, number: u64, request: &VmR
         return refuse(RefusalKind::NoSuchDisk, &message);
     }
     if *request == VmRequest::DiskReports {
-        let mode = machine.mode.clone();
-        machine.disks.iter_mut().for_each(|disk| disk.work(&mode));
-        let disks = machine.disks.iter().map(FakeDisk::report).collect();
+        let disks = machine.work_and_report();
         return say(stream, &FromVm::Disks { number, disks });
     }
     if *request == VmRequest::Start {

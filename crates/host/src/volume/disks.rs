@@ -61,36 +61,36 @@ impl Host {
     }
 
     /// Gives a machine that runs a disk on its SCSI bus.
-    pub(super) async fn attach_live(&self, vm: &Vm, revision: Option<u64>, wish: DiskWish) -> Result<(), Failure> {
+    pub(super) async fn attach_live(&self, vm: &Vm, revision: Option<u64>, mut wish: DiskWish) -> Result<(), Failure> {
         if wish.bus != DiskBus::Scsi {
             let text =
                 "the machine runs, and only disks on the SCSI bus come and go then: take bus scsi, or stop it first";
             return Err(Failure::new(ErrorCode::WrongState, text));
         }
+        let name = match (&wish.name, &wish.volume) {
+            (Some(name), _) => name.clone(),
+            (None, Some(volume)) => self.volume(volume).await?.name,
+            (None, None) => format!("disk{}", vm.spec.disks.len() + 1),
+        };
+        // By this it is found again, whatever others attach meanwhile.
+        wish.name = Some(name.clone());
         let (_, machine) = self.machine(&vm.id.to_string()).await?;
-        let before = vm.spec.disks.len();
-        machine
-            .edit_live(revision, attaching(Arc::clone(&self.0.context), wish))
-            .await?;
-        let attached = self.attach_written(vm, before).await;
+        let edit = attaching(Arc::clone(&self.0.context), wish);
+        machine.edit_live(revision, edit).await?;
+        let attached = self.attach_written(vm, &name).await;
         if let Err(failure) = &attached
-            && !matches!(failure.code, ErrorCode::Timeout)
+            && failure.code != ErrorCode::Timeout
         {
-            let name = self
-                .vm(&vm.id.to_string())
-                .await?
-                .spec
-                .disks
-                .get(before)
-                .and_then(|disk| disk.name.clone());
-            machine.edit_live(None, detaching(name.unwrap_or_default())).await?;
+            machine.edit_live(None, detaching(name)).await?;
         }
         attached
     }
 
-    /// Has the process take the disk at this place, which its record has already.
-    async fn attach_written(&self, vm: &Vm, index: usize) -> Result<(), Failure> {
+    /// Has the process take the disk of this name, which the machine's record has already.
+    async fn attach_written(&self, vm: &Vm, name: &str) -> Result<(), Failure> {
         let spec = self.vm(&vm.id.to_string()).await?.spec;
+        let index = spec.disks.iter().position(|disk| disk.name.as_deref() == Some(name));
+        let index = index.ok_or_else(|| changed(&spec.name))?;
         let name = name_at(&spec, index)?;
         let context = Arc::clone(&self.0.context);
         let opened = tokio::task::spawn_blocking(move || -> Result<_, Failure> {

@@ -125,6 +125,13 @@ fn a_snapshot_is_the_volume_from_then_on_and_a_stream_makes_it_one_file_again() 
     daemon.crash_and_restart();
     assert_eq!(images(&daemon), three);
     kill(&daemon);
+    // All files are looked through, and the newest one is what is changed.
+    let copied = daemon.begin("/v1/volumes/data/convert", &json!({"name": "whole", "format": "raw"}));
+    assert_eq!(copied["phase"], "Succeeded", "{copied}");
+    let whole = daemon.file(&daemon.volume("whole"));
+    assert!(std::fs::read(whole).unwrap().starts_with(b"contents"));
+    assert_eq!(daemon.delete("/v1/volumes/whole").status, 204);
+    assert_eq!(daemon.begin("/v1/volumes/data/check", &json!({}))["phase"], "Succeeded");
     start(&daemon);
     assert_eq!(images(&daemon), three);
     only(&daemon, &three);
