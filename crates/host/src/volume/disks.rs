@@ -12,7 +12,7 @@ use api_types::{DiskRequests, ErrorCode, Vm, VmDisk, VmDiskLayer, VmPhase};
 use control::{DiskChange, DiskLatency, DiskReport};
 use spec::{DiskBus, DiskLimits, DiskWish, Name, NameError, Problems, VmPlan, VmSpec};
 
-use super::attach::{attaching, detaching, position};
+use super::edits::{attaching, detaching, position};
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::machine::{self, Edit};
