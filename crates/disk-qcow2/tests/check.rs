@@ -15,6 +15,7 @@ use std::path::Path;
 use disk_qcow2::meta::header::incompatible;
 use disk_qcow2::meta::{entry, refcount};
 use disk_qcow2::ops::{CheckReport, Head, Limits, Repair, check, repair};
+use disk_qcow2::{Qcow2Disk, Qcow2Options};
 use support::{KINDS, block_on, have_qemu, io, make, qemu_check, qemu_img};
 
 fn ours(path: &Path) -> CheckReport {
@@ -207,6 +208,59 @@ fn a_dirty_image_is_repaired() {
     assert_eq!(&data[3 << 20..(3 << 20) + 4], [7; 4]);
     let again = block_on(Head::read(&*io(&path))).unwrap();
     assert_eq!(again.header.incompatible & incompatible::DIRTY, 0);
+}
+
+/// One reserved bit makes a table unreadable: what it refers to is not given away by a repair, which raises what is too low.
+#[test]
+fn nothing_is_given_away_while_something_can_not_be_read() {
+    if !have_qemu() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    for (name, options) in KINDS {
+        let path = make(dir.path(), name, options);
+        let header = block_on(Head::read(&*io(&path))).unwrap().header;
+        let layout = header.layout();
+        let data = contents(&path);
+        let l1 = word(&path, header.l1_offset);
+        let block = word(&path, header.reftable_offset);
+        let order = layout.refcount_order;
+        let counts = |path: &Path| -> Vec<u64> {
+            let block = bytes(path, block, layout.cluster_bytes() as usize);
+            let entries = (layout.refblock_entries() as usize).min(1 << 16);
+            (0..entries).map(|index| refcount::get(&block, order, index)).collect()
+        };
+        let sound = counts(&path);
+        patch(&path, header.l1_offset, &(l1 | 1 << 60).to_be_bytes());
+        // The header's own count is too low, too.
+        let mut low = bytes(&path, block, layout.cluster_bytes() as usize);
+        refcount::set(&mut low, order, 0, 0);
+        patch(&path, block, &low);
+        let report = block_on(repair(&*io(&path), Repair::All, Limits::default())).unwrap();
+        assert!(report.corruptions > 0, "{name}: {report:#?}");
+        assert_eq!(counts(&path), sound, "{name}: raised, and nothing lowered");
+        // The one bit mended by hand, all is there again.
+        patch(&path, header.l1_offset, &l1.to_be_bytes());
+        support::assert_clean(&path, name);
+        assert!(contents(&path) == data, "{name}");
+
+        // A dirty image is repaired without being asked: that refuses, and changes nothing.
+        if header.version >= 3 {
+            patch(&path, header.l1_offset, &(l1 | 1 << 60).to_be_bytes());
+            patch(&path, 72, &(header.incompatible | incompatible::DIRTY).to_be_bytes());
+            let before = std::fs::read(&path).unwrap();
+            let file = std::sync::Arc::new(support::FileDisk::open(&path));
+            let opened = block_on(Qcow2Disk::open(file, Qcow2Options::named(*name)));
+            let mut error: Option<&dyn std::error::Error> = opened.as_ref().err().map(|error| error as _);
+            let mut told = String::new();
+            while let Some(cause) = error {
+                told = format!("{told}{cause}\n");
+                error = cause.source();
+            }
+            assert!(told.contains("nothing was changed"), "{name}: {told}");
+            assert!(std::fs::read(&path).unwrap() == before, "{name}: the file was changed");
+        }
+    }
 }
 
 #[test]

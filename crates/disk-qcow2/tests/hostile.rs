@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use disk::{Access, Disk, DiskIo, ZeroMode};
 use disk_qcow2::ops::snapshot::{self, Moment};
-use disk_qcow2::ops::{Limits, Repair, check, info, repair, set_backing};
+use disk_qcow2::ops::{CreateOptions, Limits, Repair, check, create, info, repair, set_backing};
 use disk_qcow2::{Qcow2Disk, Qcow2Options};
 use guestmem::IoBuf;
 use peak_alloc::PeakAlloc;
@@ -355,4 +355,56 @@ fn mutated_images_do_no_harm() {
     );
     // Mutations that leave nothing to test would be no test.
     assert!(worst.checked > runs / 4 && worst.opened > runs / 4);
+}
+
+/// As many snapshots as there can be, all with one long L1 table: the file is not gone through for each of them.
+#[test]
+fn tables_that_overlap_take_no_time() {
+    let mut executor = match uring::Executor::new(64) {
+        Ok(executor) => executor,
+        Err(error) => {
+            eprintln!("SKIPPED: no io_uring here: {error}");
+            return;
+        }
+    };
+    const SNAPSHOTS: u32 = 65_536;
+    const SNAPSHOTS_AT: u64 = 8 << 20;
+    const L1_AT: u64 = 16 << 20;
+    // Of what the table can have, 32 MiB.
+    const L1_ENTRIES: u32 = 4 << 20;
+    let image = Memory::holding(&[], 1 << 30);
+    let io = image.open_queue().unwrap();
+    let options = CreateOptions {
+        cluster_bytes: 512,
+        ..CreateOptions::of_size(1 << 20)
+    };
+    executor.block_on(create(&*io, None, &options)).unwrap().unwrap();
+    image.stretch(64 << 20);
+    let mut table = Vec::new();
+    for _ in 0..SNAPSHOTS {
+        let mut entry = [0; 56];
+        entry[..8].copy_from_slice(&L1_AT.to_be_bytes());
+        entry[8..12].copy_from_slice(&L1_ENTRIES.to_be_bytes());
+        entry[36..40].copy_from_slice(&16u32.to_be_bytes());
+        table.extend(entry);
+    }
+    let mut pointer = SNAPSHOTS.to_be_bytes().to_vec();
+    pointer.extend(SNAPSHOTS_AT.to_be_bytes());
+    executor
+        .block_on(async {
+            let mut header = io.read(0, vec![IoBuf::heap(512, 1).unwrap()]).await.1[0].to_vec();
+            header[60..72].copy_from_slice(&pointer);
+            io.write(0, vec![IoBuf::from_bytes(&header).unwrap()]).await.0.unwrap();
+            io.write(SNAPSHOTS_AT, vec![IoBuf::from_bytes(&table).unwrap()])
+                .await
+                .0
+                .unwrap();
+        })
+        .unwrap();
+    let start = processor();
+    let report = executor.block_on(check(&*io, Limits::default())).unwrap().unwrap();
+    let took = processor() - start;
+    assert!(report.corruptions >= u64::from(SNAPSHOTS) - 1, "{report:#?}");
+    // The bound is the one of other hostile images, of which most are far smaller.
+    assert!(took < 5 * TIME, "{took:?}");
 }

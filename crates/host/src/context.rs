@@ -19,11 +19,19 @@ pub(crate) struct Context {
 
 /// Name of the root disk inside a machine's directory.
 const ROOT_DISK: &str = "root.raw";
+/// Suffix of the mark of a machine that is being made or removed.
+pub(crate) const UNFINISHED: &str = "unfinished";
 
 impl Context {
     /// Directory of everything that is kept of a machine.
     pub(crate) fn vm_dir(&self, id: VmId) -> PathBuf {
         self.vms_dir().join(id.to_string())
+    }
+
+    /// A file beside a machine's directory while the machine is being made or removed. Only a directory that has one may be
+    /// removed for want of a record: any other is data whose record was lost.
+    pub(crate) fn unfinished(&self, id: VmId) -> PathBuf {
+        self.vms_dir().join(format!("{id}.{UNFINISHED}"))
     }
 
     /// Directory of the directories of all machines.

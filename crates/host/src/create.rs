@@ -10,6 +10,7 @@ use images::{CloneError, CloneMethod, ImageRecord};
 use jiff::Timestamp;
 use spec::{ByteSize, VmId, VmPlan, VmSpec};
 
+use crate::context::Context;
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::limits;
@@ -45,7 +46,7 @@ impl Host {
         // Checks what depends on the image, such as its command line.
         plan.machine(id, image.as_ref().and_then(|image| image.cmdline.as_deref()))
             .map_err(|problems| Failure::refused(REFUSED, &problems))?;
-        let directory = Unfinished::make(context.vm_dir(id))?;
+        let directory = Unfinished::make(context, id)?;
         let clone_method = match &image {
             Some(image) => Some(self.clone_disk(id, image, plan.root_size).await?),
             None => None,
@@ -183,37 +184,53 @@ impl Drop for Reserved {
     }
 }
 
-/// The directory of a machine that is not recorded yet; removed unless it is kept.
-struct Unfinished(Option<PathBuf>);
+/// The directory of a machine that is not recorded yet, and its mark; removed unless it is kept.
+struct Unfinished {
+    path: PathBuf,
+    mark: PathBuf,
+    is_kept: bool,
+}
 
 impl Unfinished {
-    fn make(path: PathBuf) -> Result<Self, Failure> {
-        let failed = |error: std::io::Error| {
+    fn make(context: &Context, id: VmId) -> Result<Self, Failure> {
+        let (path, mark) = (context.vm_dir(id), context.unfinished(id));
+        let failed = |path: &Path, error: &std::io::Error| {
             let code = match error.kind() {
                 std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => ErrorCode::NoSpace,
                 _ => ErrorCode::Internal,
             };
             Failure::new(code, format!("{} can not be made: {error}", path.display()))
         };
-        DirBuilder::new().mode(0o700).create(&path).map_err(failed)?;
-        Ok(Self(Some(path)))
+        std::fs::write(&mark, []).map_err(|error| failed(&mark, &error))?;
+        let made = DirBuilder::new().mode(0o700).create(&path);
+        let unfinished = Self {
+            path,
+            mark,
+            is_kept: false,
+        };
+        made.map_err(|error| failed(&unfinished.path, &error))?;
+        Ok(unfinished)
     }
 
     fn keep(mut self) {
-        self.0 = None;
+        self.is_kept = true;
     }
 }
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        if let Some(path) = self.0.take() {
-            remove(&path);
+        let removed = if self.is_kept {
+            Ok(())
+        } else {
+            match std::fs::remove_dir_all(&self.path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            }
+        };
+        // Last, so that what remains is known to be of no use.
+        if let Err(error) = removed.and_then(|()| std::fs::remove_file(&self.mark)) {
+            let path = self.path.display();
+            tracing::warn!(%path, %error, "files of the making of a machine remain until the next start");
         }
-    }
-}
-
-fn remove(path: &Path) {
-    if let Err(error) = std::fs::remove_dir_all(path) {
-        tracing::warn!(path = %path.display(), %error, "files of a machine that was not made remain until the next start");
     }
 }

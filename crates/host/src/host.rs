@@ -1,18 +1,18 @@
 //! The host: opened once, then asked by many.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::DirBuilder;
+use std::fs::{DirBuilder, Permissions};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use api_types::{ErrorCode, Event, EventReason, OperationKind, OperationPhase, Vm};
 use spec::{HostLimits, OperationId, VmId};
-use tokio::sync::{RwLock, watch};
+use tokio::sync::{RwLock, Semaphore, watch};
 
-use crate::context::Context;
+use crate::context::{self, Context};
 use crate::failure::Failure;
 use crate::machine::{self, Action, Machine};
 use crate::operations::LiveOperations;
@@ -21,6 +21,12 @@ use crate::{HostConfig, limits, volume_store};
 
 /// Most events in one answer.
 const EVENTS_PAGE: u32 = 1000;
+/// Pulls that go on at the same time; further ones wait.
+const PULLS_MAX: usize = 4;
+/// Mode of directories whose contents are only the daemon's.
+const PRIVATE_DIR: u32 = 0o700;
+/// Mode of directories that hold what others may use, as the socket.
+const PUBLIC_DIR: u32 = 0o755;
 
 /// Why the host can not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +78,8 @@ pub(crate) struct Inner {
     pub(crate) images: RwLock<()>,
     /// Keys of requests that are carried out just now.
     pub(crate) keys: Mutex<HashSet<String>>,
+    /// Turns of pulls: each keeps threads and the network busy.
+    pub(crate) pulls: Semaphore,
     /// What is done to volumes just now.
     pub(crate) volumes: volume_store::Keeper,
 }
@@ -82,12 +90,12 @@ impl Host {
     pub async fn open(config: HostConfig) -> Result<Self, OpenError> {
         let opened = tokio::task::spawn_blocking(move || open_context(config)).await;
         let (context, left) = opened.map_err(|error| OpenError::Limits(io::Error::other(error)))??;
-        let Left { vms, begun } = left;
+        let Left { vms, begun, cut_off } = left;
         let context = Arc::new(context);
         let mut strays = machine::run_dirs(&context);
         // Told apart now: machines made from here on are not among them.
         strays.retain(|id| vms.iter().all(|vm| vm.id != *id));
-        tokio::spawn(machine::clear_strays(Arc::clone(&context), strays));
+        tokio::spawn(machine::clear_strays(Arc::clone(&context), strays, cut_off));
         let supervised = vms.into_iter().map(|vm| (vm.id, Machine::supervise(&context, vm)));
         let machines = Mutex::new(supervised.collect());
         let host = Self(Arc::new(Inner {
@@ -96,6 +104,7 @@ impl Host {
             names: Mutex::default(),
             images: RwLock::new(()),
             keys: Mutex::default(),
+            pulls: Semaphore::new(PULLS_MAX),
             volumes: volume_store::Keeper::default(),
         }));
         host.resume_volumes(begun.volumes);
@@ -257,8 +266,14 @@ impl Host {
 /// Directories, image store, registry; what an earlier daemon had begun is ended in the records. Blocks.
 fn open_context(config: HostConfig) -> Result<(Context, Left), OpenError> {
     let state = |name: &str| config.state_dir.join(name);
-    for path in [&config.state_dir, &config.run_dir, &state("vms"), &state("volumes")] {
+    for path in [&config.state_dir, &config.run_dir] {
         make_dir(path)?;
+    }
+    for path in [state("vms"), state("volumes")] {
+        make_dir(&path)?;
+        // Also where an earlier daemon made it for everybody to read.
+        let private = std::fs::set_permissions(&path, Permissions::from_mode(PRIVATE_DIR));
+        private.map_err(|source| OpenError::Directory { path, source })?;
     }
     // Others are the operator's, who may mount something there.
     for root in config
@@ -289,7 +304,7 @@ fn open_context(config: HostConfig) -> Result<(Context, Left), OpenError> {
         source,
     };
     let registry = Registry::open(&path).map_err(failed)?;
-    let left = registry.change_now(take_over).map_err(failed)?;
+    let mut left = registry.change_now(take_over).map_err(failed)?;
     let context = Context {
         limits: HostLimits {
             memory_bytes: limits::memory_bytes().map_err(OpenError::Limits)?,
@@ -300,7 +315,7 @@ fn open_context(config: HostConfig) -> Result<(Context, Left), OpenError> {
         store,
         operations: LiveOperations::default(),
     };
-    clear_disks(&context, &left.vms)?;
+    left.cut_off = clear_disks(&context, &left.vms)?;
     let path = context.volumes_dir();
     volume_store::clear(&context, &left.begun.volumes).map_err(|source| OpenError::Directory { path, source })?;
     Ok((context, left))
@@ -310,6 +325,8 @@ fn open_context(config: HostConfig) -> Result<(Context, Left), OpenError> {
 struct Left {
     vms: Vec<Vm>,
     begun: Begun,
+    /// Machines whose making or removal was cut off.
+    cut_off: Vec<VmId>,
 }
 
 /// Notes what an earlier daemon had begun as over, but for what this one goes on with.
@@ -332,32 +349,74 @@ fn take_over(change: &registry::Change<'_>) -> Result<Left, RegistryError> {
     Ok(Left {
         vms: change.vms()?,
         begun: Begun { volumes, pulls },
+        cut_off: Vec::new(),
     })
 }
 
-/// Removes directories of machines without a record: their creation or deletion was cut off.
-fn clear_disks(context: &Context, vms: &[Vm]) -> Result<(), OpenError> {
+/// Removes what is left of machines whose making or removal was cut off, as their marks tell, and returns which these are. A
+/// directory without a record and without a mark is somebody's data whose record was lost: it stays.
+fn clear_disks(context: &Context, vms: &[Vm]) -> Result<Vec<VmId>, OpenError> {
     let path = context.vms_dir();
     let failed = |source| OpenError::Directory {
         path: path.clone(),
         source,
     };
+    let (mut cut_off, mut lost) = (Vec::new(), Vec::new());
     for entry in std::fs::read_dir(&path).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        let id = entry.file_name().to_str().and_then(|name| name.parse::<VmId>().ok());
-        if id.is_some_and(|id| vms.iter().all(|vm| vm.id != id)) {
-            tracing::info!(path = %entry.path().display(), "files of an unknown machine are removed");
-            std::fs::remove_dir_all(entry.path()).map_err(failed)?;
+        let name = entry.map_err(failed)?.file_name();
+        let Some(name) = name.to_str() else { continue };
+        let (id, marked) = match name.split_once('.') {
+            Some((id, context::UNFINISHED)) => (id, true),
+            _ => (name, false),
+        };
+        let Ok(id) = id.parse::<VmId>() else { continue };
+        let known = vms.iter().any(|vm| vm.id == id);
+        if marked && known {
+            // The record came before the mark could go, or stayed after it was made.
+            remove(&context.unfinished(id), |path| std::fs::remove_file(path));
+        } else if marked {
+            cut_off.push(id);
+        } else if !known {
+            lost.push(id);
         }
     }
-    Ok(())
+    for id in lost.iter().filter(|id| !cut_off.contains(id)) {
+        tracing::warn!(
+            path = %context.vm_dir(*id).display(),
+            "files of a machine that no record knows are kept: put karat.db back that knows it, copy its disk into a volume with \
+             karat volume upload, or remove the directory"
+        );
+    }
+    for id in &cut_off {
+        tracing::info!(%id, "files of a machine whose making or removal was cut off are removed");
+        if remove(&context.vm_dir(*id), |path| std::fs::remove_dir_all(path)) {
+            remove(&context.unfinished(*id), |path| std::fs::remove_file(path));
+        }
+    }
+    Ok(cut_off)
 }
 
+/// Whether it is gone.
+fn remove(path: &Path, how: impl FnOnce(&Path) -> io::Result<()>) -> bool {
+    match how(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(path = %path.display(), %error, "can not be removed");
+            false
+        }
+        _ => true,
+    }
+}
+
+/// Makes a directory others may pass through, whatever the umask; one that is there stays as it is.
 fn make_dir(path: &Path) -> Result<(), OpenError> {
+    if path.is_dir() {
+        return Ok(());
+    }
     DirBuilder::new()
         .recursive(true)
-        .mode(0o755)
+        .mode(PUBLIC_DIR)
         .create(path)
+        .and_then(|()| std::fs::set_permissions(path, Permissions::from_mode(PUBLIC_DIR)))
         .map_err(|source| OpenError::Directory {
             path: path.to_owned(),
             source,

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
 
 use api_types::{ErrorCode, EventReason, Image, OperationKind, OperationPhase};
 use images::{DiskFormat, ImageDigest, ImageRecord, PullError, Pulled, Reference, StoreError};
@@ -17,6 +18,8 @@ use crate::registry::{About, OperationRecord, RegistryError};
 
 /// Bytes in a block of `st_blocks` (stat(2)).
 const STAT_BLOCK_BYTES: u64 = 512;
+/// How long to wait before the end of a pull that could not be written down is written again.
+const NOTE_AGAIN: Duration = Duration::from_secs(1);
 
 impl Host {
     /// All images, newest first.
@@ -68,7 +71,15 @@ impl Host {
         operations.begin(id, Worker::Pull(watched, cancel.clone()));
         let host = self.clone();
         tokio::spawn(async move {
-            let result = host.0.context.store.pull(&reference, &progress, &cancel).await;
+            let turn = tokio::select! {
+                turn = host.0.pulls.acquire() => turn.ok(),
+                () = cancel.cancelled() => None,
+            };
+            let result = match &turn {
+                Some(_) => host.0.context.store.pull(&reference, &progress, &cancel).await,
+                None => Err(PullError::Cancelled),
+            };
+            drop(turn);
             let operations = &host.0.context.operations;
             if matches!(result, Err(PullError::Cancelled)) && operations.closing() {
                 tracing::info!(image = written, "a pull stops; the next daemon goes on with it");
@@ -80,32 +91,45 @@ impl Host {
     }
 
     async fn pulled(&self, id: OperationId, written: &str, reference: &Reference, result: Result<Pulled, PullError>) {
-        let written = written.to_owned();
-        let normal = reference.to_string();
-        let noted = self.registry().change(move |change| -> Result<(), RegistryError> {
-            match result {
-                Ok(pulled) => {
-                    let digest = pulled.image.digest.to_string();
-                    change.point_reference(&normal, &digest)?;
-                    if !pulled.was_there {
-                        let text = format!("image {written} was sealed as {digest}");
-                        change.event(&About::Image(&digest, Some(&written)), EventReason::Created, &text)?;
-                    }
-                    change.end_operation(id, OperationPhase::Succeeded, Ok(Some(&digest)))
-                }
-                Err(PullError::Cancelled) => {
-                    let failure = Failure::of(ErrorCode::Cancelled, &PullError::Cancelled);
-                    change.end_operation(id, OperationPhase::Cancelled, Err(&failure))
-                }
-                Err(error) => {
-                    let failure = Failure::of(pull_code(&error), &error);
-                    tracing::warn!(image = written, error = %failure, "pull failed");
-                    change.end_operation(id, OperationPhase::Failed, Err(&failure))
-                }
+        let (written, normal) = (written.to_owned(), reference.to_string());
+        let result = result.map_err(|error| match error {
+            PullError::Cancelled => Failure::of(ErrorCode::Cancelled, &PullError::Cancelled),
+            error => {
+                let failure = Failure::of(pull_code(&error), &error);
+                tracing::warn!(image = written, error = %failure, "pull failed");
+                failure
             }
         });
-        if let Err(error) = noted.await {
-            tracing::error!(error = crate::failure::chain(&error), "end of a pull can not be noted");
+        let pulled = result.map(|pulled| (pulled.image.digest.to_string(), pulled.was_there));
+        // Again and again until that works: a disk that a pull has filled is full at this very moment.
+        loop {
+            let (written, normal, pulled) = (written.clone(), normal.clone(), pulled.clone());
+            let noted = self.registry().change(move |change| -> Result<(), RegistryError> {
+                match pulled {
+                    Ok((digest, was_there)) => {
+                        change.point_reference(&normal, &digest)?;
+                        if !was_there {
+                            let text = format!("image {written} was sealed as {digest}");
+                            change.event(&About::Image(&digest, Some(&written)), EventReason::Created, &text)?;
+                        }
+                        change.end_operation(id, OperationPhase::Succeeded, Ok(Some(&digest)))
+                    }
+                    Err(failure) => {
+                        let phase = match failure.code {
+                            ErrorCode::Cancelled => OperationPhase::Cancelled,
+                            _ => OperationPhase::Failed,
+                        };
+                        change.end_operation(id, phase, Err(&failure))
+                    }
+                }
+            });
+            let Err(error) = noted.await else { return };
+            let error = crate::failure::chain(&error);
+            tracing::error!(error, "end of a pull can not be noted; it is tried again");
+            if self.0.context.operations.closing() {
+                return;
+            }
+            tokio::time::sleep(NOTE_AGAIN).await;
         }
     }
 

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::failure::Failure;
 use crate::host::Host;
-use crate::registry::{Change, KeptAnswer};
+use crate::registry::{Change, KeptAnswer, RegistryError};
 
 /// Longest key, bytes.
 const KEY_MAX: usize = 255;
@@ -77,8 +77,8 @@ fn look(change: &Change<'_>, key: &str, request: &str) -> Result<Option<KeptAnsw
     }
     seen.answer.map(Some).ok_or_else(|| {
         let text = format!(
-            "the daemon was restarted while the request with Idempotency-Key {key:?} was carried out: look whether it was, and \
-             take a new key"
+            "the request with Idempotency-Key {key:?} came to no answer, by an error or since the daemon was restarted: look \
+             whether it was carried out, and take a new key"
         );
         Failure::new(ErrorCode::WrongState, text)
     })
@@ -102,12 +102,15 @@ impl FirstTime {
 
     /// Nothing was changed: the key may be used again.
     pub async fn refused(self) -> Result<(), Failure> {
-        let key = self.key.clone();
-        Ok(self
-            .host
-            .registry()
-            .change(move |change| change.forget_key(&key))
-            .await?)
+        let forget = || {
+            let key = self.key.clone();
+            self.host.registry().change(move |change| change.forget_key(&key))
+        };
+        match forget().await {
+            // On a full disk the first change fails, and frees what was put aside for the next.
+            Err(RegistryError::Database(_)) => Ok(forget().await?),
+            forgotten => Ok(forgotten?),
+        }
     }
 }
 

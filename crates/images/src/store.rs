@@ -1,8 +1,9 @@
 //! The store of sealed images.
 
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -158,17 +159,22 @@ impl Store {
             let path = path.to_path_buf();
             move |source| OpenError::Io { action, path, source }
         };
-        for part in ["images/sha256", "blobs", "tmp"] {
+        for part in ["images", "images/sha256", "blobs", "tmp"] {
             let path = settings.root.join(part);
             std::fs::create_dir_all(&path).map_err(io("create", &path))?;
+            // Sealed files may be read by all, and who can read a file can lock it.
+            std::fs::set_permissions(&path, Permissions::from_mode(0o700)).map_err(io("restrict", &path))?;
         }
         let path = settings.root.join("images.lock");
         let lock = File::options()
             .write(true)
             .create(true)
             .truncate(false)
+            .mode(0o600)
             .open(&path)
             .map_err(io("open", &path))?;
+        lock.set_permissions(Permissions::from_mode(0o600))
+            .map_err(io("restrict", &path))?;
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|errno| match errno {
             rustix::io::Errno::WOULDBLOCK => OpenError::InUse(settings.root.clone()),
             errno => io("lock", &path)(errno.into()),
@@ -321,7 +327,7 @@ impl Store {
             return Err(StoreError::NotFound(digest.clone()));
         }
         let io = |action| StoreError::io(action, &dir);
-        let open = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        let open = Permissions::from_mode(0o700);
         std::fs::set_permissions(&dir, open).map_err(io("unseal"))?;
         let grave = self.fresh_tmp("removed");
         std::fs::rename(&dir, &grave).map_err(io("remove"))?;

@@ -1,5 +1,6 @@
 //! The API's socket: inherited from systemd, or made.
 
+use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -12,6 +13,8 @@ use crate::peers;
 
 /// The owner and the group may connect.
 const MODE: u32 = 0o660;
+/// The directory it is in, where that has to be made.
+const PARENT_MODE: u32 = 0o755;
 
 /// The listening socket.
 pub(crate) async fn listen(config: &Config) -> anyhow::Result<UnixListener> {
@@ -21,8 +24,11 @@ pub(crate) async fn listen(config: &Config) -> anyhow::Result<UnixListener> {
         return Ok(UnixListener::from_std(listener)?);
     }
     let path = config.socket.as_path();
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent).with_context(|| format!("{} can not be made", parent.display()))?;
+    if let Some(parent) = path.parent().filter(|parent| !parent.exists()) {
+        std::fs::create_dir_all(parent)
+            // The group has to get through, whatever the umask.
+            .and_then(|()| std::fs::set_permissions(parent, Permissions::from_mode(PARENT_MODE)))
+            .with_context(|| format!("{} can not be made", parent.display()))?;
     }
     clear(path).await?;
     // Until its mode is widened, only the owner may connect: the usual umask takes the right to write from all others.
@@ -33,7 +39,7 @@ pub(crate) async fn listen(config: &Config) -> anyhow::Result<UnixListener> {
     {
         std::os::unix::fs::chown(path, None, Some(group)).with_context(failed)?;
     }
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(MODE)).with_context(failed)?;
+    std::fs::set_permissions(path, Permissions::from_mode(MODE)).with_context(failed)?;
     Ok(listener)
 }
 

@@ -51,7 +51,12 @@ pub(crate) async fn keep(State(shared): State<Shared>, request: Request, next: N
 async fn note(first: FirstTime, response: Response) -> Result<Response, Problem> {
     let status = response.status();
     if !status.is_success() {
-        if !status.is_server_error() {
+        // Where room or means are missing nothing was done, and the sender is told to try again.
+        let lacks = matches!(
+            status,
+            StatusCode::INSUFFICIENT_STORAGE | StatusCode::SERVICE_UNAVAILABLE
+        );
+        if lacks || !status.is_server_error() {
             first.refused().await?;
         }
         return Ok(response);

@@ -1,23 +1,29 @@
 //! Connections: accepted, checked, served, drained.
 
 use std::convert::Infallible;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
+use api_types::ErrorCode;
 use axum::Router;
 use axum::extract::Request;
+use axum::http::Method;
+use axum::response::{IntoResponse, Response};
+use host::Failure;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use crate::limits::{CONNECTIONS_MAX, HEADER_TIMEOUT};
+use crate::problem::Problem;
 
 /// How long to wait when no connection can be accepted, as when the daemon is out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -80,7 +86,7 @@ pub async fn serve(
                 continue;
             }
         }
-        let connection = connection(stream, router.clone(), closing.clone());
+        let connection = connection(stream, router.clone(), closing.clone(), tracker.clone());
         tracker.spawn(async move {
             connection.await;
             drop(seat);
@@ -113,10 +119,18 @@ fn peer(stream: &UnixStream) -> Option<Peer> {
     })
 }
 
-async fn connection(stream: UnixStream, router: Router, closing: Closing) {
+async fn connection(stream: UnixStream, router: Router, closing: Closing, tracker: TaskTracker) {
     let service = service_fn(move |request: hyper::Request<Incoming>| {
-        let router = router.clone();
-        async move { Ok::<_, Infallible>(answer(router, request.map(axum::body::Body::new)).await) }
+        // What changes something is carried out on its own, so that it is not left half done when the sender goes away; it is
+        // begun right here, since hyper may drop what this returns before it is ever polled.
+        let changes = !matches!(*request.method(), Method::GET | Method::HEAD);
+        let answering = answer(router.clone(), request.map(axum::body::Body::new));
+        let answering = if changes {
+            Answering::Apart(tracker.spawn(answering))
+        } else {
+            Answering::Here(Box::pin(answering))
+        };
+        async move { Ok::<_, Infallible>(answering.response().await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -136,7 +150,27 @@ async fn connection(stream: UnixStream, router: Router, closing: Closing) {
     }
 }
 
-async fn answer(router: Router, request: Request) -> axum::response::Response {
+/// How a request is being answered.
+enum Answering {
+    /// With the connection: it ends when that does.
+    Here(Pin<Box<dyn Future<Output = Response> + Send>>),
+    /// Whether or not there is still a connection.
+    Apart(JoinHandle<Response>),
+}
+
+impl Answering {
+    async fn response(self) -> Response {
+        match self {
+            Self::Here(answering) => answering.await,
+            Self::Apart(task) => task.await.unwrap_or_else(|_| {
+                let lost = Failure::new(ErrorCode::Internal, "the work was lost");
+                Problem::from(lost).into_response()
+            }),
+        }
+    }
+}
+
+async fn answer(router: Router, request: Request) -> Response {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let response = match router.oneshot(request).await {
         Ok(response) => response,

@@ -14,7 +14,7 @@ use crate::{openapi, packages, probe, tidy};
 /// How long all scenarios together may take.
 const SCENARIOS_LIMIT: Duration = Duration::from_secs(1500);
 /// How long one scenario may take in a lab host of its own, from the host's power-on.
-const SCENARIO_LIMIT: Duration = Duration::from_secs(300);
+const SCENARIO_LIMIT: Duration = Duration::from_secs(480);
 /// How often a scenario is tried in the lab.
 const LAB_ATTEMPTS: u32 = 3;
 

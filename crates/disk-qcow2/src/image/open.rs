@@ -16,7 +16,7 @@ use super::tables::{Fixed, Table, Tables};
 use crate::meta::head::Head;
 use crate::meta::header::{autoclear, compatible, incompatible};
 use crate::meta::layout::Layout;
-use crate::ops::{self, CheckReport, File, Limits, Repair, TablesError};
+use crate::ops::{self, CheckReport, File, Limits, TablesError};
 
 /// An image in use.
 pub struct Qcow2Disk {
@@ -138,7 +138,7 @@ fn check(head: &Head, options: &Qcow2Options, file: &dyn Disk) -> Result<(), Ope
 
 /// Rebuilds the refcounts of an image that was not closed cleanly.
 async fn clean(io: &dyn DiskIo, name: &str) -> Result<(), OpenError> {
-    let repaired = ops::repair(io, Repair::All, Limits::default()).await;
+    let repaired = ops::recover(io, Limits::default()).await;
     let report: CheckReport = repaired.map_err(|source| OpenError::Repair {
         name: name.to_owned(),
         source,

@@ -18,7 +18,7 @@ pub struct Qcow2Options {
     pub access: Access,
     /// Bound of the metadata kept in memory, bytes; see [`CACHE_BYTES`]. Below 64 slices (256 KiB) it counts as that.
     pub cache_bytes: u64,
-    /// What shows where the image has nothing. The image's header names it: [`Head`].
+    /// What shows where the image has nothing. The image's header names it: [`crate::meta::head::Head`].
     pub backing: Option<Arc<dyn Disk>>,
     /// Where guest data is, for images that keep it elsewhere.
     pub data_file: Option<Arc<dyn Disk>>,

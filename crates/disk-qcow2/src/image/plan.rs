@@ -45,11 +45,13 @@ impl Tables {
                 old: entry,
             });
         }
+        self.guard_old(entry.place, Place::Nowhere)?;
         let mut old = vec![entry];
         let mut at = layout.cluster_floor(start) + layout.cluster_bytes();
         while at < end {
             let entry = self.l2_entry(table, at)?;
-            if matches!(entry.place, Place::At { copied: true, .. }) {
+            let bad = self.guard_old(entry.place, Place::Nowhere).is_err();
+            if bad || matches!(entry.place, Place::At { copied: true, .. }) {
                 break;
             }
             old.push(entry);

@@ -66,6 +66,9 @@ impl Engine {
         if !run.punch {
             self.image.inflated().clear();
         }
+        if self.image.tables().is_fixed(first, run.count) {
+            return Err(Damage::Overlap(first << bits).into());
+        }
         while first < end {
             // A count above one may be raised meanwhile by who fills a cluster, so it is lowered in the step that reads it.
             let alike = self

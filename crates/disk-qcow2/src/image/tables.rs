@@ -159,6 +159,7 @@ impl Tables {
         if self.layout.in_cluster(offset) != 0 || offset >= HOST_END {
             return Err(Damage::Outside(word).into());
         }
+        self.guard_table(offset)?;
         Ok(offset)
     }
 
@@ -169,7 +170,9 @@ impl Tables {
             return Err(Damage::Outside(self.l1.offset).into());
         }
         let word = self.word(Kind::L1, self.l1.offset + index * 8)?;
-        L1Entry::decode(word, self.layout).map_err(|source| Damage::Entry { guest, source }.into())
+        let entry = L1Entry::decode(word, self.layout).map_err(|source| Damage::Entry { guest, source })?;
+        self.guard_table(entry.offset)?;
+        Ok(entry)
     }
 
     /// The entry for a guest offset of the L2 table at `table`.
@@ -195,6 +198,7 @@ impl Tables {
     /// Sets the entry for a guest offset of the L2 table at `table`; what it referred to loses that reference.
     pub(crate) fn link(&mut self, table: u64, guest: u64, entry: L2Entry) -> Result<(), Want> {
         let old = self.l2_entry(table, guest)?;
+        self.guard_old(old.place, entry.place)?;
         let at = table + self.layout.l2_index(guest) * self.layout.l2_entry_bytes();
         let (word, bitmap) = entry.encode(self.layout);
         self.set_word(Kind::L2, at, word)?;
@@ -203,6 +207,30 @@ impl Tables {
         }
         self.drop_place(old.place, entry.place);
         Ok(())
+    }
+
+    /// Refuses to take the reference to `old` away, unless `new` is the same, where `old` is a table: it would be released.
+    pub(crate) fn guard_old(&self, old: Place, new: Place) -> Result<(), Damage> {
+        match (old, new) {
+            (Place::At { host: old, .. }, Place::At { host: new, .. }) if old == new => Ok(()),
+            (Place::At { host, .. }, _) => self.guard(host, self.layout.cluster_bytes()),
+            (Place::Compressed(data), _) => self.guard(data.offset, data.len),
+            (Place::Nowhere, _) => Ok(()),
+        }
+    }
+
+    /// Refuses a table where one is that is never found this way.
+    fn guard_table(&self, offset: u64) -> Result<(), Damage> {
+        let cluster = offset >> self.layout.cluster_bits;
+        match offset != 0 && self.fixed.overlaps(cluster..cluster + 1) {
+            true => Err(Damage::Overlap(offset)),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether these clusters hold something that is never given back.
+    pub(crate) fn is_fixed(&self, cluster: u64, count: u64) -> bool {
+        self.fixed.overlaps(cluster..cluster.saturating_add(count))
     }
 
     /// Notes that `old` lost a reference, unless `new` is the same.

@@ -59,7 +59,13 @@ impl Tables {
                 Err(Want::Slice(..)) if at > from => break,
                 other => other?,
             };
-            let Some(new) = zeroed(layout, old, units(layout, cluster, at, next), wish) else {
+            let mask = units(layout, cluster, at, next);
+            let Some(new) = zeroed(layout, old, mask, wish) else {
+                // In a data file only what is there reads as what is written there: the other units are marked.
+                let zero = old.zero | (mask & !old.allocated);
+                if layout.external_data && !wish.unmapped_is_zero && zero != old.zero {
+                    self.link(table, at, L2Entry { zero, ..old })?;
+                }
                 return Ok(Zeroed::Write(at, next));
             };
             if new != old {

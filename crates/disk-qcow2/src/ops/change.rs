@@ -5,8 +5,8 @@ use disk::DiskError;
 use super::check::{CheckError, Limits, survey};
 use super::file::{File, long};
 use super::refcounts::{Refcounts, words};
-use super::repair::{Repair, RepairError, repair};
-use super::settle::{Refit, SettleError, settle};
+use super::repair::{RepairError, recover};
+use super::settle::{Refit, SettleError, Terms, Unknown, settle};
 use super::tables::{self, Tables, TablesError};
 use super::walk::{Walk, WalkError};
 use crate::meta::bitmap::{self, Marking};
@@ -70,7 +70,7 @@ impl<'a> Change<'a> {
     pub(crate) async fn prepare(file: &'a File<'a>, limits: Limits) -> Result<Self, ChangeError> {
         let mut head = Head::read(file.0).await?;
         if head.header.incompatible & incompatible::DIRTY != 0 {
-            repair(file.0, Repair::All, limits).await.map_err(Box::new)?;
+            recover(file.0, limits).await.map_err(Box::new)?;
             head = Head::read(file.0).await?;
         }
         let hanging = tables::read_tables(file, &head).await?;
@@ -156,7 +156,12 @@ impl<'a> Change<'a> {
     /// Makes the head and tables, as they are now, the image's.
     pub(crate) async fn settle(mut self) -> Result<(), ChangeError> {
         self.file.sync().await?;
-        settle(self.file, &mut self.head, &self.tables, (Refit::InPlace, self.limits)).await?;
+        let terms = Terms {
+            refit: Refit::InPlace,
+            unknown: Unknown::Refuse,
+            limits: self.limits,
+        };
+        settle(self.file, &mut self.head, &self.tables, terms).await?;
         Ok(())
     }
 }

@@ -4,7 +4,7 @@ use disk::DiskError;
 
 use super::file::{File, long, short};
 use super::refcounts::words;
-use super::tally::Tally;
+use super::tally::{Kind, Tally};
 use crate::meta::entry::{COPIED, L1Entry, L2Entry, Place};
 use crate::meta::head::Head;
 use crate::meta::layout::Layout;
@@ -41,7 +41,12 @@ pub(crate) async fn correct(file: &File<'_>, head: &Head, tally: &Tally, pass: P
             if entry.offset == 0 || entry.offset >= file.len() {
                 continue;
             }
-            let count = tally.count(entry.offset >> layout.cluster_bits);
+            let cluster = entry.offset >> layout.cluster_bits;
+            if tally.kind(cluster) != Kind::L2 {
+                // Something else is there, too.
+                continue;
+            }
+            let count = tally.count(cluster);
             edits.extend(edit(word, count, pass).map(|word| (index * 8, word)));
             changed += correct_l2(file, layout, entry.offset, (tally, pass)).await?;
         }

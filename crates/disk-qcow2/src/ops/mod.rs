@@ -35,6 +35,7 @@ pub(crate) use file::File;
 pub use first_cluster::{BadName, HeadTooLong};
 pub use info::{BitmapInfo, ImageInfo, InfoError, Qcow2Info, info, list_bitmaps};
 pub use measure::{Measure, measure};
+pub(crate) use repair::recover;
 pub use repair::{Repair, RepairError, repair};
 pub use report::CheckReport;
 pub use settle::SettleError;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::check::{CheckError, Limits, check_head, survey};
 use super::file::File;
 use super::report::CheckReport;
-use super::settle::{self, Refit, SettleError};
+use super::settle::{self, Refit, SettleError, Terms, Unknown};
 use super::tables::{self, TablesError};
 use super::walk::WalkError;
 use crate::meta::head::{Head, HeadError};
@@ -49,11 +49,24 @@ pub enum RepairError {
 /// Repairs the image in a file. The report tells what is still wrong, and how much was repaired. Crash-safe.
 ///
 /// Two passes over the metadata, of which one is a check afterwards. Bad table entries stay what they are: what they meant
-/// is not known. With nothing wrong left, the dirty and corrupt bits are cleared.
+/// is not known, and as long as there is one, no cluster is given back. With nothing wrong left, the dirty and corrupt bits are cleared.
 ///
 /// # Errors
-/// The image can not be read, the file fails or is read-only, or the limits do not suffice.
+/// The image can not be read, the file fails or is read-only, the limits do not suffice, or the refcounts would have to be
+/// built anew from tables that can not be read.
 pub async fn repair(io: &dyn DiskIo, repair: Repair, limits: Limits) -> Result<CheckReport, RepairError> {
+    run(io, repair, Unknown::RaiseOnly, limits).await
+}
+
+/// Repairs an image that was not closed cleanly, before it is changed: nobody has asked for it, so it is all or nothing.
+///
+/// # Errors
+/// As for [`repair`]; and [`SettleError::Incomplete`] if tables can not be read: nothing was changed then.
+pub(crate) async fn recover(io: &dyn DiskIo, limits: Limits) -> Result<CheckReport, RepairError> {
+    run(io, Repair::All, Unknown::Refuse, limits).await
+}
+
+async fn run(io: &dyn DiskIo, repair: Repair, unknown: Unknown, limits: Limits) -> Result<CheckReport, RepairError> {
     let file = File(io);
     let mut head = Head::read(io).await?;
     let hanging = tables::read_tables(&file, &head).await?;
@@ -71,7 +84,8 @@ pub async fn repair(io: &dyn DiskIo, repair: Repair, limits: Limits) -> Result<C
             true => Refit::InPlace,
             false => Refit::Rebuild,
         };
-        settle::settle(&file, &mut head, &hanging, (refit, limits)).await?;
+        let terms = Terms { refit, unknown, limits };
+        settle::settle(&file, &mut head, &hanging, terms).await?;
         after = check_head(&file, &head, limits).await?;
         after.corruptions_fixed = before.corruptions.saturating_sub(after.corruptions);
         after.leaks_fixed = before.leaks.saturating_sub(after.leaks);

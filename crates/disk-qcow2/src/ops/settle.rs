@@ -13,6 +13,9 @@
 //!   no longer dirty
 //! ```
 //!
+//! Where a table can not be read, what it refers to is not counted: then no refcount is lowered and no bit 63 set, since both
+//! would let somebody write over what is only referred to from there.
+//!
 //! In version 2 there is no dirty bit; the same order makes a crash cost leaked clusters and needless copies, nothing more.
 
 use disk::DiskError;
@@ -55,6 +58,12 @@ pub enum SettleError {
         /// Width of the image's refcounts, bits.
         bits: u32,
     },
+    /// Parts of the tables are not readable.
+    #[error(
+        "parts of the image's tables can not be read, so what they refer to would be given away: nothing was changed; see \
+         what a check tells, then copy the image, which only reads it, or restore it"
+    )]
+    Incomplete,
     /// The file is too long for any refcount table.
     #[error("the image's file of {file_bytes} bytes is too long for its refcounts: convert it with larger clusters")]
     TableTooLarge {
@@ -78,22 +87,39 @@ pub(crate) enum Refit {
     Rebuild,
 }
 
+/// What to do when some references are not known, because what holds them can not be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unknown {
+    /// Refuse, and change nothing.
+    Refuse,
+    /// Raise refcounts, lower none. Refused, too, where the refcounts have to be built anew.
+    RaiseOnly,
+}
+
+/// How to settle.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Terms {
+    pub(crate) refit: Refit,
+    pub(crate) unknown: Unknown,
+    pub(crate) limits: Limits,
+}
+
 /// Makes `head` with its `tables` the image's state. What it newly refers to has been written. The dirty and corrupt bits of
 /// `head` are what they are to be at the end.
 pub(crate) async fn settle<'a>(
     file: &'a File<'a>,
     head: &mut Head,
     tables: &Tables,
-    (refit, limits): (Refit, Limits),
+    terms: Terms,
 ) -> Result<(), SettleError> {
-    let mut rebuild = refit == Refit::Rebuild;
+    let mut rebuild = terms.refit == Refit::Rebuild;
     let (mut walk, mut refcounts) = loop {
         // Refcount structures that get replaced stay where they are until the switch, and are free afterwards.
         let count = match rebuild {
             true => Count::WithoutRefcounts,
             false => Count::WithRefcounts,
         };
-        let mut walk = Walk::new(file, head, limits.memory_bytes);
+        let mut walk = Walk::new(file, head, terms.limits.memory_bytes);
         let refcounts = walk.run(head, tables, count).await?;
         let missing = check_fit(&mut walk, &refcounts, head.header.layout())?;
         if rebuild || !missing {
@@ -101,6 +127,9 @@ pub(crate) async fn settle<'a>(
         }
         rebuild = true;
     };
+    if walk.incomplete && (rebuild || terms.unknown == Unknown::Refuse) {
+        return Err(SettleError::Incomplete);
+    }
     let incompatible = head.header.incompatible;
     if head.header.version >= 3 {
         mark_dirty(file).await?;
@@ -112,7 +141,9 @@ pub(crate) async fn settle<'a>(
             adjust(&mut walk, &mut refcounts, Direction::Up).await?;
             file.sync().await?;
             write_header(file, head).await?;
-            adjust(&mut walk, &mut refcounts, Direction::Down).await?;
+            if !walk.incomplete {
+                adjust(&mut walk, &mut refcounts, Direction::Down).await?;
+            }
         }
         true => {
             let (offset, clusters) = rebuild_refcounts(&mut walk, &mut refcounts, head.header.layout()).await?;
@@ -123,8 +154,10 @@ pub(crate) async fn settle<'a>(
         }
     }
     file.sync().await?;
-    flags::correct(file, head, &walk.tally, Pass::Set).await?;
-    file.sync().await?;
+    if !walk.incomplete {
+        flags::correct(file, head, &walk.tally, Pass::Set).await?;
+        file.sync().await?;
+    }
     if head.header.incompatible != incompatible {
         head.header.incompatible = incompatible;
         write_header(file, head).await?;

@@ -57,6 +57,8 @@ pub(crate) struct Walk<'a> {
     pub(crate) report: CheckReport,
     /// The refcount table and its blocks are where they can be, and nothing else is there.
     pub(crate) refcounts_sound: bool,
+    /// Something could not be read, or is where something else is: what it refers to is not counted.
+    pub(crate) incomplete: bool,
 }
 
 impl<'a> Walk<'a> {
@@ -68,6 +70,7 @@ impl<'a> Walk<'a> {
             end: layout.clusters(file.len()),
             tally: Tally::new(memory_bytes),
             refcounts_sound: true,
+            incomplete: false,
             report: CheckReport {
                 total_clusters: layout.clusters(head.header.size_bytes),
                 ..CheckReport::default()
@@ -97,14 +100,14 @@ impl<'a> Walk<'a> {
     }
 
     /// Notes that `len` bytes from `offset` on hold something. False: they can not, and what is there should not be believed.
+    /// The first overlap ends it, so that all claims together take no longer than the file has clusters.
     fn claim(&mut self, offset: u64, len: u64, kind: Kind) -> Result<bool, WalkError> {
         if len == 0 {
             return Ok(true);
         }
         let name = kind.name();
         if self.layout.in_cluster(offset) != 0 {
-            self.report
-                .corruption(|| format!("{name} at {offset:#x} does not begin with a cluster"));
+            self.unknown(|| format!("{name} at {offset:#x} does not begin with a cluster"));
             return Ok(false);
         }
         let first = offset >> self.layout.cluster_bits;
@@ -112,30 +115,32 @@ impl<'a> Walk<'a> {
             .checked_add(self.layout.clusters(len))
             .filter(|&end| end <= self.end)
         else {
-            self.report
-                .corruption(|| format!("{name} of {len} bytes at {offset:#x} reaches beyond the end of the file"));
+            self.unknown(|| format!("{name} of {len} bytes at {offset:#x} reaches beyond the end of the file"));
             return Ok(false);
         };
-        let mut fine = true;
         for cluster in first..end {
+            self.tally.add(cluster, 1)?;
             let other = self.tally.kind(cluster);
             if other != Kind::Data {
-                fine = false;
                 self.overlap(cluster, kind, other);
-            } else {
-                self.tally.set_kind(cluster, kind)?;
+                return Ok(false);
             }
-            self.tally.add(cluster, 1)?;
+            self.tally.set_kind(cluster, kind)?;
         }
-        Ok(fine)
+        Ok(true)
+    }
+
+    /// Notes something whose references are not known.
+    fn unknown(&mut self, problem: impl FnOnce() -> String) {
+        self.incomplete = true;
+        self.report.corruption(problem);
     }
 
     fn overlap(&mut self, cluster: u64, one: Kind, other: Kind) {
         let offset = cluster << self.layout.cluster_bits;
         let counting = |kind| matches!(kind, Kind::Reftable | Kind::Refblock);
         self.refcounts_sound &= !counting(one) && !counting(other);
-        self.report
-            .corruption(|| format!("{} at {offset:#x} overlaps {}", one.name(), other.name()));
+        self.unknown(|| format!("{} at {offset:#x} overlaps {}", one.name(), other.name()));
     }
 
     async fn walk_refcounts(&mut self, head: &Head, count: Count) -> Result<Refcounts<'a>, WalkError> {
@@ -165,8 +170,7 @@ impl<'a> Walk<'a> {
                         BadBlock::Misaligned => "does not point at the start of a cluster",
                         BadBlock::Outside => "points beyond the end of the file",
                     };
-                    self.report
-                        .corruption(|| format!("refcount table entry {index} ({word:#x}) {why}"));
+                    self.unknown(|| format!("refcount table entry {index} ({word:#x}) {why}"));
                     false
                 }
             };
@@ -186,8 +190,7 @@ impl<'a> Walk<'a> {
     ) -> Result<(), WalkError> {
         let bytes = u64::from(entries) * 8;
         if bytes > L1_BYTES_MAX {
-            self.report
-                .corruption(|| format!("{} has {entries} entries, more than are supported", kind.name()));
+            self.unknown(|| format!("{} has {entries} entries, more than are supported", kind.name()));
             return Ok(());
         }
         if !self.claim(offset, bytes, kind)? {
@@ -212,7 +215,7 @@ impl<'a> Walk<'a> {
         let entry = match L1Entry::decode(word, self.layout) {
             Ok(entry) => entry,
             Err(error) => {
-                self.report.corruption(|| format!("{}: {error}", table.name()));
+                self.unknown(|| format!("{}: {error}", table.name()));
                 return Ok(());
             }
         };
@@ -221,8 +224,7 @@ impl<'a> Walk<'a> {
             return Ok(());
         }
         if cluster >= self.end {
-            self.report
-                .corruption(|| format!("an L2 table at {:#x} lies beyond the end of the file", entry.offset));
+            self.unknown(|| format!("an L2 table at {:#x} lies beyond the end of the file", entry.offset));
             return Ok(());
         }
         let kind = match table {
@@ -298,7 +300,7 @@ impl<'a> Walk<'a> {
                         }
                     }
                 },
-                Err(error) => self.report.corruption(|| format!("L2 table at {offset:#x}: {error}")),
+                Err(error) => self.unknown(|| format!("L2 table at {offset:#x}: {error}")),
             }
         }
         Ok(())
@@ -308,8 +310,7 @@ impl<'a> Walk<'a> {
     fn refer(&mut self, host: u64, times: u16) -> Result<bool, WalkError> {
         let cluster = host >> self.layout.cluster_bits;
         if cluster >= self.end {
-            self.report
-                .corruption(|| format!("guest data at {host:#x} lies beyond the end of the file"));
+            self.unknown(|| format!("guest data at {host:#x} lies beyond the end of the file"));
             return Ok(false);
         }
         let other = self.tally.kind(cluster);
@@ -322,8 +323,7 @@ impl<'a> Walk<'a> {
 
     fn refer_compressed(&mut self, offset: u64, len: u64, times: u16) -> Result<(), WalkError> {
         if self.layout.external_data {
-            self.report
-                .corruption(|| format!("compressed data at {offset:#x} in an image whose data is in another file"));
+            self.unknown(|| format!("compressed data at {offset:#x} in an image whose data is in another file"));
             return Ok(());
         }
         let first = offset >> self.layout.cluster_bits;
@@ -341,7 +341,7 @@ impl<'a> Walk<'a> {
             Ok(Some(pointer)) => pointer,
             Ok(None) => return Ok(()),
             Err(error) => {
-                self.report.corruption(|| error.to_string());
+                self.unknown(|| error.to_string());
                 return Ok(());
             }
         };
@@ -352,15 +352,14 @@ impl<'a> Walk<'a> {
             Ok(bitmaps) => bitmaps,
             Err(TablesError::Io(error)) => return Err(error.into()),
             Err(error) => {
-                self.report.corruption(|| chain(&error));
+                self.unknown(|| chain(&error));
                 return Ok(());
             }
         };
         for bitmap in bitmaps {
             let bytes = u64::from(bitmap.table_entries) * 8;
             if bitmap.table_entries > bitmap::MAX_TABLE_ENTRIES {
-                self.report
-                    .corruption(|| format!("a bitmap table has {} entries", bitmap.table_entries));
+                self.unknown(|| format!("a bitmap table has {} entries", bitmap.table_entries));
             } else if self.claim(bitmap.table_offset, bytes, Kind::BitmapTable)? {
                 self.walk_bitmap_table(bitmap.table_offset, bytes).await?;
             }
@@ -379,9 +378,7 @@ impl<'a> Walk<'a> {
                     Piece::At(data) => {
                         self.claim(data, 1, Kind::BitmapData)?;
                     }
-                    Piece::Bad => self
-                        .report
-                        .corruption(|| format!("bitmap table entry {word:#x} has reserved bits set")),
+                    Piece::Bad => self.unknown(|| format!("bitmap table entry {word:#x} has reserved bits set")),
                 }
             }
             at = self.file.data_from(at + long(table.len()), end).await?;

@@ -72,6 +72,53 @@ fn data_files_hold_the_data() {
     }
 }
 
+/// Units that were never written show the backing, and not the data file, until they are zeroes, too.
+#[test]
+fn zeroes_in_a_data_file_hide_the_backing() {
+    let Some(lab) = Lab::new() else { return };
+    const CLUSTER: usize = 64 << 10;
+    const UNIT: usize = CLUSTER / 32;
+    fs::write(lab.path("base.raw"), vec![5; 1 << 20]).unwrap();
+    lab.run(
+        "qemu-img create -f qcow2 -o data_file=data.raw,extended_l2=on,cluster_size=64k,backing_file=base.raw,\
+         backing_fmt=raw a.qcow2 1M",
+    );
+    let file = lab.load("a.qcow2");
+    let data = load(&lab.path("data.raw"));
+    let options = Qcow2Options {
+        data_file: Some(Arc::new(data.clone())),
+        backing: Some(Arc::new(load(&lab.path("base.raw")))),
+        ..Qcow2Options::named("a")
+    };
+    let disk = open_with(&file, options).unwrap();
+    let model = block_on(async {
+        let io = disk.open_queue().unwrap();
+        let mut model = vec![5; 1 << 20];
+        for (cluster, mode) in [(0, ZeroMode::MayUnmap), (3, ZeroMode::KeepAllocated)] {
+            let at = cluster * CLUSTER;
+            write(&*io, at as u64, &[6; UNIT]).await;
+            write(&*io, (at + 20 * UNIT) as u64, &[7; UNIT]).await;
+            model[at + 20 * UNIT..at + 21 * UNIT].fill(7);
+            // Up to the middle of the cluster, then the rest of it but two units.
+            for (from, to) in [(0, 16), (22, 32)] {
+                let len = (to - from) * UNIT;
+                io.write_zeroes((at + from * UNIT) as u64, len as u64, mode)
+                    .await
+                    .unwrap();
+                model[at + from * UNIT..at + to * UNIT].fill(0);
+            }
+        }
+        assert!(read_all(&*io).await == model);
+        disk.close().await.unwrap();
+        model
+    });
+    fs::write(lab.path("a.qcow2"), file.contents()).unwrap();
+    fs::write(lab.path("data.raw"), data.contents()).unwrap();
+    lab.run("qemu-img check a.qcow2");
+    lab.run("qemu-img convert -O raw a.qcow2 whole.raw");
+    assert!(fs::read(lab.path("whole.raw")).unwrap() == model, "as QEMU reads it");
+}
+
 /// The value of the long word at byte `at` of the header.
 fn long(file: &InMemory, at: usize) -> u64 {
     u64::from_be_bytes(file.contents()[at..at + 8].try_into().unwrap())

@@ -1,11 +1,13 @@
 //! What an earlier daemon left: processes that run, reports of those that ended meanwhile, directories of nobody.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use api_types::{ErrorCode, VmPhase};
 use control::{Hello, VmRequest, VmState};
+use rustix::io::Errno;
 use spec::VmId;
 
 use super::lifecycle::Happened;
@@ -28,20 +30,38 @@ impl Task {
         if idle && !self.run.path().exists() {
             return;
         }
-        match Link::open(&self.run.control()).await {
-            Ok((link, hello)) => self.meet(link, hello).await,
-            Err(LinkError::NobodyListens(_)) => self.is_gone(idle),
-            Err(error) => self.is_silent(&error),
+        loop {
+            let met = match Link::open(&self.run.control()).await {
+                Ok((link, hello)) => self.meet(link, hello).await,
+                Err(LinkError::NobodyListens(_)) => {
+                    self.is_gone(idle);
+                    Ok(())
+                }
+                Err(error) => self.is_silent(&error),
+            };
+            let Err(error) = met else { break };
+            // Nothing is known of the machine, so nothing is said of it.
+            tracing::error!(%error, "a machine can not be looked for; it is tried again");
+            tokio::time::sleep(LOOK_TIMEOUT).await;
         }
         self.save().await;
     }
 
-    async fn meet(&mut self, mut link: Link, hello: Hello) {
-        let process = match Process::found(hello.pid) {
-            // An answer after the pidfd was opened proves that the pidfd is of the process that answers.
-            Ok(process) if still_there(&mut link).await => process,
-            _ => return self.is_gone(false),
+    /// Fails when this process can not look.
+    async fn meet(&mut self, mut link: Link, hello: Hello) -> io::Result<()> {
+        let Some(process) = found(hello.pid)? else {
+            self.is_gone(false);
+            return Ok(());
         };
+        // An answer after the pidfd was opened proves that the pidfd is of the process that answers.
+        if !still_there(&mut link).await {
+            if is_machine_process(hello.pid)? {
+                self.watch(process, &LinkError::Silent);
+            } else {
+                self.is_gone(false);
+            }
+            return Ok(());
+        }
         match hello.status.state {
             VmState::Running | VmState::Paused => {
                 tracing::info!(pid = hello.pid, "running machine found again");
@@ -62,6 +82,7 @@ impl Task {
                 self.exited(Exit::Unknown);
             }
         }
+        Ok(())
     }
 
     /// Nobody listens on its socket, so there is no process.
@@ -87,19 +108,37 @@ impl Task {
         }
     }
 
-    /// There is a process, but it does not speak to us. It is watched, and the connection tried again and again.
-    fn is_silent(&mut self, error: &LinkError) {
-        let pid = self.life.status.pid.filter(|pid| is_machine_process(*pid));
-        let Some(process) = pid.and_then(|pid| Process::found(pid).ok()) else {
-            return self.is_gone(false);
+    /// There is a process, but it does not speak to us. Fails when this process can not look.
+    fn is_silent(&mut self, error: &LinkError) -> io::Result<()> {
+        let process = match self.life.status.pid {
+            Some(pid) if is_machine_process(pid)? => found(pid)?,
+            _ => None,
         };
-        tracing::error!(
-            pid = process.pid(),
-            error = chain(error),
-            "running machine does not answer"
-        );
+        match process {
+            Some(process) => self.watch(process, error),
+            None => self.is_gone(false),
+        }
+        Ok(())
+    }
+
+    /// The process is watched, and the connection tried again and again.
+    fn watch(&mut self, process: Process, error: &LinkError) {
+        let pid = process.pid();
+        tracing::error!(pid, error = chain(error), "running machine does not answer");
         self.life.status.message = Some(format!("the machine process does not answer: {}", chain(error)));
+        self.life.status.pid = Some(pid);
         self.process = Some(process);
+    }
+}
+
+/// The process with this id, if there is one.
+fn found(pid: u32) -> io::Result<Option<Process>> {
+    match Process::found(pid) {
+        Ok(process) => Ok(Some(process)),
+        Err(error) if error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => Ok(None),
+        // No number of a process.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -118,9 +157,17 @@ async fn end(link: &mut Link, mut process: Process) {
     }
 }
 
-fn is_machine_process(pid: u32) -> bool {
-    std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("comm"))
-        .is_ok_and(|name| name.trim_end() == PROGRAM_NAME)
+fn is_machine_process(pid: u32) -> io::Result<bool> {
+    match std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("comm")) {
+        Ok(name) => Ok(name.trim_end() == PROGRAM_NAME),
+        // It ended before, or while it was read.
+        Err(error)
+            if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) =>
+        {
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Ids of the machines that have a run directory.
@@ -128,16 +175,29 @@ pub(crate) fn run_dirs(context: &Context) -> Vec<VmId> {
     run_dir::present(&context.config.run_dir)
 }
 
-/// Ends processes and removes run directories of machines that have no record: their creation was cut off, or their removal.
-pub(crate) async fn clear_strays(context: Arc<Context>, strays: Vec<VmId>) {
+/// Looks after the processes and run directories of machines that have no record. Those of `cut_off`, whose making or removal
+/// was cut off, are ended. Any other that runs is somebody's guest whose record was lost, and is left alone.
+pub(crate) async fn clear_strays(context: Arc<Context>, strays: Vec<VmId>, cut_off: Vec<VmId>) {
     for id in strays {
         let run = RunDir::new(&context.config.run_dir, id);
-        if let Ok((mut link, hello)) = Link::open(&run.control()).await
-            && let Ok(process) = Process::found(hello.pid)
-            && still_there(&mut link).await
-        {
-            tracing::warn!(%id, pid = hello.pid, "process of an unknown machine is ended");
-            end(&mut link, process).await;
+        match Link::open(&run.control()).await {
+            Err(LinkError::NobodyListens(_)) => {}
+            Ok((mut link, hello)) if cut_off.contains(&id) => {
+                if let Ok(process) = Process::found(hello.pid)
+                    && still_there(&mut link).await
+                {
+                    tracing::warn!(%id, pid = hello.pid, "process of a machine that was being removed is ended");
+                    end(&mut link, process).await;
+                }
+            }
+            found => {
+                let pid = found.ok().map(|(_, hello)| hello.pid);
+                tracing::warn!(
+                    %id, pid,
+                    "a machine that no record knows runs and is left alone: put karat.db back that knows it, or shut its guest down"
+                );
+                continue;
+            }
         }
         match run.remove() {
             Ok(()) => tracing::info!(%id, "run directory of an unknown machine removed"),

@@ -52,7 +52,7 @@ pub(crate) struct Link {
 impl Link {
     /// Connects and waits for the introduction.
     pub(crate) async fn open(socket: &Path) -> Result<(Self, Hello), LinkError> {
-        let stream = UnixStream::connect(socket).await.map_err(LinkError::NobodyListens)?;
+        let stream = UnixStream::connect(socket).await.map_err(unconnected)?;
         let mut link = Self {
             stream,
             decoder: Decoder::new(),
@@ -150,6 +150,15 @@ impl Link {
         let number = self.next_number;
         self.next_number += 1;
         number
+    }
+}
+
+/// Only a socket that is not there, or that nobody has open, tells that the process is gone: a busy process or a daemon short of
+/// descriptors is refused otherwise (unix(7)).
+fn unconnected(error: io::Error) -> LinkError {
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => LinkError::NobodyListens(error),
+        _ => LinkError::Socket(error),
     }
 }
 

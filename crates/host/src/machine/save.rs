@@ -96,6 +96,11 @@ impl Task {
     /// Removes the record, then all that is kept of the machine. What can not be removed goes when the daemon starts next.
     pub(super) async fn delete_record(&mut self) -> Result<(), Failure> {
         let (id, name) = about(&self.vm);
+        let mark = self.context.unfinished(id);
+        std::fs::write(&mark, []).map_err(|error| {
+            let code = crate::volume_store::code(&error);
+            Failure::new(code, format!("{} can not be made: {error}", mark.display()))
+        })?;
         let deleted = self.context.registry.change(move |change| -> Result<_, RegistryError> {
             change.delete_vm(id)?;
             change.event(
@@ -104,9 +109,17 @@ impl Task {
                 &format!("machine {name} was deleted"),
             )
         });
-        deleted.await?;
+        if let Err(error) = deleted.await {
+            // The record stays, so the mark must go; if it does not, the next start removes it.
+            let _ = std::fs::remove_file(&mark);
+            return Err(error.into());
+        }
         let (run, kept) = (self.run.clone(), self.context.vm_dir(id));
-        let removed = tokio::task::spawn_blocking(move || run.remove().and_then(|()| std::fs::remove_dir_all(&kept)));
+        let removed = tokio::task::spawn_blocking(move || {
+            run.remove()?;
+            std::fs::remove_dir_all(&kept)?;
+            std::fs::remove_file(&mark)
+        });
         match removed.await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "files of a deleted machine remain until the daemon starts next"),

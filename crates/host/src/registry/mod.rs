@@ -1,7 +1,7 @@
 //! What the daemon knows, in one SQLite file: machines, volumes, image references, operations, events.
 //!
 //! Every change is one transaction that also holds the events it causes, so that a reader who saw an event finds what it
-//! tells of. Work happens on blocking threads, one at a time; a change is on the disk when it returns (WAL, `synchronous =
+//! tells of. Work happens on a thread of its own, one at a time; a change is on the disk when it returns (WAL, `synchronous =
 //! FULL`).
 
 mod ballast;
@@ -14,13 +14,16 @@ mod vms;
 mod volume_record;
 mod volumes;
 
+use std::fs::{File, Permissions};
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use api_types::ErrorCode;
 use jiff::Timestamp;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use ballast::Ballast;
 
@@ -30,6 +33,9 @@ pub use operations::OperationRecord;
 pub(crate) use volume_record::{Job, LayerFile, Sizes, Task, VolumeRecord};
 
 use crate::failure::Failure;
+
+/// Mode of its files.
+const PRIVATE: u32 = 0o600;
 
 /// Why the registry could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +57,9 @@ pub enum RegistryError {
     /// A number does not fit the database's integers.
     #[error("the registry can not hold the number {0}")]
     Number(u64),
+    /// No thread could be started for it.
+    #[error("the registry's thread can not be started")]
+    NoWorker(#[source] io::Error),
     /// The work was lost: the daemon is shutting down, or a defect ended it.
     #[error("the registry's worker ended")]
     WorkerGone,
@@ -95,7 +104,11 @@ struct Database {
 pub(crate) struct Registry {
     database: Arc<Mutex<Database>>,
     newest_event: watch::Sender<u64>,
+    worker: mpsc::Sender<Work>,
 }
+
+/// What the registry's thread is given.
+type Work = Box<dyn FnOnce() + Send>;
 
 /// One transaction and the time at which it happens.
 pub(crate) struct Change<'a> {
@@ -106,6 +119,9 @@ pub(crate) struct Change<'a> {
 impl Registry {
     /// Opens or makes the file, and brings its schema up to date. Blocks.
     pub(crate) fn open(path: &Path) -> Result<Self, RegistryError> {
+        if let Err(error) = keep_private(path) {
+            tracing::warn!(path = %path.display(), %error, "the registry can not be kept from others");
+        }
         let mut connection = Connection::open(path)?;
         schema::prepare(&mut connection)?;
         let newest = events::newest(&connection)?;
@@ -115,6 +131,7 @@ impl Registry {
                 ballast: Ballast::beside(path),
             })),
             newest_event: watch::Sender::new(newest),
+            worker: worker()?,
         })
     }
 
@@ -128,9 +145,14 @@ impl Registry {
         E: From<RegistryError> + Send + 'static,
     {
         let this = self.clone();
-        tokio::task::spawn_blocking(move || this.change_now(work))
-            .await
-            .unwrap_or_else(|_| Err(RegistryError::WorkerGone.into()))
+        let (reply, answer) = oneshot::channel();
+        let work = move || {
+            let _ = reply.send(this.change_now(work)); // Whoever asked may have gone.
+        };
+        if self.worker.send(Box::new(work)).is_err() {
+            return Err(RegistryError::WorkerGone.into());
+        }
+        answer.await.unwrap_or_else(|_| Err(RegistryError::WorkerGone.into()))
     }
 
     /// [`Registry::change`] for callers that may block.
@@ -170,6 +192,32 @@ impl Registry {
     pub(crate) fn newest_event(&self) -> watch::Receiver<u64> {
         self.newest_event.subscribe()
     }
+}
+
+/// Starts the thread that makes the changes: one of its own, since those for other work that blocks may all be taken by copies
+/// and slow senders, and nothing could be started, stopped or listed then. It ends with the last handle.
+fn worker() -> Result<mpsc::Sender<Work>, RegistryError> {
+    let (worker, changes) = mpsc::channel::<Work>();
+    let run = move || changes.into_iter().for_each(|change| change());
+    let started = std::thread::Builder::new().name("registry".to_owned()).spawn(run);
+    started.map_err(RegistryError::NoWorker)?;
+    Ok(worker)
+}
+
+/// Sees to it that only this user can read the database, or lock it; its log and index, once made, get the same mode.
+fn keep_private(path: &Path) -> io::Result<()> {
+    let mut options = File::options();
+    options.write(true).create(true).truncate(false).mode(PRIVATE);
+    options.open(path)?;
+    for suffix in ["", "-wal", "-shm"] {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        match std::fs::set_permissions(&name, Permissions::from_mode(PRIVATE)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Where the registry is kept.

@@ -34,6 +34,9 @@ pub(crate) struct VolumeRecord {
     pub(crate) state: VolumeState,
     pub(crate) reason: Option<String>,
     pub(crate) message: Option<String>,
+    /// Length of the upload when all of it had come, bytes.
+    #[serde(default)]
+    pub(crate) sent_bytes: Option<u64>,
     /// When `state` or `reason` last changed.
     pub(crate) changed_at: Timestamp,
     /// What is being done to it. The next daemon goes on with it.

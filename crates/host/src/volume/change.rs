@@ -60,10 +60,14 @@ impl Host {
 
     /// Removes a volume no machine has.
     pub async fn delete_volume(&self, name_or_id: &str, revision: Option<u64>) -> Result<(), Failure> {
-        let wanted = name_or_id.to_owned();
+        let (host, wanted) = (self.clone(), name_or_id.to_owned());
         let begun = self.registry().change(move |change| -> Result<_, Failure> {
             let mut record = find(change, &wanted)?;
             check_revision(&record, revision)?;
+            if host.0.volumes.uploads().contains(&record.id) {
+                let text = format!("volume {} is being sent; end that first, or wait for it", record.name());
+                return Err(Failure::new(ErrorCode::InUse, text));
+            }
             let holders = change.attachments(&record)?;
             if let Some(holder) = holders.first() {
                 return Err(Failure::new(

@@ -150,6 +150,7 @@ fn draft(change: &Change<'_>, mut wish: VolumeWish, origin: Origin) -> Result<Vo
         state: VolumeState::Creating,
         reason: Some(if upload { "AwaitingUpload" } else { "Creating" }.to_owned()),
         message: None,
+        sent_bytes: None,
         changed_at: now,
         job: (!upload).then(|| Job {
             operation: OperationId::random(),

@@ -85,12 +85,10 @@ impl Host {
         let context = Arc::clone(&self.0.context);
         tokio::task::spawn_blocking(move || {
             let result = volume_store::carry_out(&context, &record, job.task, &meter);
-            let is_new = job.task.is_new();
             // What a daemon that ends leaves is cleared, or used, by the next.
-            if result.is_err()
-                && is_new
+            if let Err(failure) = &result
                 && !context.operations.closing()
-                && let Err(failure) = Files::of(&context, record.id).remove_all()
+                && let Err(failure) = clear(&Files::of(&context, record.id), &record, job.task, failure)
             {
                 tracing::warn!(volume = record.name(), error = %failure, "files of a volume that was not made remain");
             }
@@ -148,9 +146,12 @@ impl Host {
     async fn note(&self, record: VolumeRecord, job: Job, result: Result<Outcome, Failure>) {
         loop {
             let (record, result) = (record.clone(), result.clone());
-            let noted = self
-                .registry()
-                .change(move |change| ended(change, record, job, &result));
+            let context = Arc::clone(&self.0.context);
+            let noted = self.registry().change(move |change| {
+                // What was sent is there still: it was not the upload's fault.
+                let sent = job.task == Task::Finish && Files::of(&context, record.id).upload().exists();
+                ended(change, record, job, &result, sent)
+            });
             match noted.await {
                 Ok(()) => return,
                 Err(error) => {
@@ -166,11 +167,32 @@ impl Host {
     }
 }
 
+/// Removes what a job that failed leaves. An upload goes only if it can not become what was asked for, or is not wanted any more.
+fn clear(files: &Files, record: &VolumeRecord, task: Task, failure: &Failure) -> Result<(), Failure> {
+    let useless = matches!(
+        failure.code,
+        ErrorCode::DiskRefused
+            | ErrorCode::DiskNotStandalone
+            | ErrorCode::ChecksumMismatch
+            | ErrorCode::InvalidSpec
+            | ErrorCode::Cancelled
+    );
+    match task {
+        Task::Create => files.remove_all(),
+        Task::Finish if useless => files.remove_all(),
+        Task::Finish => files.give_back(record.sent_bytes),
+        // Files of live work are dropped by its record, or by whoever follows it.
+        _ => Ok(()),
+    }
+}
+
+/// Writes the end of a job down; `sent` tells that an upload is there that can be looked at again.
 fn ended(
     change: &Change<'_>,
     record: VolumeRecord,
     job: Job,
     result: &Result<Outcome, Failure>,
+    sent: bool,
 ) -> Result<(), RegistryError> {
     // Nobody else writes to a record with a job; but it may have been deleted by hand.
     let mut record = change.volume(&record.id.to_string())?.unwrap_or(record);
@@ -191,6 +213,13 @@ fn ended(
             if is_new {
                 record.enter(VolumeState::Ready, None, None, now);
             }
+        }
+        Err(failure) if sent => {
+            let text = format!(
+                "{}; what was sent is kept: the same karat volume upload goes on with it",
+                failure.detail
+            );
+            record.enter(VolumeState::Creating, Some("AwaitingUpload"), Some(text), now);
         }
         Err(failure) if is_new => {
             let word = format!("{:?}", failure.code);

@@ -193,6 +193,7 @@ fn copy_of(change: &Change<'_>, mut wish: VolumeWish, source: &VolumeRecord, job
         changed_at: now,
         job: Some(job),
         last_check: None,
+        sent_bytes: None,
         created_at: now,
         layers: Vec::new(),
         dropped: Vec::new(),

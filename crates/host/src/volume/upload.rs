@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use api_types::{ErrorCode, Volume};
 use bytes::Bytes;
@@ -24,6 +25,10 @@ use crate::volume_store::{Files, describe, failure, find};
 
 /// Pieces of a body that wait to be written.
 const PIECES_QUEUED: usize = 8;
+/// How long a sender waits for its turn.
+const TURN_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a sender may send nothing; it keeps others from their turn.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Free space is looked at whenever so many bytes were written.
 const LOOK_EVERY: u64 = 16 << 20;
 
@@ -77,26 +82,33 @@ impl Host {
             Piece::Part { length, .. } => Some(length),
         };
         let claim = self.claim(&record)?;
+        // Looked at again now that nobody else may send: the sender before may have sent the last piece.
+        let id = record.id;
+        self.registry()
+            .change(move |change| awaits(&find(change, &id.to_string())?))
+            .await?;
+        let turn = tokio::time::timeout(TURN_TIMEOUT, self.0.volumes.senders.acquire()).await;
+        let Ok(Ok(_turn)) = turn else {
+            let text = "too many volumes are being sent; send this one when others are done";
+            return Err(Failure::new(ErrorCode::WrongState, text));
+        };
         let (sender, pieces) = mpsc::channel(PIECES_QUEUED);
         let context = Arc::clone(&self.0.context);
-        let id = record.id;
-        let writing = tokio::task::spawn_blocking(move || {
-            let written = write(&context, id, piece, pieces);
-            // Only now may somebody else go on: what was on its way is written.
-            drop(claim);
-            written
-        });
+        // The claim goes where the writing is, so that nobody else writes before what was on its way is written.
+        let writing = tokio::task::spawn_blocking(move || (write(&context, id, piece, pieces), claim));
         let sent = send(body, sender, length, limit).await;
-        let end = writing
+        // Kept until it is written down that all has come.
+        let (end, _claim) = writing
             .await
-            .map_err(|_| Failure::new(ErrorCode::Internal, "the work was lost"))??;
+            .map_err(|_| Failure::new(ErrorCode::Internal, "the work was lost"))?;
+        let end = end?;
         sent?;
         let complete = match piece {
             Piece::Whole => true,
             Piece::Part { total, .. } => total == Some(end),
         };
         if complete {
-            self.take_upload(record.id).await
+            self.take_upload(record.id, end).await
         } else {
             let volume = self.volume(&record.id.to_string()).await?;
             Ok((volume, None))
@@ -113,7 +125,7 @@ impl Host {
     }
 
     /// All has come.
-    async fn take_upload(&self, id: VolumeId) -> Result<(Volume, Option<OperationId>), Failure> {
+    async fn take_upload(&self, id: VolumeId, sent_bytes: u64) -> Result<(Volume, Option<OperationId>), Failure> {
         let context = Arc::clone(&self.0.context);
         let operation = OperationId::random();
         let job = Job {
@@ -125,6 +137,8 @@ impl Host {
             awaits(&record)?;
             record.job = Some(job);
             record.reason = Some("TakingOver".to_owned());
+            record.message = None;
+            record.sent_bytes = Some(sent_bytes);
             change.update_volume(&record)?;
             record.revision += 1;
             change.begin_operation(operation, job.task.kind(), record.name())?;
@@ -155,7 +169,9 @@ where
     E: Display,
 {
     let mut sent = 0;
-    while let Some(piece) = body.next().await {
+    loop {
+        let next = tokio::time::timeout(IDLE_TIMEOUT, body.next()).await;
+        let Some(piece) = next.map_err(|_| idle())? else { break };
         let piece = piece.map_err(|error| {
             let text = format!("the sending broke off ({error}); what came is kept, go on from there");
             Failure::new(ErrorCode::InvalidRequest, text)
@@ -180,22 +196,39 @@ where
     Ok(())
 }
 
+fn idle() -> Failure {
+    let seconds = IDLE_TIMEOUT.as_secs();
+    let text = format!("nothing came for {seconds} s; what came is kept, go on from there");
+    Failure::new(ErrorCode::InvalidRequest, text)
+}
+
 fn too_large(limit: u64) -> Failure {
     let text = format!("more than {limit} bytes, the most of an image (image_max)");
     Failure::new(ErrorCode::DiskRefused, text)
+}
+
+fn elsewhere(end: u64, first: u64) -> Failure {
+    let text = format!("{end} bytes are stored, so the next piece begins with byte {end}, not {first}");
+    Failure::new(ErrorCode::UploadOffset, text)
 }
 
 /// Writes what comes; returns the length of what is stored then.
 fn write(context: &Context, id: VolumeId, piece: Piece, mut pieces: mpsc::Receiver<Bytes>) -> Result<u64, Failure> {
     let path = Files::of(context, id).upload();
     let failed = |error: std::io::Error| failure("be written", &path, &error);
-    let mut file = File::options()
+    let begins = matches!(piece, Piece::Whole | Piece::Part { first: 0, .. });
+    let opened = File::options()
         .write(true)
-        .create(true)
+        .create(begins)
         .truncate(false)
         .mode(0o600)
-        .open(&path)
-        .map_err(failed)?;
+        .open(&path);
+    let mut file = match (opened, piece) {
+        (Err(error), Piece::Part { first, .. }) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(elsewhere(0, first));
+        }
+        (opened, _) => opened.map_err(failed)?,
+    };
     let mut end = file.metadata().map_err(failed)?.len();
     match piece {
         Piece::Whole => {
@@ -203,10 +236,7 @@ fn write(context: &Context, id: VolumeId, piece: Piece, mut pieces: mpsc::Receiv
             end = 0;
         }
         Piece::Part { first, .. } if first != end => {
-            return Err(Failure::new(
-                ErrorCode::UploadOffset,
-                format!("{end} bytes are stored, so the next piece begins with byte {end}, not {first}"),
-            ));
+            return Err(elsewhere(end, first));
         }
         Piece::Part { .. } => {}
     }

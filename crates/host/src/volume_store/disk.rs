@@ -125,7 +125,7 @@ pub(super) fn judge(file: &File) -> Result<(DiskFormat, u64), Failure> {
         }
     };
     let refused = |error| match trouble("what was uploaded can not be used", &error) {
-        failure if failure.code == ErrorCode::Internal => Failure {
+        failure if failure.code == ErrorCode::Internal && !is_of_host(&error) => Failure {
             code: ErrorCode::DiskRefused,
             ..failure
         },
@@ -278,6 +278,19 @@ fn write_zeroes(file: &File, size_bytes: u64, meter: &Meter) -> Result<(), Failu
         meter.set(done);
     }
     Ok(())
+}
+
+/// Whether the kernel refused something, which says nothing of what is in an image.
+fn is_of_host(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let from_kernel = error.downcast_ref::<std::io::Error>();
+        if from_kernel.is_some_and(|error| error.raw_os_error().is_some()) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// `what`, why, and what kind of trouble that is: the deepest cause that is of a known kind decides.

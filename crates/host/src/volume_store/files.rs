@@ -26,6 +26,8 @@ use crate::registry::{LayerFile, Sizes, VolumeRecord};
 const STAT_BLOCK_BYTES: u64 = 512;
 /// Suffix of an upload.
 const UPLOAD: &str = "upload";
+/// Suffix of an upload that was verified: what is in it may be changed from then on, so it is not verified again.
+const TAKEN: &str = "taken";
 /// Suffix of a volume in the making.
 const PART: &str = "part";
 /// Suffix of the note of a pivot.
@@ -95,6 +97,11 @@ impl Files {
         self.with(UPLOAD)
     }
 
+    /// An upload that was verified.
+    pub(crate) fn taken(&self) -> PathBuf {
+        self.with(TAKEN)
+    }
+
     /// A volume in the making.
     pub(crate) fn part(&self) -> PathBuf {
         self.with(PART)
@@ -128,12 +135,16 @@ impl Files {
         }
     }
 
-    /// The upload is a volume as it is: puts it in place.
-    pub(crate) fn take_upload(&self, file: &File, format: DiskFormat) -> Result<(), Failure> {
-        let (upload, whole) = (self.upload(), self.volume(format));
-        file.sync_all()
-            .map_err(|error| failure("be written", &upload, &error))?;
-        self.place(&upload, &whole)
+    /// The upload was verified: from here on it may be changed. Durable before anything is.
+    pub(crate) fn verified(&self) -> Result<(), Failure> {
+        self.place(&self.upload(), &self.taken())
+    }
+
+    /// The verified upload is a volume as it is: puts it in place.
+    pub(crate) fn place_taken(&self, file: &File, format: DiskFormat) -> Result<(), Failure> {
+        let (taken, whole) = (self.taken(), self.volume(format));
+        file.sync_all().map_err(|error| failure("be written", &taken, &error))?;
+        self.place(&taken, &whole)
     }
 
     fn place(&self, from: &Path, to: &Path) -> Result<(), Failure> {
@@ -155,9 +166,26 @@ impl Files {
         Ok(())
     }
 
-    /// Removes an upload.
-    pub(crate) fn remove_upload(&self) -> Result<(), Failure> {
-        remove(&self.upload())
+    /// Makes a verified upload of `sent_bytes` what it was before, for another try, and removes what was made of it.
+    pub(crate) fn give_back(&self, sent_bytes: Option<u64>) -> Result<(), Failure> {
+        remove(&self.part())?;
+        let (taken, upload) = (self.taken(), self.upload());
+        let failed = |error: io::Error| failure("be given back", &taken, &error);
+        match File::options().write(true).open(&taken) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            opened => {
+                let file = opened.map_err(failed)?;
+                if let Some(bytes) = sent_bytes {
+                    file.set_len(bytes).map_err(failed)?;
+                }
+            }
+        }
+        self.place(&taken, &upload)
+    }
+
+    /// Removes a verified upload.
+    pub(crate) fn remove_taken(&self) -> Result<(), Failure> {
+        remove(&self.taken())
     }
 
     /// What they take. Blocks shortly.
@@ -172,7 +200,7 @@ impl Files {
                 .into_iter()
                 .chain(record.job.and_then(|job| job.task.new_file()))
                 .map(|layer| self.layer(layer))
-                .chain([self.upload(), self.part()])
+                .chain([self.upload(), self.taken(), self.part()])
                 .map(blocks)
                 .sum(),
             received_bytes: self.upload().metadata().map_or(0, |metadata| metadata.len()),
@@ -243,7 +271,7 @@ pub(crate) fn clear(context: &Context, known: &[VolumeRecord]) -> io::Result<()>
         if id.is_none_or(|id| known.iter().any(|record| record.id == id)) {
             continue;
         }
-        if matches!(part(path.extension()).as_deref(), Some(UPLOAD | PART)) {
+        if matches!(part(path.extension()).as_deref(), Some(UPLOAD | TAKEN | PART)) {
             tracing::info!(path = %path.display(), "unfinished file of an unknown volume is removed");
             std::fs::remove_file(&path)?;
         } else {

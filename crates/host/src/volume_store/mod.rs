@@ -30,7 +30,7 @@ use api_types::{ErrorCode, VmPhase, Volume, VolumeAttachment, VolumeState};
 use spec::{DiskFormat, VolumeId};
 use tokio::sync::Semaphore;
 
-pub(crate) use files::{Files, clear, failure};
+pub(crate) use files::{Files, clear, code, failure};
 pub(crate) use meter::{Meter, cancelled};
 pub(crate) use settle::{NewFile, empty_layer, new_layer, new_part, settled};
 pub(crate) use wish::{check_size, check_wish};
@@ -42,10 +42,14 @@ use crate::registry::{Change, RegistryError, VolumeRecord};
 
 /// Jobs that work at the same time; further ones wait. Each keeps a thread and the storage busy.
 const JOBS_MAX: usize = 4;
+/// Volumes that are sent at the same time; further senders wait. Each keeps a thread.
+const SENDERS_MAX: usize = 8;
 
 /// What is known of volumes in this process only.
 pub(crate) struct Keeper {
     pub(crate) jobs: Arc<Semaphore>,
+    /// Turns of those who send volumes.
+    pub(crate) senders: Semaphore,
     /// Volumes that somebody is sending.
     uploads: Mutex<HashSet<VolumeId>>,
 }
@@ -54,6 +58,7 @@ impl Default for Keeper {
     fn default() -> Self {
         Self {
             jobs: Arc::new(Semaphore::new(JOBS_MAX)),
+            senders: Semaphore::new(SENDERS_MAX),
             uploads: Mutex::default(),
         }
     }

@@ -135,17 +135,12 @@ fn form(record: &VolumeRecord) -> Result<Form, Failure> {
 /// Makes a volume of what was uploaded: as it is where it has the form that was asked for, else by copying.
 fn take_over(context: &Context, record: &VolumeRecord, meter: &Meter) -> Result<Outcome, Failure> {
     let files = Files::of(context, record.id);
-    let path = files.upload();
-    let opened = File::options().read(true).write(true).open(&path);
-    let file = match (opened, taken_before(&files)) {
-        (Ok(file), _) => file,
+    let file = match open_taken(&files, record, meter)? {
+        Taken::Upload(file) => file,
         // Cut off between taking its place and the note of it.
-        (Err(_), Some((file, format))) => return outcome(record, &file, format),
-        (Err(error), None) => return Err(files::failure("be opened", &path, &error)),
+        Taken::Placed(file, format) => return outcome(record, &file, format),
     };
-    if let VolumeSource::Upload { sha256: Some(wanted) } = &record.wish.source {
-        verify(&file, wanted, meter)?;
-    }
+    let path = files.taken();
     meter.begin("judge", None);
     let (format, size_bytes) = disk::judge(&file)?;
     let size_bytes = size_bytes.next_multiple_of(SECTOR_BYTES);
@@ -175,7 +170,7 @@ fn take_over(context: &Context, record: &VolumeRecord, meter: &Meter) -> Result<
         let again = file.try_clone();
         let again = again.map_err(|error| files::failure("be opened again", &path, &error))?;
         disk::grow(vec![Source { file: again, format }], wished)?;
-        files.take_upload(&file, format)?;
+        files.place_taken(&file, format)?;
         return outcome(record, &file, format);
     }
     form.check()?;
@@ -183,8 +178,38 @@ fn take_over(context: &Context, record: &VolumeRecord, meter: &Meter) -> Result<
     disk::copy(vec![Source { file, format }], &target, &form, meter)?;
     meter.begin("seal", None);
     files.finish(&target, form.format)?;
-    files.remove_upload()?;
+    files.remove_taken()?;
     outcome(record, &target, form.format)
+}
+
+/// What an upload is by now.
+enum Taken {
+    /// Verified bytes, which may be changed.
+    Upload(File),
+    /// The volume.
+    Placed(File, DiskFormat),
+}
+
+/// Verifies the upload, unless an earlier daemon did: that one may have changed it since.
+fn open_taken(files: &Files, record: &VolumeRecord, meter: &Meter) -> Result<Taken, Failure> {
+    let open = |path: &Path| match File::options().read(true).write(true).open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(files::failure("be opened", path, &error)),
+    };
+    if let Some(file) = open(&files.taken())? {
+        return Ok(Taken::Upload(file));
+    }
+    let path = files.upload();
+    if let Some(file) = open(&path)? {
+        if let VolumeSource::Upload { sha256: Some(wanted) } = &record.wish.source {
+            verify(&file, wanted, meter)?;
+        }
+        files.verified()?;
+        return Ok(Taken::Upload(file));
+    }
+    let placed = taken_before(files).map(|(file, format)| Taken::Placed(file, format));
+    placed.ok_or_else(|| files::failure("be opened", &path, &std::io::ErrorKind::NotFound.into()))
 }
 
 /// The volume that an upload became before the daemon ended.

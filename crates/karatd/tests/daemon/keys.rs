@@ -68,6 +68,15 @@ fn what_was_refused_may_be_sent_again_under_its_key() {
 }
 
 #[test]
+fn what_there_was_no_room_for_may_be_sent_again_under_its_key() {
+    let daemon = Daemon::start_with("reserved_space = \"900Ti\"");
+    let wish = json!({"name": "data", "size": "1Mi", "preallocation": "full"});
+    for _ in 0..2 {
+        post(&daemon, "k", "/v1/volumes", &wish).problem(507, "no_space");
+    }
+}
+
+#[test]
 fn of_many_with_one_key_at_once_one_is_carried_out() {
     let daemon = Daemon::start_with("reserved_space = 0");
     let answers: Vec<Answer> = std::thread::scope(|scope| {

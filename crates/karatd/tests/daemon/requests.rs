@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::Daemon;
+use crate::harness::{Daemon, wait_for};
 
 #[test]
 fn the_daemon_describes_itself() {
@@ -186,4 +186,25 @@ fn a_stopped_machine_is_changed_by_a_merge_patch() {
     daemon.begin("/v1/vms/web/start", &json!({}));
     patch("", json!({"cpus": 1})).problem(409, "wrong_state");
     assert_eq!(daemon.vm("web")["spec"]["cpus"], 2);
+}
+
+#[test]
+fn what_was_asked_is_done_though_the_sender_goes_away() {
+    use std::io::Write;
+    let daemon = Daemon::start_with("reserved_space = 0");
+    let names: Vec<_> = (0..24).map(|number| format!("data-{number}")).collect();
+    for name in &names {
+        let body = json!({"name": name, "size": "1Mi"}).to_string();
+        let head = format!(
+            "POST /v1/volumes HTTP/1.1\r\nHost: karat\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        daemon.connect().write_all(head.as_bytes()).unwrap();
+    }
+    for name in &names {
+        wait_for("a volume nobody waits for", || {
+            let volume = daemon.get(&format!("/v1/volumes/{name}"));
+            (volume.status == 200 && volume.json()["state"] == "ready").then_some(())
+        });
+    }
 }

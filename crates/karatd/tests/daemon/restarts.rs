@@ -64,22 +64,63 @@ fn what_ended_while_no_daemon_looked_is_told_afterwards() {
 }
 
 #[test]
-fn leftovers_of_unknown_machines_are_cleared() {
+fn what_was_cut_off_is_cleared_and_what_lost_its_record_is_kept() {
     let mut daemon = Daemon::start();
-    let vm = daemon.run("web", "");
+    let (web, lost) = (daemon.run("web", ""), daemon.run("lost", ""));
     daemon.terminate();
-    let stray = "00000000-0000-4000-8000-000000000001";
-    for dir in ["state/vms", "run/vms"] {
-        std::fs::create_dir(daemon.path(dir).join(stray)).unwrap();
+    let [marked, unmarked] = [1, 2].map(|number| format!("00000000-0000-4000-8000-00000000000{number}"));
+    for id in [&marked, &unmarked] {
+        for dir in ["state/vms", "run/vms"] {
+            std::fs::create_dir(daemon.path(dir).join(id)).unwrap();
+        }
+    }
+    let id = |vm: &serde_json::Value| vm["id"].as_str().unwrap().to_owned();
+    let marks = [marked.clone(), id(&web)].map(|id| daemon.path("state/vms").join(format!("{id}.unfinished")));
+    for mark in &marks {
+        std::fs::write(mark, "").unwrap();
+    }
+    // As when the registry was put back from an older copy.
+    let database = rusqlite::Connection::open(daemon.path("state/karat.db")).unwrap();
+    let gone = database.execute("DELETE FROM vms WHERE name = 'lost'", []).unwrap();
+    assert_eq!(gone, 1);
+    drop(database);
+    daemon.restart();
+    assert!(marks.iter().all(|mark| !mark.exists()));
+    for id in [&marked, &unmarked] {
+        let run = daemon.path("run/vms").join(id);
+        wait_for("the clearing", || (!run.exists()).then_some(()));
+    }
+    let kept = |id: &str| daemon.path("state/vms").join(id).exists();
+    assert!(!kept(&marked) && kept(&unmarked) && kept(&id(&web)) && kept(&id(&lost)));
+    assert_eq!(daemon.until("web", "Running")["status"]["pid"], web["status"]["pid"]);
+    let runs = format!("/proc/{}", lost["status"]["pid"]);
+    assert!(std::path::Path::new(&runs).exists(), "the guest goes on");
+    assert!(daemon.path("run/vms").join(id(&lost)).join("control.sock").exists());
+}
+
+#[test]
+fn what_the_daemon_keeps_is_its_own_also_where_it_was_not() {
+    use std::os::unix::fs::PermissionsExt;
+    let mut daemon = Daemon::start();
+    let dirs = ["vms", "volumes", "images", "images/sha256", "blobs", "tmp"];
+    let files = ["karat.db", "images.lock"];
+    let at = |daemon: &Daemon, name: &str| daemon.path("state").join(name);
+    daemon.crash();
+    for (names, mode) in [(&dirs[..], 0o755), (&files[..], 0o644)] {
+        for name in names {
+            std::fs::set_permissions(at(&daemon, name), std::fs::Permissions::from_mode(mode)).unwrap();
+        }
     }
     daemon.restart();
-    for dir in ["state/vms", "run/vms"] {
-        wait_for("the clearing", || {
-            (!daemon.path(dir).join(stray).exists()).then_some(())
-        });
-        assert!(daemon.path(dir).join(vm["id"].as_str().unwrap()).exists());
+    daemon.create("web", "");
+    let mode = |path: std::path::PathBuf| path.metadata().unwrap().permissions().mode() & 0o777;
+    for name in dirs {
+        assert_eq!(mode(at(&daemon, name)), 0o700, "{name}");
     }
-    assert_eq!(daemon.until("web", "Running")["status"]["pid"], vm["status"]["pid"]);
+    for name in files.into_iter().chain(["karat.db-wal", "karat.db-shm"]) {
+        assert_eq!(mode(at(&daemon, name)), 0o600, "{name}");
+    }
+    assert_eq!(mode(daemon.path("karat.sock")), 0o660);
 }
 
 #[test]

@@ -118,7 +118,8 @@ fn a_running_machine_keeps_its_volume_from_others_and_makes_it_larger_itself() {
     daemon.create("web", "");
     let volume = daemon.make(&blank("data"));
     assert_eq!(attach(&daemon, "web", &json!({"volume": "data"})).status, 200);
-    assert_eq!(daemon.begin("/v1/vms/web/start", &json!({}))["phase"], "Succeeded");
+    let started = daemon.begin("/v1/vms/web/start", &json!({}));
+    assert_eq!(started["phase"], "Succeeded", "{started}");
     daemon.delete("/v1/vms/web/disks/data").problem(409, "wrong_state");
     daemon.make(&blank("more"));
     attach(&daemon, "web", &json!({"volume": "more"})).problem(409, "wrong_state");
@@ -158,5 +159,6 @@ fn a_machine_does_not_start_before_its_volume_is_there() {
     );
     let sent = daemon.put("data", "", &vec![7; 1 << 20]);
     assert_eq!(daemon.over(sent.header("location").unwrap())["phase"], "Succeeded");
-    assert_eq!(daemon.begin("/v1/vms/web/start", &json!({}))["phase"], "Succeeded");
+    let started = daemon.begin("/v1/vms/web/start", &json!({}));
+    assert_eq!(started["phase"], "Succeeded", "{started}");
 }

@@ -130,6 +130,40 @@ fn an_upload_is_taken_over_by_the_next_daemon() {
 }
 
 #[test]
+fn an_upload_that_was_verified_is_not_verified_again() {
+    let mut daemon = Daemon::start_with("reserved_space = 0");
+    // Of odd length: its last sector is filled up before it is copied.
+    let mut bytes: Vec<u8> = (0..96u32 << 20).map(|at| (at >> 8).to_le_bytes()[0] | 1).collect();
+    bytes.truncate(bytes.len() - 100);
+    let path = daemon.path("odd.raw");
+    std::fs::write(&path, &bytes).unwrap();
+    let sum = super::sent::sha256(&path);
+    let wish = json!({"name": "sent", "format": "qcow2", "source": {"kind": "upload", "sha256": sum}});
+    for _ in 0..20 {
+        assert_eq!(daemon.post("/v1/volumes", &wish).status, 201);
+        let answer = daemon.put("sent", "", &bytes);
+        let location = answer.header("location").unwrap().to_owned();
+        let caught = wait_for("the copy", || {
+            let operation = daemon.get(&location).json();
+            let copies = operation["progress"]["step"] == "copy" && !parts(&daemon).is_empty();
+            (copies || operation["phase"] != "Running").then_some(copies)
+        });
+        if caught {
+            daemon.crash_and_restart();
+        }
+        let operation = daemon.over(&location);
+        assert_eq!(operation["phase"], "Succeeded", "{operation}");
+        if caught {
+            inspect(&daemon, &daemon.volume("sent"));
+            assert_eq!(daemon.files().len(), 1, "{:?}", daemon.files());
+            return;
+        }
+        daemon.delete("/v1/volumes/sent");
+    }
+    panic!("copies are too fast to be killed in");
+}
+
+#[test]
 fn growing_checking_and_removing_are_ended_by_the_next_daemon() {
     let mut daemon = Daemon::start_with("reserved_space = 0");
     for name in ["grown", "checked", "gone"] {

@@ -126,6 +126,32 @@ fn a_full_disk_fails_the_operation_and_leaves_nothing() {
     answer.problem(507, "no_space");
     assert!(daemon.volume("sent")["upload"]["received_bytes"].as_u64().unwrap() > 4 << 20);
     assert_eq!(daemon.delete("/v1/volumes/sent").status, 204);
+    // What was sent completely is not sent again.
+    let bytes: Vec<u8> = (0..(5u32 << 20) - 100)
+        .map(|at| (at >> 8).to_le_bytes()[0] | 1)
+        .collect();
+    let path = daemon.path("sent.raw");
+    std::fs::write(&path, &bytes).unwrap();
+    let source = json!({"kind": "upload", "sha256": super::sent::sha256(&path)});
+    daemon.post(
+        "/v1/volumes",
+        &json!({"name": "sent", "format": "qcow2", "source": source}),
+    );
+    let answer = daemon.put("sent", "", &bytes);
+    let operation = daemon.over(answer.header("location").unwrap());
+    assert_eq!(operation["error"]["code"], "no_space", "{operation}");
+    let volume = daemon.volume("sent");
+    assert_eq!(
+        (&volume["reason"], &volume["upload"]["received_bytes"]),
+        (&json!("AwaitingUpload"), &json!(bytes.len())),
+        "{volume}"
+    );
+    rustix::mount::mount_remount(daemon.path("state/volumes"), MountFlags::empty(), "size=32m").unwrap();
+    let answer = daemon.put("sent", &format!("Content-Range: bytes */{}\r\n", bytes.len()), b"");
+    let operation = daemon.over(answer.header("location").unwrap());
+    assert_eq!(operation["phase"], "Succeeded", "{operation}");
+    super::inspect(&daemon, &daemon.volume("sent"));
+    assert_eq!(daemon.files().len(), 1, "{:?}", daemon.files());
     // With room again, all is well.
     daemon.make(&json!({"name": "fits", "size": "4Mi", "preallocation": "full"}));
 }

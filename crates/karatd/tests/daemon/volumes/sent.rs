@@ -21,7 +21,7 @@ fn part(first: usize, bytes: &[u8], total: &str) -> String {
     format!("Content-Range: bytes {first}-{}/{total}\r\n", first + bytes.len() - 1)
 }
 
-fn sha256(path: &std::path::Path) -> String {
+pub(super) fn sha256(path: &std::path::Path) -> String {
     let output = std::process::Command::new("sha256sum").arg(path).output().unwrap();
     String::from_utf8(output.stdout)
         .unwrap()
@@ -199,6 +199,7 @@ fn a_sender_that_breaks_off_goes_on_where_it_ended() {
     wait_for("the first bytes", || (received(&daemon) > 0).then_some(()));
     // Two at once would mix.
     daemon.put("data", "", b"other").problem(409, "wrong_state");
+    daemon.delete("/v1/volumes/data").problem(409, "in_use");
     drop(stream);
     let first = wait_for("the end of the sending", || {
         let answer = daemon.put("data", "Content-Range: bytes 999999999-999999999/*\r\n", b"x");
