@@ -15,7 +15,12 @@ use crate::ops::File;
 impl Engine {
     /// Makes the virtual disk larger; the size was checked to be. The new size is visible once the header has it.
     pub(crate) async fn grow(&self, size_bytes: u64) -> Result<(), Fault> {
+        let _resizing = self.image.resizing.lock().await;
         self.image.check_sound()?;
+        let old = self.image.size_bytes();
+        if old >= size_bytes {
+            return Ok(());
+        }
         let layout = self.image.layout;
         let needed = layout.l1_entries(size_bytes);
         if needed * 8 > L1_BYTES_MAX {
@@ -27,38 +32,35 @@ impl Engine {
             self.cover(&**data, size_bytes).await?;
         }
         let structure = self.image.structure.lock().await;
-        if self.image.size_bytes() >= size_bytes {
-            return Ok(());
-        }
-        if needed > self.image.tables().l1.entries {
+        let entries = self.image.tables().l1.entries;
+        if needed > entries {
             self.grow_l1(needed).await?;
         }
         drop(structure);
-        let old = self.image.size_bytes();
-        if self.image.in_backing(old, size_bytes - old) > 0 {
-            // What the backing has behind the old end must not show.
-            let end = size_bytes.min(self.image.backing_bytes);
-            self.zero_hidden(old, end).await?;
-            self.commit_all().await?;
-        }
+        // A longer table may have entries of what was behind the end: a snapshot's machine state, for one.
+        let known = entries.saturating_mul(layout.l2_span_bytes());
+        self.zero_hidden(old, size_bytes, known).await?;
         let mut header = self.image.header.lock().await;
-        if header.size_bytes < size_bytes {
-            let mut new = header.clone();
-            new.size_bytes = size_bytes;
-            self.write_header(&new).await?;
-            *header = new;
-            self.image.size_bytes.fetch_max(size_bytes, Ordering::AcqRel);
-        }
+        let mut new = header.clone();
+        new.size_bytes = size_bytes;
+        self.write_header(&new).await?;
+        *header = new;
+        self.image.size_bytes.store(size_bytes, Ordering::Release);
         Ok(())
     }
 
-    /// Zeroes between the old end and the backing's.
-    async fn zero_hidden(&self, from: u64, to: u64) -> Result<(), Fault> {
+    /// What must not show when the disk's end moves: the rest of its last unit, what is mapped up to `known`, and what the
+    /// backing has behind it.
+    async fn zero_hidden(&self, old: u64, new: u64, known: u64) -> Result<(), Fault> {
         let unit = self.image.layout.unit_bytes();
-        let first = from.next_multiple_of(unit).min(to);
-        self.zero_edge(from, first).await?;
-        self.zero_middle(first, to.next_multiple_of(unit), ZeroMode::MayUnmap)
-            .await
+        let first = old.next_multiple_of(unit).min(new);
+        self.zero_edge(old, first).await?;
+        let end = new.min(self.image.backing_bytes.max(known)).next_multiple_of(unit);
+        // Within the old last unit there is nothing but the edge.
+        if first < new && first < end {
+            self.zero_middle(first, end, ZeroMode::MayUnmap).await?;
+        }
+        self.commit_all().await
     }
 
     /// Moves the L1 table to where it can have `needed` entries. The caller holds the structure lock, so that no entry changes.

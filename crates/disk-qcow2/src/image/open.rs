@@ -219,6 +219,7 @@ fn image(head: &Head, fixed: Fixed, options: &Qcow2Options, file: Geometry) -> I
         data_is_raw: header.autoclear & autoclear::RAW_DATA_FILE != 0,
         bitmaps: ops::bitmaps(head).ok().flatten(),
         tables: Mutex::new(tables),
+        resizing: async_lock::Mutex::new(()),
         structure: async_lock::Mutex::new(()),
         commits: async_lock::Mutex::new(0),
         growing: async_lock::Mutex::new(()),

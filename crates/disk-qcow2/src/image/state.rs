@@ -23,7 +23,7 @@ pub(crate) struct Filling {
 
 /// An open image.
 ///
-/// Locks, in the order in which they are taken: a guest range ([`super::busy`]) or `filling`, `structure`, `commits`, `growing`, `tables`.
+/// Locks, in the order in which they are taken: `resizing`, a guest range ([`super::busy`]) or `filling`, `structure`, `commits`, `growing`, `tables`.
 /// The last is the only one that is not asynchronous: it is held for short synchronous sections, never across an await.
 pub(crate) struct Image {
     pub(crate) name: String,
@@ -42,6 +42,8 @@ pub(crate) struct Image {
     /// Where bitmaps are that were consistent when the image was opened.
     pub(crate) bitmaps: Option<BitmapsPointer>,
     pub(crate) tables: Mutex<Tables>,
+    /// Held by whoever makes the virtual disk larger.
+    pub(crate) resizing: async_lock::Mutex<()>,
     /// Held to make or copy L2 tables, to make refcount blocks, and to move the L1 or refcount table.
     pub(crate) structure: async_lock::Mutex<()>,
     /// Held by whoever commits. Inside: the number of the last cut that became durable.

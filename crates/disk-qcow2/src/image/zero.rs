@@ -129,16 +129,8 @@ impl Engine {
         let unit = self.image.layout.unit_bytes();
         let end = start + len;
         let first = start.next_multiple_of(unit).min(end);
-        // The last unit may reach beyond the disk's end: nobody sees what is there.
-        let last = if end == self.image.size_bytes() {
-            end
-        } else {
-            (end - end % unit).max(first)
-        };
         self.zero_edge(start, first).await?;
-        if first < last {
-            self.zero_middle(first, last.next_multiple_of(unit), mode).await?;
-        }
+        let last = self.zero_middle(first, end, mode).await?;
         self.zero_edge(last, end).await
     }
 
@@ -149,15 +141,8 @@ impl Engine {
             // What is below would show again.
             return Ok(());
         }
-        let unit = layout.unit_bytes();
-        let end = start + len;
-        let first = start.next_multiple_of(unit);
-        let last = if end == self.image.size_bytes() {
-            end.next_multiple_of(unit)
-        } else {
-            end - end % unit
-        };
-        self.zero_middle(first, last, ZeroMode::MayUnmap).await
+        let first = start.next_multiple_of(layout.unit_bytes());
+        self.zero_middle(first, start + len, ZeroMode::MayUnmap).await.map(drop)
     }
 
     /// Part of a unit: zeroes are written, unless that is what it reads as.
@@ -196,8 +181,9 @@ impl Engine {
         Ok(())
     }
 
-    /// Whole units, from unit boundary to unit boundary.
-    pub(crate) async fn zero_middle(&self, from: u64, to: u64, mode: ZeroMode) -> Result<(), Fault> {
+    /// Whole units from a unit boundary on, and the last one also where the disk ends within it: nobody sees what is behind.
+    /// How far that came: to `to`, or to the last unit boundary before it.
+    pub(crate) async fn zero_middle(&self, from: u64, to: u64, mode: ZeroMode) -> Result<u64, Fault> {
         let layout = self.image.layout;
         let span = layout.l2_span_bytes();
         let mut at = from;
@@ -210,14 +196,16 @@ impl Engine {
                 continue;
             }
             at = match self.zero_in_table(at, end, mode).await? {
+                Zeroed::Until(done) if done == at => break,
                 Zeroed::Until(done) => done,
                 Zeroed::Write(data, data_end) => {
+                    let data_end = data_end.min(to);
                     self.zero_data(data, data_end, mode).await?;
                     data_end
                 }
             };
         }
-        Ok(())
+        Ok(at)
     }
 
     async fn zero_in_table(&self, from: u64, to: u64, mode: ZeroMode) -> Result<Zeroed, Fault> {
@@ -238,7 +226,17 @@ impl Engine {
             return Ok(Zeroed::Write(from, to));
         }
         let table = self.writable_table(from).await?;
-        let zeroed = self.step(|tables| tables.zero_units(table, from, to, wish)).await;
+        let unit = layout.unit_bytes();
+        let zeroed = self
+            .step(|tables| {
+                // Asked here, where nothing can have been written behind the end yet if this is the end.
+                let end = match self.image.size_bytes() <= to {
+                    true => to.next_multiple_of(unit),
+                    false => to - to % unit,
+                };
+                tables.zero_units(table, from, end, wish)
+            })
+            .await;
         drop(range);
         zeroed
     }

@@ -91,6 +91,66 @@ fn new_space_reads_as_zeroes_over_a_longer_backing() {
     }
 }
 
+/// Steps shorter than what one entry speaks for change nothing in front of the old end, be it the backing's or written before.
+#[test]
+fn growth_within_the_last_cluster_keeps_what_is_there() {
+    let Some(lab) = Lab::new() else { return };
+    let base = InMemory::holding(pattern(3 << 20, 3), Access::ReadOnly);
+    fs::write(lab.path("base.raw"), base.contents()).unwrap();
+    for options in ["cluster_size=64k", "compat=0.10", "extended_l2=on", "cluster_size=1k"] {
+        for written in [false, true] {
+            lab.run(&format!(
+                "qemu-img create -f qcow2 -o {options} -b base.raw -F raw a.qcow2 1049088"
+            ));
+            let file = lab.load("a.qcow2");
+            let disk = open(&file, Some(Arc::new(base.clone())));
+            block_on(async {
+                let io = disk.open_queue().unwrap();
+                let mut expected = base.contents()[..1_049_088].to_vec();
+                if written {
+                    expected[1_048_576..].copy_from_slice(&pattern(512, 9));
+                    write(&*io, 1_048_576, &pattern(512, 9)).await;
+                }
+                for step in [512, 1024, 512, 3072, 61_440, 512, 131_072] {
+                    let size = expected.len() + step;
+                    io.grow(size as u64).await.unwrap();
+                    expected.resize(size, 0);
+                    assert!(read_all(&*io).await == expected, "{options}, {written}, grown to {size}");
+                }
+                disk.close().await.unwrap();
+                assert!(lab.read_by_qemu(&file) == expected, "{options}");
+            });
+            lab.check(&file, false);
+        }
+    }
+}
+
+/// A disk that was made smaller keeps bytes behind its end; they do not show when it grows again.
+#[test]
+fn what_was_behind_the_end_does_not_show() {
+    let Some(lab) = Lab::new() else { return };
+    lab.run("qemu-img create -f qcow2 a.qcow2 1M");
+    let whole = lab.load("a.qcow2");
+    let disk = open(&whole, None);
+    block_on(async {
+        write(&*disk.open_queue().unwrap(), 0, &[0x5a; 1 << 20]).await;
+        disk.close().await.unwrap();
+    });
+    fs::write(lab.path("a.qcow2"), whole.contents()).unwrap();
+    lab.run("qemu-img resize -f qcow2 --shrink a.qcow2 1000448");
+    let file = lab.load("a.qcow2");
+    let disk = open(&file, None);
+    block_on(async {
+        let io = disk.open_queue().unwrap();
+        io.grow(2 << 20).await.unwrap();
+        let mut expected = vec![0x5a; 1_000_448];
+        expected.resize(2 << 20, 0);
+        assert!(read_all(&*io).await == expected);
+        disk.close().await.unwrap();
+    });
+    lab.check(&file, false);
+}
+
 /// A tebibyte costs no more to open than a mebibyte, and grows at once.
 #[test]
 fn large_disks_open_at_once() {
