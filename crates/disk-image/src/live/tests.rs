@@ -216,6 +216,7 @@ fn snapshots_keep_the_moment_and_streams_make_independent() {
             &bench.file("one.qcow2"),
             "one.qcow2",
             &backing("base.raw", "raw"),
+            &access,
         )
         .unwrap();
         // What is below does not change any more.
@@ -226,6 +227,7 @@ fn snapshots_keep_the_moment_and_streams_make_independent() {
             &bench.file("two.qcow2"),
             "two.qcow2",
             &backing("one.qcow2", "qcow2"),
+            &access,
         )
         .unwrap();
         let later = contents(&*one.disk());

@@ -147,13 +147,19 @@ impl Machine {
     /// Makes the disk called `disk` of a machine that runs or is paused larger; returns when the guest was told.
     pub(crate) async fn resize_disk(&self, disk: Name, size_bytes: u64) -> Result<(), Failure> {
         let change = DiskChange::Resize { size_bytes };
-        self.change_disk(disk, change, Vec::new()).await
+        self.change_disk(None, disk, change, Vec::new()).await
     }
 
     /// Changes a disk of a machine that runs or is paused, or brings or takes one; returns when that is done.
-    pub(crate) async fn change_disk(&self, disk: Name, change: DiskChange, fds: Vec<OwnedFd>) -> Result<(), Failure> {
+    pub(crate) async fn change_disk(
+        &self,
+        revision: Option<u64>,
+        disk: Name,
+        change: DiskChange,
+        fds: Vec<OwnedFd>,
+    ) -> Result<(), Failure> {
         let change = DiskOrder { disk, change, fds };
-        self.order(None, |reply| Order::Disk { change, reply }).await
+        self.order(revision, |reply| Order::Disk { change, reply }).await
     }
 
     /// What the disks of a machine that runs or is paused are and did.
@@ -167,10 +173,18 @@ impl Machine {
         self.order(revision, |reply| Order::Edit { edit, live, reply }).await
     }
 
-    /// Writes down what was, or is about to be, changed of a machine that runs or is paused.
+    /// Writes down what is about to be changed of a machine that runs or is paused.
     pub(crate) async fn edit_live(&self, revision: Option<u64>, edit: Edit) -> Result<(), Failure> {
         let live = true;
         self.order(revision, |reply| Order::Edit { edit, live, reply }).await
+    }
+
+    /// Writes down what was changed of a machine that ran; it may have ended since.
+    pub(crate) async fn note_edit(&self, edit: impl Fn() -> Edit) -> Result<(), Failure> {
+        match self.edit_live(None, edit()).await {
+            Err(failure) if failure.code == ErrorCode::WrongState => self.edit(None, edit()).await,
+            noted => noted,
+        }
     }
 
     /// Removes its record and everything that is kept of it; the task ends.

@@ -1,25 +1,27 @@
 //! The task of one machine: all waiting is in [`Task::wait`], all deciding in [`super::lifecycle`].
 
+mod requests;
+
 use std::collections::HashMap;
 use std::future::{Future, pending};
-use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use api_types::{ErrorCode, OperationKind, OperationPhase, Vm, VmPhase, VmStatus};
-use control::{DiskReport, FromVm, Hello, RefusalKind, VmEvent, VmRequest};
+use control::{FromVm, Hello, VmEvent, VmRequest};
 use jiff::Timestamp;
 use spec::OperationId;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use self::requests::{Answer, Waiting};
 use super::launch::{Launched, launch};
 use super::lifecycle::{Ask, Effect, Happened, Lifecycle};
 use super::link::{Link, LinkError};
 use super::process::{self, Exit, Process};
 use super::run_dir::RunDir;
-use super::{Action, Conditional, DiskOrder, Machine, Order, Reply};
+use super::{Action, Conditional, Machine, Order, Reply};
 use crate::context::Context;
 use crate::failure::{Failure, chain};
 use crate::operations::{Finish, Worker};
@@ -27,10 +29,6 @@ use crate::registry::OperationRecord;
 
 /// How long a process that was told to end has before it is killed: time to write the tables of its images.
 const END_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a process has to carry out a pause, resume or reset.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a process has to take in a request with files.
-const SEND_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long to wait before a lost connection is made again.
 const RELINK_DELAY: Duration = Duration::from_secs(1);
 
@@ -47,27 +45,6 @@ struct Launching {
 enum Due {
     Shutdown,
     End,
-}
-
-/// Somebody who waits for the process to answer.
-struct Waiting {
-    reply: Answer,
-    until: Instant,
-}
-
-/// Where an answer goes. Whoever asked may have gone.
-enum Answer {
-    Done(Reply<()>),
-    Disks(Reply<Vec<DiskReport>>),
-}
-
-impl Answer {
-    fn fail(self, failure: Failure) {
-        match self {
-            Self::Done(reply) => drop(reply.send(Err(failure))),
-            Self::Disks(reply) => drop(reply.send(Err(failure))),
-        }
-    }
 }
 
 /// Why the task woke up.
@@ -217,11 +194,7 @@ impl Task {
                 Ok(()) => self.change_disk(change, reply).await,
                 Err(failure) => drop(reply.send(Err(failure))),
             },
-            Order::DiskReports { reply } => {
-                let sent = self.life.ask(Ask::ChangeDisk);
-                let sent = sent.and_then(|_| self.send(VmRequest::DiskReports));
-                self.await_answer(sent, Answer::Disks(reply));
-            }
+            Order::DiskReports { reply } => self.ask_for_disks(reply),
             Order::Cancel(operation) => {
                 let effects = self.life.happened(Happened::Cancelled(operation));
                 self.carry_out(effects);
@@ -301,29 +274,6 @@ impl Task {
         self.await_answer(sent, Answer::Done(reply));
     }
 
-    async fn change_disk(&mut self, order: DiskOrder, reply: Reply<()>) {
-        let request = VmRequest::Disk {
-            disk: order.disk,
-            change: order.change,
-        };
-        let sent = match self.life.ask(Ask::ChangeDisk) {
-            Ok(_) if order.fds.is_empty() => self.send(request),
-            Ok(_) => self.send_files(request, &order.fds).await,
-            Err(failure) => Err(failure),
-        };
-        self.await_answer(sent, Answer::Done(reply));
-    }
-
-    fn await_answer(&mut self, sent: Result<u64, Failure>, reply: Answer) {
-        match sent {
-            Ok(number) => {
-                let until = Instant::now() + ANSWER_TIMEOUT;
-                self.waiting.insert(number, Waiting { reply, until });
-            }
-            Err(failure) => reply.fail(failure),
-        }
-    }
-
     fn carry_out(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
@@ -350,36 +300,6 @@ impl Task {
                 Effect::Finish(id, phase, failure) => self.unsaved.push(Finish { id, phase, failure }),
             }
         }
-    }
-
-    fn send(&mut self, request: VmRequest) -> Result<u64, Failure> {
-        self.linked_process()?
-            .send(request)
-            .map_err(|error| Failure::of(ErrorCode::MachineFailed, &error))
-    }
-
-    /// A process that does not read what is sent to it is not waited for.
-    async fn send_files(&mut self, request: VmRequest, fds: &[OwnedFd]) -> Result<u64, Failure> {
-        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-        let sending = self.linked_process()?.send_files(request, &fds);
-        let sent = match tokio::time::timeout(SEND_TIMEOUT, sending).await {
-            Ok(sent) => sent,
-            Err(_) => Err(LinkError::Silent),
-        };
-        if let Err(error) = &sent {
-            // A message may have gone in part, so nothing can follow it.
-            self.link_lost(error);
-        }
-        sent.map_err(|error| Failure::of(ErrorCode::MachineFailed, &error))
-    }
-
-    fn linked_process(&mut self) -> Result<&mut Link, Failure> {
-        self.link.as_mut().ok_or_else(|| {
-            Failure::new(
-                ErrorCode::MachineFailed,
-                "the machine process does not answer at the moment; try again, or stop it with force",
-            )
-        })
     }
 
     fn kill(&self) {
@@ -418,24 +338,10 @@ impl Task {
         match frame {
             FromVm::Done { number, status } => {
                 self.apply_status(&status);
-                if let Some(Waiting {
-                    reply: Answer::Done(reply),
-                    ..
-                }) = self.waiting.remove(&number)
-                {
-                    let _ = reply.send(Ok(())); // Whoever asked may have gone.
-                }
+                self.answered(number, Ok(None));
             }
-            FromVm::Refused { number, refusal } => match self.waiting.remove(&number) {
-                Some(waiting) => {
-                    let code = match refusal.kind {
-                        RefusalKind::NoSuchDisk => ErrorCode::NotFound,
-                        _ => ErrorCode::WrongState,
-                    };
-                    waiting.reply.fail(Failure::new(code, refusal.message));
-                }
-                None => tracing::warn!(why = refusal.message, "machine process refused a request"),
-            },
+            FromVm::Refused { number, refusal } => self.answered(number, Err(refusal)),
+            FromVm::Disks { number, disks } => self.answered(number, Ok(Some(disks))),
             FromVm::Event(VmEvent::StateChanged { state }) => self.note(Happened::State(state)),
             FromVm::Event(VmEvent::GuestReset { resets }) => self.note(Happened::Resets(resets)),
             FromVm::Event(VmEvent::DiskJob { disk, job, state }) => {
@@ -443,13 +349,6 @@ impl Task {
             }
             // The process ends now; its report is read when it is gone.
             FromVm::Event(VmEvent::Ended { report }) => tracing::info!(why = report.message, "machine ended"),
-            FromVm::Disks { number, disks } => match self.waiting.remove(&number) {
-                Some(Waiting {
-                    reply: Answer::Disks(reply),
-                    ..
-                }) => drop(reply.send(Ok(disks))), // As above.
-                _ => tracing::warn!(number, "nobody asked the machine process for its disks"),
-            },
             FromVm::Hello(_) => tracing::warn!("machine process introduced itself twice"),
         }
     }
@@ -468,9 +367,7 @@ impl Task {
     fn link_lost(&mut self, error: &LinkError) {
         tracing::debug!(error = chain(error), "connection to the machine process is gone");
         self.link = None;
-        for (_, waiting) in self.waiting.drain() {
-            waiting.reply.fail(Failure::of(ErrorCode::MachineFailed, error));
-        }
+        self.unanswered(error);
     }
 
     fn linked(&mut self, result: Result<(Link, Hello), LinkError>) {
@@ -508,19 +405,7 @@ impl Task {
         if self.save_again.is_some_and(|at| at <= now) {
             self.save_again = None;
         }
-        let late: Vec<_> = self
-            .waiting
-            .iter()
-            .filter(|(_, waiting)| waiting.until <= now)
-            .map(|(number, _)| *number)
-            .collect();
-        for waiting in late.into_iter().filter_map(|number| self.waiting.remove(&number)) {
-            let text = format!(
-                "the machine process did not answer within {} s",
-                ANSWER_TIMEOUT.as_secs()
-            );
-            waiting.reply.fail(Failure::new(ErrorCode::Timeout, text));
-        }
+        self.give_up_waiting(now);
         match self.due {
             Some((at, Due::Shutdown)) if at <= now => {
                 self.due = None;

@@ -12,11 +12,11 @@ use api_types::{DiskRequests, ErrorCode, Vm, VmDisk, VmDiskLayer, VmPhase};
 use control::{DiskChange, DiskLatency, DiskReport};
 use spec::{DiskBus, DiskLimits, DiskWish, Name, NameError, Problems, VmPlan, VmSpec};
 
-use super::edits::{attaching, detaching, position};
+use super::edits::{attaching, detaching, limiting, position};
 use crate::failure::Failure;
 use crate::host::Host;
-use crate::machine::{self, Edit};
-use crate::volume_store::idle;
+use crate::machine;
+use crate::volume_store::{idle, not_copied};
 
 impl Host {
     /// The disks of a machine that runs or is paused.
@@ -42,20 +42,15 @@ impl Host {
         let record = self.vm(vm).await?;
         let (id, machine) = self.machine(vm).await?;
         let index = self.place(&record, disk).await?;
-        let edit: Edit = Box::new(move |_, vm| {
-            let mut spec = vm.spec.clone();
-            let wish = spec.disks.get_mut(index).ok_or_else(|| changed(&spec.name))?;
-            wish.limits = limits;
-            Ok(spec)
-        });
         if runs(&record) {
             let name = name_at(&record.spec, index)?;
+            let called = name.to_string();
             machine
-                .change_disk(name, DiskChange::Limit { limits }, Vec::new())
+                .change_disk(revision, name, DiskChange::Limit { limits }, Vec::new())
                 .await?;
-            machine.edit_live(revision, edit).await?;
+            machine.note_edit(|| limiting(called.clone(), limits)).await?;
         } else {
-            machine.edit(revision, edit).await?;
+            machine.edit(revision, limiting(disk.to_owned(), limits)).await?;
         }
         self.vm(&id.to_string()).await
     }
@@ -77,13 +72,19 @@ impl Host {
         let (_, machine) = self.machine(&vm.id.to_string()).await?;
         let edit = attaching(Arc::clone(&self.0.context), wish);
         machine.edit_live(revision, edit).await?;
-        let attached = self.attach_written(vm, &name).await;
-        if let Err(failure) = &attached
-            && failure.code != ErrorCode::Timeout
-        {
-            machine.edit_live(None, detaching(name)).await?;
+        let Err(mut failure) = self.attach_written(vm, &name).await else {
+            return Ok(());
+        };
+        if matches!(failure.code, ErrorCode::Timeout | ErrorCode::MachineFailed) {
+            // It may have it, or be about to: the record must not say that the volume is free.
+            failure.detail = format!(
+                "{}; disk {name} stays attached in the record: karat show tells whether the machine has it already",
+                failure.detail
+            );
+        } else {
+            machine.note_edit(|| detaching(name.clone())).await?;
         }
-        attached
+        Err(failure)
     }
 
     /// Has the process take the disk of this name, which the machine's record has already.
@@ -105,7 +106,7 @@ impl Host {
         let opened = opened.await;
         let (change, fds) = opened.map_err(|_| Failure::new(ErrorCode::Internal, "the work was lost"))??;
         let (_, machine) = self.machine(&vm.id.to_string()).await?;
-        machine.change_disk(name, change, fds).await
+        machine.change_disk(None, name, change, fds).await
     }
 
     /// Takes a disk from the SCSI bus of a machine that runs.
@@ -121,26 +122,21 @@ impl Host {
         self.registry()
             .change(move |change| -> Result<_, Failure> {
                 let volume = volume.map(|volume| change.volume(&volume)).transpose()?.flatten();
-                volume.map_or(Ok(()), |volume| idle(&volume))
+                volume.map_or(Ok(()), |volume| {
+                    idle(&volume)?;
+                    not_copied(change, &volume)
+                })
             })
             .await?;
         let (_, machine) = self.machine(&vm.id.to_string()).await?;
-        if let Some(wanted) = revision
-            && wanted != vm.revision
-        {
-            let text = format!(
-                "machine {} has revision {} by now, not {wanted}",
-                vm.spec.name, vm.revision
-            );
-            return Err(Failure::new(ErrorCode::RevisionMismatch, text));
-        }
-        match machine.change_disk(name.clone(), DiskChange::Detach, Vec::new()).await {
+        let detached = machine.change_disk(revision, name.clone(), DiskChange::Detach, Vec::new());
+        match detached.await {
             Ok(()) => {}
             // The process has let go of it before.
             Err(failure) if failure.code == ErrorCode::NotFound => {}
             Err(failure) => return Err(failure),
         }
-        machine.edit_live(None, detaching(name.to_string())).await
+        machine.note_edit(|| detaching(name.to_string())).await
     }
 
     /// Where a machine's record has a disk. `disk` is its name there, or the name or id of its volume.

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use api_types::{ErrorCode, EventReason, VolumeState};
-use spec::{DiskWish, Problems, VmId, VmPlan, VmSpec};
+use spec::{DiskLimits, DiskWish, Problems, VmId, VmPlan, VmSpec};
 
 use crate::context::Context;
 use crate::failure::Failure;
@@ -57,6 +57,18 @@ pub(super) fn detaching(disk: String) -> Edit {
         if let Some(volume) = volume {
             let text = format!("detached from machine {}", spec.name);
             tell(change, &volume, EventReason::Detached, &text)?;
+        }
+        Ok(spec)
+    })
+}
+
+/// Writes other limits of a disk down.
+pub(super) fn limiting(disk: String, limits: DiskLimits) -> Edit {
+    Box::new(move |change, vm| {
+        let mut spec = vm.spec.clone();
+        let index = position(change, &spec, &disk)?;
+        if let Some(wish) = spec.disks.get_mut(index) {
+            wish.limits = limits;
         }
         Ok(spec)
     })

@@ -121,6 +121,8 @@ impl Host {
 
     /// Removes the files a volume does not consist of any more. What can not be removed now is when the daemon starts next.
     async fn drop_files(&self, id: VolumeId) {
+        // One after the other: a number that is free again may have a new file by the time a second one comes to it.
+        let _turn = self.0.volumes.removal.lock().await;
         let context = Arc::clone(&self.0.context);
         let removed = tokio::task::spawn_blocking(move || -> Result<(), Failure> {
             let key = id.to_string();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use api_types::{DiskMirror, ErrorCode, EventReason, Volume, VolumeAttachment, VolumeSource, VolumeState, VolumeWish};
 use spec::{DiskFormat, OperationId, Problems, VolumeId};
 
+use super::edits::position;
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::limits;
@@ -132,26 +133,15 @@ impl Host {
         let vm = self.vm(vm).await?;
         let (name, disk) = (vm.spec.name.clone(), disk.to_owned());
         let found = self.registry().change(move |change| -> Result<_, Failure> {
-            let called = change.volume(&disk)?;
-            for (index, wish) in vm.spec.disks.iter().enumerate() {
-                let own = wish.name.clone().unwrap_or_else(|| format!("disk{}", index + 1));
-                let volume = wish.volume.as_deref().map(|volume| find(change, volume)).transpose()?;
-                let by_volume =
-                    called.is_some() && called.as_ref().map(|one| one.id) == volume.as_ref().map(|one| one.id);
-                if own == disk || by_volume {
-                    return volume
-                        .map(|volume| volume.id.to_string())
-                        .ok_or_else(|| not_a_volume(&disk));
-                }
-            }
             if disk == "root" && vm.spec.image.is_some() {
                 return Err(not_a_volume(&disk));
             }
-            let text = format!(
-                "machine {} has no disk {disk:?}; karat show {} has all",
-                vm.spec.name, vm.spec.name
-            );
-            Err(Failure::new(ErrorCode::NotFound, text))
+            let wish = vm.spec.disks.get(position(change, &vm.spec, &disk)?);
+            let volume = wish.and_then(|wish| wish.volume.as_deref());
+            match volume {
+                Some(volume) => Ok(find(change, volume)?.id.to_string()),
+                None => Err(not_a_volume(&disk)),
+            }
         });
         Ok((name, found.await?))
     }

@@ -50,6 +50,8 @@ pub(crate) struct Keeper {
     pub(crate) jobs: Arc<Semaphore>,
     /// Turns of those who send volumes.
     pub(crate) senders: Semaphore,
+    /// The turn of who removes files that volumes do not consist of any more.
+    pub(crate) removal: tokio::sync::Mutex<()>,
     /// Volumes that somebody is sending.
     uploads: Mutex<HashSet<VolumeId>>,
 }
@@ -59,6 +61,7 @@ impl Default for Keeper {
         Self {
             jobs: Arc::new(Semaphore::new(JOBS_MAX)),
             senders: Semaphore::new(SENDERS_MAX),
+            removal: tokio::sync::Mutex::new(()),
             uploads: Mutex::default(),
         }
     }

@@ -48,7 +48,8 @@ pub(crate) fn settled(context: &Context, record: &VolumeRecord, task: Task) -> R
         return Ok(None);
     }
     let done = match task {
-        Task::Snapshot { .. } => matches!(disk::backing(&file, format), Ok(Some(_))),
+        // Its first sector is written last, and at once.
+        Task::Snapshot { .. } => disk::is_qcow2(&file).map_err(|error| files::failure("be read", &path, &error))?,
         Task::Stream => disk::backing(&file, format)?.is_none(),
         Task::Move { target } => is_noted(&files.note(target))?,
         _ => false,

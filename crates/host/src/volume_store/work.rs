@@ -99,10 +99,14 @@ fn layers(context: &Context, record: &VolumeRecord, to_write: bool) -> Result<Ve
         .into_iter()
         .zip(std::iter::once(true).chain(std::iter::repeat(false)))
     {
-        layers.push(Source {
-            file: files::open_layer(context, record, layer, to_write && is_top)?,
-            format: layer.format,
-        });
+        let file = files::open_layer(context, record, layer, to_write && is_top)?;
+        let format = layer.format;
+        // What an image does not refer to any more must not show through it, whatever the record still has.
+        let alone = disk::backing(&file, format)?.is_none();
+        layers.push(Source { file, format });
+        if alone {
+            return Ok(layers);
+        }
     }
     if record.shares_image() {
         let image = context.store.open_disk(&image_of(record)?);

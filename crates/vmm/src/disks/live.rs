@@ -40,6 +40,10 @@ impl Stack {
         if overlay.format != DiskFormat::Qcow2 || !overlay.writable || files.data.is_some() {
             return Err(self.wrong("an overlay is a qcow2 image by itself, open for writing"));
         }
+        let options = OpenOptions {
+            cache_bytes: images::cache_bytes(self.layers.len() + 1),
+            ..self.images.options
+        };
         let Some(below) = self.layers.first_mut().filter(|below| below.writable) else {
             return Err(self.wrong("it is only read, so there is nothing to take a snapshot of"));
         };
@@ -51,7 +55,7 @@ impl Stack {
             },
         };
         let file = images::layer(files).file;
-        let made = live::snapshot(&self.images.switch, &file, &overlay.name, &backing);
+        let made = live::snapshot(&self.images.switch, &file, &overlay.name, &backing, &options);
         let image = made.map_err(|source| StackError::Snapshot {
             disk: self.name.clone(),
             source: Box::new(source),
@@ -91,7 +95,8 @@ impl Stack {
         let chain = Chain::new(images::layer(files), Vec::new());
         let options = OpenOptions {
             access: Access::ReadWrite,
-            ..OpenOptions::default()
+            cache_bytes: images::cache_bytes(1),
+            ..self.images.options
         };
         let opened = block_on(&self.name, disk_image::assemble(&chain, &options))?;
         let image = opened.map_err(|source| StackError::Image {
