@@ -49,6 +49,9 @@ pub(crate) struct VolumeRecord {
     /// Files it does not consist of any more, to be removed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) dropped: Vec<LayerFile>,
+    /// Number of the file that was added last. None comes twice: what a machine tells of one must not be taken for another's.
+    #[serde(default)]
+    pub(crate) last_file: u32,
     /// The row's own; what is written here is not kept.
     pub(crate) revision: u64,
 }
@@ -185,9 +188,10 @@ impl VolumeRecord {
         })
     }
 
-    /// A file it does not have yet.
+    /// A file it never had.
     pub(crate) fn new_file(&self, format: DiskFormat) -> LayerFile {
-        let taken = self.layers.iter().chain(&self.dropped).map(|layer| layer.number);
+        let files = self.layers.iter().chain(&self.dropped).map(|layer| layer.number);
+        let taken = files.chain([self.last_file]);
         LayerFile {
             number: taken.max().unwrap_or(0) + 1,
             format,

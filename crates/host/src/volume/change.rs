@@ -123,6 +123,7 @@ impl Host {
             let task = decide(change, &record)?;
             let job = Job { operation, task };
             record.job = Some(job);
+            record.last_file = task.new_file().map_or(record.last_file, |file| file.number);
             change.update_volume(&record)?;
             record.revision += 1;
             change.begin_operation(operation, task.kind(), record.name())?;

@@ -159,6 +159,7 @@ fn draft(change: &Change<'_>, mut wish: VolumeWish, origin: Origin) -> Result<Vo
         last_check: None,
         layers: Vec::new(),
         dropped: Vec::new(),
+        last_file: 0,
         created_at: Timestamp::now(),
         revision: 1,
         wish,

@@ -187,6 +187,7 @@ fn copy_of(change: &Change<'_>, mut wish: VolumeWish, source: &VolumeRecord, job
         created_at: now,
         layers: Vec::new(),
         dropped: Vec::new(),
+        last_file: 0,
         revision: 1,
         wish,
     }
