@@ -2,6 +2,7 @@
 //!
 //! Times are RFC 3339 in UTC; sizes are Kubernetes quantities where users write them and plain bytes where only programs do.
 
+mod disk;
 mod event;
 mod image;
 mod operation;
@@ -9,6 +10,7 @@ mod problem;
 mod vm;
 mod volume;
 
+pub use disk::{DiskMirror, DiskRequests, VmDisk, VmDiskLayer, VmDiskList};
 pub use event::{Event, EventList, EventReason, Subject};
 pub use image::{Image, ImageList, ImagePull, ImagePulled};
 pub use operation::{Operation, OperationKind, OperationList, OperationPhase, Progress};
@@ -20,5 +22,6 @@ pub use spec::{
 pub use vm::{Health, StopRequest, Vm, VmList, VmPhase, VmStatus};
 pub use volume::{
     Preallocation, Volume, VolumeAccepted, VolumeAttachment, VolumeCheck, VolumeCheckRequest, VolumeCondition,
-    VolumeConvert, VolumeList, VolumeRepair, VolumeResize, VolumeSource, VolumeState, VolumeUpload, VolumeWish,
+    VolumeConvert, VolumeLayer, VolumeList, VolumeRepair, VolumeResize, VolumeSource, VolumeState, VolumeUpload,
+    VolumeWish,
 };

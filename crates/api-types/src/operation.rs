@@ -53,6 +53,12 @@ pub enum OperationKind {
     VolumeResize,
     /// A volume is checked, perhaps repaired.
     VolumeCheck,
+    /// A running machine goes on in an overlay of a volume.
+    VolumeSnapshot,
+    /// A running machine copies into the top file of a volume what is below it.
+    VolumeStream,
+    /// A running machine copies a volume into another one, or into another file of its own.
+    VolumeMirror,
 }
 
 /// Where an operation is. `Succeeded`, `Failed` and `Cancelled` are final.

@@ -144,6 +144,9 @@ pub struct Volume {
     /// How much of it was sent, while it is uploaded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upload: Option<VolumeUpload>,
+    /// Its files, where there are several, newest first: each holds what changed since the one after it was left as it is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<VolumeLayer>,
     /// Machines that have it as a disk.
     pub attached_to: Vec<VolumeAttachment>,
     /// What the last check found.
@@ -156,6 +159,15 @@ pub struct Volume {
     pub created_at: Timestamp,
     /// Grows with each change of the record; also the entity tag.
     pub revision: u64,
+}
+
+/// One file of a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VolumeLayer {
+    /// Its name in the directory of volumes.
+    pub file: String,
+    /// How its bytes lie there.
+    pub format: DiskFormat,
 }
 
 /// How much of an upload has arrived.

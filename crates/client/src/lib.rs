@@ -4,6 +4,7 @@
 //! something was carried out exactly when it returns `Ok`.
 
 mod console;
+mod disks;
 mod error;
 mod images;
 mod operations;

@@ -2,9 +2,7 @@
 
 use std::io::SeekFrom;
 
-use api_types::{
-    DiskWish, Vm, Volume, VolumeAccepted, VolumeCheckRequest, VolumeConvert, VolumeList, VolumeResize, VolumeWish,
-};
+use api_types::{Volume, VolumeAccepted, VolumeCheckRequest, VolumeConvert, VolumeList, VolumeResize, VolumeWish};
 use futures_util::{Stream, stream};
 use http_body_util::StreamBody;
 use hyper::body::{Bytes, Frame};
@@ -67,17 +65,6 @@ impl Client {
     /// Begins to copy a volume into a new one of another form.
     pub async fn convert_volume(&self, volume: &str, convert: &VolumeConvert) -> Result<VolumeAccepted, ClientError> {
         self.post(&path(volume, "/convert"), convert).await
-    }
-
-    /// Gives a stopped machine another disk.
-    pub async fn attach_disk(&self, vm: &str, disk: &DiskWish) -> Result<Vm, ClientError> {
-        self.post(&format!("/v1/vms/{}/disks", segment(vm)), disk).await
-    }
-
-    /// Takes a disk from a stopped machine: by its name there, or the name or id of its volume.
-    pub async fn detach_disk(&self, vm: &str, disk: &str) -> Result<Vm, ClientError> {
-        let path = format!("/v1/vms/{}/disks/{}", segment(vm), segment(disk));
-        self.delete_for(&path).await
     }
 
     /// Sends what a volume is filled with; `sent` is told how many bytes of the whole have been handed over. When it breaks off,

@@ -56,14 +56,20 @@ pub enum DiskChange {
     },
     /// From now on write into an empty image that comes along and is backed by what was on top, which is only read then.
     Snapshot {
-        /// The new top; its header names the old one as the backing image.
+        /// The new top.
         overlay: DiskLayer,
+        /// What its header names as its backing image: the old top, as it is found from the new one's directory.
+        backing: String,
     },
     /// Begin to copy what the top reads from the images below into it, so that it stands alone in the end. Answered at once;
     /// [`DiskJobState`] tells the rest.
     Stream,
-    /// Begin to copy all of it into a new image that comes along, at least as large. Answered at once; [`DiskJobState`] tells the
+    /// Begin to copy all of it into a new image that comes along, of the same size. Answered at once; [`DiskJobState`] tells the
     /// rest.
+    ///
+    /// With `pivot`, an empty file comes along after the image. [`PIVOTED`] is written there, and is durable, at the moment at
+    /// which disk and copy are the same, durable, and not in use: whoever finds it knows that the copy is the disk from then on,
+    /// also when nobody was left to tell of it.
     Mirror {
         /// The new image.
         target: DiskLayer,
@@ -90,11 +96,15 @@ impl DiskChange {
     pub fn file_count(&self) -> usize {
         match self {
             Self::Attach { chain, .. } => chain.file_count(),
-            Self::Snapshot { overlay: layer } | Self::Mirror { target: layer, .. } => layer.file_count(),
+            Self::Snapshot { overlay, .. } => overlay.file_count(),
+            Self::Mirror { target, pivot, .. } => target.file_count() + usize::from(*pivot),
             Self::Resize { .. } | Self::Limit { .. } | Self::Stream | Self::Cancel | Self::Detach => 0,
         }
     }
 }
+
+/// What is written into the file that comes along with [`DiskChange::Mirror`] when the copy becomes the disk.
+pub const PIVOTED: &[u8] = b"pivoted\n";
 
 /// Work on a disk that takes time; a disk has one at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -128,6 +138,18 @@ pub enum DiskJobState {
     },
 }
 
+/// Work on a disk: under way, or over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskJobReport {
+    /// Of what kind.
+    pub job: DiskJob,
+    /// Name of the image it writes to.
+    pub target: String,
+    /// How it stands.
+    #[serde(flatten)]
+    pub state: DiskJobState,
+}
+
 /// What a disk is, and what it did since the machine was created.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskReport {
@@ -139,6 +161,9 @@ pub struct DiskReport {
     pub layers: Vec<DiskLayer>,
     /// The rates it is kept to.
     pub limits: DiskLimits,
+    /// The work on it that was begun last, if any was; how it ended stays here until the next begins.
+    #[serde(default)]
+    pub job: Option<DiskJobReport>,
     /// Requests that were carried out, and how long they took.
     pub reads: DiskLatency,
     /// Likewise of writes.
@@ -168,4 +193,12 @@ pub struct DiskLatency {
     pub p99_us: u64,
     /// Of 1000, 999 took no longer.
     pub p999_us: u64,
+    /// How many took no longer than each of [`LATENCY_BOUNDS_US`], in that order.
+    #[serde(default)]
+    pub within: Vec<u64>,
 }
+
+/// Microseconds by which [`DiskLatency::within`] counts: from a hit in the host's page cache to a storage that hangs.
+pub const LATENCY_BOUNDS_US: [u64; 12] = [
+    16, 32, 64, 128, 256, 512, 1_024, 4_096, 16_384, 65_536, 262_144, 1_048_576,
+];

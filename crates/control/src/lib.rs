@@ -14,7 +14,10 @@ mod message;
 mod report;
 mod state;
 
-pub use disk::{DiskChain, DiskChange, DiskJob, DiskJobState, DiskLatency, DiskLayer, DiskReport};
+pub use disk::{
+    DiskChain, DiskChange, DiskJob, DiskJobReport, DiskJobState, DiskLatency, DiskLayer, DiskReport, LATENCY_BOUNDS_US,
+    PIVOTED,
+};
 pub use fds::{FDS_MAX, RecvError, SendError, recv_with_fds, send_with_fds};
 pub use frame::{Decoder, FRAME_MAX, FrameError, encode};
 pub use message::{

@@ -8,7 +8,7 @@ use crate::report::EndReport;
 use crate::state::VmState;
 
 /// Grows when a message changes its meaning; a daemon adopts only processes that speak its own version or an older one.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 /// File descriptor of the listening control socket in a new machine process (first after the standard three).
 pub const CONTROL_LISTENER_FD: i32 = 3;
 /// File descriptor of the listening console socket in a new machine process.
@@ -226,7 +226,7 @@ pub enum VmEvent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::{DiskLatency, DiskLayer};
+    use crate::disk::{DiskJobReport, DiskLatency, DiskLayer};
     use crate::report::EndReason;
     use spec::{ByteSize, DiskFormat, DiskLimits};
 
@@ -245,8 +245,16 @@ mod tests {
             size_bytes: 1,
             layers: vec![layer()],
             limits: DiskLimits::default(),
+            job: Some(DiskJobReport {
+                job: DiskJob::Stream,
+                target: "/d".to_owned(),
+                state: DiskJobState::Failed {
+                    message: "m".to_owned(),
+                },
+            }),
             reads: DiskLatency {
                 count: 1,
+                within: vec![0, 1],
                 ..DiskLatency::default()
             },
             writes: DiskLatency::default(),
@@ -280,7 +288,10 @@ mod tests {
                 spec: Box::new(spec),
                 chain,
             },
-            DiskChange::Snapshot { overlay: layer() },
+            DiskChange::Snapshot {
+                overlay: layer(),
+                backing: "d".to_owned(),
+            },
             DiskChange::Stream,
             DiskChange::Mirror {
                 target: layer(),

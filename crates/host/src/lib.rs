@@ -30,6 +30,7 @@ mod volume_store;
 
 pub use config::HostConfig;
 pub use console::{Console, LogTail};
+pub use control::{DiskLatency, DiskReport, LATENCY_BOUNDS_US};
 pub use failure::Failure;
 pub use host::{Host, OpenError};
 pub use machine::Action;

@@ -1,8 +1,10 @@
 //! Figures of the host for monitoring.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use api_types::{OperationKind, OperationPhase, VmPhase, Volume, VolumeState};
+use control::DiskReport;
 
 use crate::failure::Failure;
 use crate::host::Host;
@@ -18,6 +20,8 @@ pub struct Metrics {
     pub volumes: Vec<Volume>,
     /// Volumes in each state.
     pub volume_states: Vec<(VolumeState, u64)>,
+    /// The disks of each machine that runs, with its name.
+    pub disks: Vec<(String, DiskReport)>,
     /// Sealed images.
     pub images: u64,
     /// Space of images, bytes.
@@ -60,6 +64,7 @@ impl Host {
             vms,
             volumes,
             volume_states: states.into_values().collect(),
+            disks: self.all_disks().await?,
             images: images.len() as u64,
             images_bytes: images.iter().map(|image| image.size_bytes).sum(),
             operations,
@@ -68,6 +73,25 @@ impl Host {
         })
     }
 }
+
+impl Host {
+    /// A machine process that does not answer at once is left out.
+    async fn all_disks(&self) -> Result<Vec<(String, DiskReport)>, Failure> {
+        let running = self.vms().await?.into_iter();
+        let running = running.filter(|vm| matches!(vm.status.phase, VmPhase::Running | VmPhase::Paused));
+        let asked = running.map(|vm| async move {
+            let (_, machine) = self.machine(&vm.id.to_string()).await.ok()?;
+            let reports = tokio::time::timeout(REPORT_TIMEOUT, machine.disk_reports()).await;
+            let reports = reports.ok()?.ok()?.into_iter();
+            Some(reports.map(|report| (vm.spec.name.clone(), report)).collect::<Vec<_>>())
+        });
+        let told = futures_util::future::join_all(asked).await;
+        Ok(told.into_iter().flatten().flatten().collect())
+    }
+}
+
+/// How long a machine process has to tell of its disks.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Counted also where there is none, so that no line comes and goes.
 const VM_PHASES: [VmPhase; 6] = [

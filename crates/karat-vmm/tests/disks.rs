@@ -321,8 +321,14 @@ fn a_snapshot_is_taken_and_streamed_while_a_guest_reads_and_writes() {
         disk: "disk".parse().unwrap(),
         change,
     };
-    link.ask_with_files(request(DiskChange::Snapshot { overlay }), &[file.as_fd()])
-        .unwrap();
+    link.ask_with_files(
+        request(DiskChange::Snapshot {
+            overlay,
+            backing: "top".to_owned(),
+        }),
+        &[file.as_fd()],
+    )
+    .unwrap();
     // Its lock lasts as long as anybody has it open.
     drop(file);
     let frozen = std::fs::read(&top).unwrap();

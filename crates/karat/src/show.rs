@@ -1,8 +1,8 @@
 //! One machine for people.
 
-use api_types::{DiskWish, Vm};
+use api_types::{DiskRequests, DiskWish, Vm, VmDisk};
 
-use crate::output::fields;
+use crate::output::{columns, fields, human};
 
 /// Every field that says something.
 pub(crate) fn describe(vm: &Vm) -> String {
@@ -52,6 +52,32 @@ pub(crate) fn describe(vm: &Vm) -> String {
             },
         ),
     ])
+}
+
+/// What the disks of a machine that runs did; nothing if it has none.
+pub(crate) fn figures(disks: &[VmDisk]) -> String {
+    if disks.is_empty() {
+        return String::new();
+    }
+    let row = |disk: &VmDisk| {
+        let requests = |of: &DiskRequests| match of.count {
+            0 => "0".to_owned(),
+            count => format!("{count} (p50 {} µs, p99 {} µs)", of.p50_us, of.p99_us),
+        };
+        [
+            disk.name.clone(),
+            human(disk.size_bytes),
+            disk.layers.len().to_string(),
+            requests(&disk.reads),
+            human(disk.read_bytes),
+            requests(&disk.writes),
+            human(disk.written_bytes),
+            disk.errors.to_string(),
+        ]
+    };
+    let rows: Vec<_> = disks.iter().map(row).collect();
+    let header = ["DISK", "SIZE", "FILES", "READS", "READ", "WRITES", "WRITTEN", "ERRORS"];
+    format!("\n{}", columns(header, &rows))
 }
 
 /// Where a disk comes from.

@@ -1,12 +1,12 @@
 //! Commands on machines that exist.
 
-use api_types::{StopRequest, Vm};
+use api_types::{StopRequest, Vm, VmPhase};
 use client::Client;
 
 use crate::args::Format;
 use crate::output::{columns, line, say, write};
 use crate::progress::Progress;
-use crate::show::describe;
+use crate::show::{describe, figures};
 
 pub(crate) async fn list(client: &Client, format: Format) -> anyhow::Result<()> {
     write(format, &client.vms().await?, |vms| {
@@ -28,7 +28,14 @@ pub(crate) async fn list(client: &Client, format: Format) -> anyhow::Result<()> 
 }
 
 pub(crate) async fn show(client: &Client, vm: &str, format: Format) -> anyhow::Result<()> {
-    write(format, &client.vm(vm).await?, describe)
+    let shown = client.vm(vm).await?;
+    let runs = matches!(shown.status.phase, VmPhase::Running | VmPhase::Paused);
+    let disks = match format {
+        // One that has just ended has nothing to tell.
+        Format::Table if runs => client.disks(vm).await.unwrap_or_default(),
+        _ => Vec::new(),
+    };
+    write(format, &shown, |vm| describe(vm) + &figures(&disks))
 }
 
 pub(crate) async fn logs(client: &Client, vm: &str) -> anyhow::Result<()> {

@@ -53,9 +53,39 @@ pub(crate) enum VolumeCommand {
     },
     /// Create a volume from a raw or qcow2 image file of this computer, or go on with sending one.
     Upload(UploadArgs),
-    /// Give a stopped machine a volume as a disk; its next start has it.
+    /// Have the machine that runs with a volume go on in an overlay; what the volume holds now stays as it is below.
+    Snapshot {
+        /// Name or id.
+        volume: String,
+    },
+    /// Make one file of all files of a volume, and of the image it shares blocks with, while its machine runs.
+    Stream {
+        /// Name or id.
+        volume: String,
+    },
+    /// Copy a volume into a new one while its machine runs; the copy is what the volume holds in the end.
+    Copy {
+        /// Name or id.
+        volume: String,
+        /// Name of the new volume.
+        name: String,
+        /// Format of the copy. Default: that of the volume.
+        #[arg(long, value_parser = words::<DiskFormat>(&["raw", "qcow2"]))]
+        format: Option<DiskFormat>,
+    },
+    /// Move a volume into a new file while its machine runs, as one of another format.
+    Move {
+        /// Name or id.
+        volume: String,
+        /// Format of the new file. Default: that of the volume.
+        #[arg(long, value_parser = words::<DiskFormat>(&["raw", "qcow2"]))]
+        format: Option<DiskFormat>,
+    },
+    /// Keep a volume of a machine to these rates, and to no others: at once, and from each start on.
+    Limit(LimitArgs),
+    /// Give a machine a volume as a disk: at once on the SCSI bus of one that runs, else from its next start on.
     Attach(AttachArgs),
-    /// Take a volume from a stopped machine.
+    /// Take a volume from a machine; from one that runs only if it is on the SCSI bus.
     Detach {
         /// Name or id.
         volume: String,
@@ -114,6 +144,48 @@ pub(crate) struct UploadArgs {
     pub(crate) sha256: Option<String>,
     #[command(flatten)]
     pub(crate) form: FormArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LimitArgs {
+    /// Name or id of the volume.
+    pub(crate) volume: String,
+    /// Bytes per second, read and written together, as 100Mi.
+    #[arg(long)]
+    bytes_per_second: Option<ByteSize>,
+    /// Bytes per second read.
+    #[arg(long)]
+    read_bytes_per_second: Option<ByteSize>,
+    /// Bytes per second written.
+    #[arg(long)]
+    write_bytes_per_second: Option<ByteSize>,
+    /// Operations per second of any kind.
+    #[arg(long)]
+    iops: Option<u64>,
+    /// Reads per second.
+    #[arg(long)]
+    read_iops: Option<u64>,
+    /// Changes per second.
+    #[arg(long)]
+    write_iops: Option<u64>,
+    /// How much may be used at once after a pause, in milliseconds of each rate.
+    #[arg(long)]
+    burst_ms: Option<u32>,
+}
+
+impl LimitArgs {
+    /// What is asked for.
+    pub(crate) const fn limits(&self) -> DiskLimits {
+        DiskLimits {
+            bytes_per_s: self.bytes_per_second,
+            read_bytes_per_s: self.read_bytes_per_second,
+            write_bytes_per_s: self.write_bytes_per_second,
+            iops: self.iops,
+            read_iops: self.read_iops,
+            write_iops: self.write_iops,
+            burst_ms: self.burst_ms,
+        }
+    }
 }
 
 #[derive(Debug, Args)]

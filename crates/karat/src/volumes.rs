@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use api_types::{
-    ErrorCode, OperationId, Volume, VolumeAccepted, VolumeCheckRequest, VolumeConvert, VolumeRepair, VolumeResize,
-    VolumeSource, VolumeState,
+    DiskMirror, ErrorCode, OperationId, VmPhase, Volume, VolumeAccepted, VolumeCheckRequest, VolumeConvert,
+    VolumeRepair, VolumeResize, VolumeSource, VolumeState,
 };
 use client::{Client, ClientError, Upload};
 
@@ -33,6 +33,11 @@ pub(crate) async fn run(client: &Client, command: VolumeCommand, format: Format)
         VolumeCommand::Check { volume, repair } => return check(client, &volume, repair, format).await,
         VolumeCommand::Convert { volume, name, form } => convert(client, &volume, name, form, format).await?,
         VolumeCommand::Upload(args) => upload(client, args, format).await?,
+        VolumeCommand::Snapshot { .. }
+        | VolumeCommand::Stream { .. }
+        | VolumeCommand::Copy { .. }
+        | VolumeCommand::Move { .. }
+        | VolumeCommand::Limit(_) => live(client, command, format).await?,
         VolumeCommand::Attach(args) => attach(client, args).await?,
         VolumeCommand::Detach { volume, vm } => {
             let vm = client.detach_disk(&vm, &volume).await?;
@@ -40,6 +45,47 @@ pub(crate) async fn run(client: &Client, command: VolumeCommand, format: Format)
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is done to a volume under its machine.
+async fn live(client: &Client, command: VolumeCommand, format: Format) -> anyhow::Result<()> {
+    let (accepted, doing) = match command {
+        VolumeCommand::Snapshot { volume } => {
+            let vm = holder(client, &volume).await?;
+            (client.snapshot_disk(&vm, &volume).await?, "taking a snapshot of")
+        }
+        VolumeCommand::Stream { volume } => {
+            let vm = holder(client, &volume).await?;
+            (client.stream_disk(&vm, &volume).await?, "streaming")
+        }
+        VolumeCommand::Copy { volume, name, format } => {
+            let vm = holder(client, &volume).await?;
+            let name = Some(name);
+            let mirror = DiskMirror { name, format };
+            (client.mirror_disk(&vm, &volume, &mirror).await?, "copying into")
+        }
+        VolumeCommand::Move { volume, format } => {
+            let vm = holder(client, &volume).await?;
+            let mirror = DiskMirror { name: None, format };
+            (client.mirror_disk(&vm, &volume, &mirror).await?, "moving")
+        }
+        VolumeCommand::Limit(args) => {
+            let vm = holder(client, &args.volume).await?;
+            client.limit_disk(&vm, &args.volume, &args.limits()).await?;
+            say(&format!("limited {} of {vm}", args.volume));
+            return Ok(());
+        }
+        _ => return Ok(()),
+    };
+    done(client, accepted, doing, format).await
+}
+
+/// The machine that has a volume and may write it.
+async fn holder(client: &Client, volume: &str) -> anyhow::Result<String> {
+    let found = client.volume(volume).await?;
+    let holder = found.attached_to.into_iter().find(|one| !one.read_only);
+    let holder = holder.with_context(|| format!("no machine has volume {volume} for writing: attach it first"))?;
+    Ok(holder.vm)
 }
 
 async fn create(client: &Client, args: CreateArgs, format: Format) -> anyhow::Result<()> {
@@ -65,10 +111,11 @@ async fn attach(client: &Client, args: AttachArgs) -> anyhow::Result<()> {
     let volume = args.volume.clone();
     let vm = args.vm.clone();
     let vm = client.attach_disk(&vm, &args.wish()).await?;
-    say(&format!(
-        "attached {volume} to {}; it has it from its next start on",
-        vm.spec.name
-    ));
+    let when = match vm.status.phase {
+        VmPhase::Running | VmPhase::Paused => "",
+        _ => "; it has it from its next start on",
+    };
+    say(&format!("attached {volume} to {}{when}", vm.spec.name));
     Ok(())
 }
 
@@ -193,6 +240,15 @@ fn describe(volume: &Volume) -> String {
         ("usage", human(volume.usage_bytes)),
         ("made from", source(&volume.source)),
         ("shares blocks with", volume.image_digest.clone().unwrap_or_default()),
+        (
+            "files",
+            volume
+                .layers
+                .iter()
+                .map(|layer| layer.file.as_str())
+                .collect::<Vec<_>>()
+                .join(" on "),
+        ),
         ("preallocation", word(volume.preallocation)),
         ("received", upload.unwrap_or_default()),
         (

@@ -1,19 +1,27 @@
 //! Stands in for `karat-vmm` in the daemon's tests: speaks the same protocol on the same sockets, and runs no guest.
 //!
 //! The command line of the machine it is given says how it behaves: `refuse` answers `Create` with a bad kernel, `die` ends
-//! in the middle of it, `deaf` ignores the power button. Disks are taken to be raw. What is typed on its console comes back in upper case.
+//! in the middle of it, `deaf` ignores the power button. Work on disks goes on a step whenever it is asked for reports; `stay` never
+//! comes to its end, `die-before` and `die-after` kill the process just before and after it does, `late-` before either begins a
+//! snapshot a second after the request. What is typed on its console comes back in upper case.
+
+#![allow(clippy::expect_used, reason = "a stand-in that can not go on is to be seen to end")]
 
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use control::{
-    Decoder, DiskChange, EndReason, EndReport, FdRole, FromVm, Hello, PROTOCOL_VERSION, REPORT_FILE, Refusal,
-    RefusalKind, ToVm, VmAction, VmEvent, VmRequest, VmState, VmStatus,
+    CreateVm, Decoder, DiskChange, DiskJob, DiskJobReport, DiskJobState, DiskLatency, DiskLayer, DiskReport, EndReason,
+    EndReport, FdRole, FromVm, Hello, PROTOCOL_VERSION, REPORT_FILE, Refusal, RefusalKind, ToVm, VmAction, VmEvent,
+    VmRequest, VmState, VmStatus,
 };
+use disk_image::{BackingName, CreateOptions};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags};
-use spec::Name;
+use spec::{DiskBus, DiskFormat, DiskLimits, Name};
 
 /// What it prints when it starts.
 const GREETING: &[u8] = b"fake machine\r\n";
@@ -21,25 +29,196 @@ const GREETING: &[u8] = b"fake machine\r\n";
 struct Machine {
     status: VmStatus,
     deaf: bool,
-    disks: Vec<Name>,
+    mode: String,
+    disks: Vec<FakeDisk>,
     files: Vec<(FdRole, OwnedFd)>,
     peers: Vec<UnixStream>,
 }
 
+struct FakeDisk {
+    name: Name,
+    scsi: bool,
+    /// Top first, each with its file.
+    layers: Vec<(DiskLayer, OwnedFd)>,
+    job: Option<DiskJobReport>,
+    mirror: Option<Mirror>,
+}
+
+/// A copy under way.
+struct Mirror {
+    layer: DiskLayer,
+    file: OwnedFd,
+    note: Option<OwnedFd>,
+}
+
+/// What a job makes each time that somebody asks, of [`JOB_BYTES`].
+const STEP_BYTES: u64 = 1 << 20;
+const JOB_BYTES: u64 = 3 << 20;
+
 impl Machine {
-    /// Makes the file of a raw disk longer; other changes are only taken note of.
-    fn change_disk(&self, disk: &Name, change: &DiskChange) -> Result<(), String> {
-        let index = (0..)
-            .zip(&self.disks)
-            .find_map(|(index, name)| (name == disk).then_some(index))
-            .ok_or_else(|| format!("there is no disk {disk}"))?;
-        let top = FdRole::Disk { index, layer: 0 };
-        let file = self.files.iter().find(|(role, _)| *role == top);
-        match (change, file) {
-            (DiskChange::Resize { size_bytes }, Some((_, file))) => {
-                rustix::fs::ftruncate(file, *size_bytes).map_err(|error| error.to_string())
+    fn change_disk(&mut self, disk: &Name, change: &DiskChange, fds: &mut Vec<OwnedFd>) -> Result<(), String> {
+        if let DiskChange::Attach { spec, chain } = change {
+            self.disks.push(FakeDisk {
+                name: spec.name.clone(),
+                scsi: true,
+                layers: chain.layers.iter().cloned().zip(fds.drain(..)).collect(),
+                job: None,
+                mirror: None,
+            });
+            return Ok(());
+        }
+        let mode = self.mode.clone();
+        let index = self.disks.iter().position(|one| one.name == *disk);
+        let index = index.ok_or_else(|| format!("there is no disk {disk}"))?;
+        if *change == DiskChange::Detach {
+            if !self.disks[index].scsi {
+                return Err("it is not on the SCSI bus".to_owned());
+            }
+            self.disks.remove(index);
+            return Ok(());
+        }
+        self.disks[index].change(change, fds, &mode)
+    }
+
+    fn work_and_report(&mut self) -> Vec<DiskReport> {
+        self.disks.iter_mut().for_each(|disk| disk.work(&self.mode));
+        self.disks.iter().map(FakeDisk::report).collect()
+    }
+}
+
+impl FakeDisk {
+    fn change(&mut self, change: &DiskChange, fds: &mut Vec<OwnedFd>, mode: &str) -> Result<(), String> {
+        match change {
+            DiskChange::Resize { size_bytes } => {
+                rustix::fs::ftruncate(&self.layers[0].1, *size_bytes).map_err(|error| error.to_string())
+            }
+            DiskChange::Snapshot { overlay, backing } => self.snapshot(overlay, backing, fds.remove(0), mode),
+            DiskChange::Stream => {
+                self.begin(DiskJob::Stream, self.layers[0].0.name.clone());
+                Ok(())
+            }
+            DiskChange::Mirror { target, pivot, .. } => {
+                let file = fds.remove(0);
+                let note = pivot.then(|| fds.remove(0));
+                self.begin(DiskJob::Mirror, target.name.clone());
+                let layer = target.clone();
+                self.mirror = Some(Mirror { layer, file, note });
+                Ok(())
+            }
+            DiskChange::Cancel => {
+                self.mirror = None;
+                let job = self.job.as_mut().ok_or("there is no job")?;
+                job.state = DiskJobState::Cancelled;
+                Ok(())
             }
             _ => Ok(()),
+        }
+    }
+
+    /// What changes in the old top from now on would be a fault: it is closed.
+    fn snapshot(&mut self, overlay: &DiskLayer, backing: &str, file: OwnedFd, mode: &str) -> Result<(), String> {
+        let mode = match mode.strip_prefix("late-") {
+            Some(mode) => {
+                std::thread::sleep(Duration::from_secs(1));
+                mode
+            }
+            None => mode,
+        };
+        if mode == "die-before" {
+            std::process::exit(7);
+        }
+        let backing = BackingName {
+            name: backing.to_owned(),
+            format: if self.layers[0].0.format == DiskFormat::Raw {
+                "raw"
+            } else {
+                "qcow2"
+            }
+            .to_owned(),
+        };
+        let mut options = CreateOptions::qcow2(4 << 20);
+        if let CreateOptions::Qcow2(options) = &mut options {
+            options.backing = Some(backing);
+        }
+        let file = std::fs::File::from(file);
+        disk_image::create(&file, None, &options).map_err(|error| error.to_string())?;
+        self.layers.insert(0, (overlay.clone(), file.into()));
+        if mode == "die-after" {
+            std::process::exit(7);
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, job: DiskJob, target: String) {
+        let state = DiskJobState::Running {
+            done_bytes: 0,
+            total_bytes: JOB_BYTES,
+        };
+        self.job = Some(DiskJobReport { job, target, state });
+    }
+
+    /// A step of the job; `stay` never comes to the end.
+    fn work(&mut self, mode: &str) {
+        let Some(job) = &mut self.job else { return };
+        let DiskJobState::Running { done_bytes, .. } = &mut job.state else {
+            return;
+        };
+        if mode == "die-before" {
+            std::process::exit(7);
+        }
+        if *done_bytes < JOB_BYTES - STEP_BYTES || mode == "stay" {
+            *done_bytes = (*done_bytes + STEP_BYTES).min(JOB_BYTES - STEP_BYTES);
+            return;
+        }
+        job.state = DiskJobState::Done;
+        match (job.job, self.mirror.take()) {
+            (DiskJob::Mirror, Some(mirror)) => self.finish(mirror),
+            _ => {
+                let file = std::fs::File::from(self.layers[0].1.try_clone().expect("a descriptor"));
+                let size = 4 << 20;
+                disk_image::create(&file, None, &CreateOptions::qcow2(size)).expect("a header without backing");
+                self.layers.truncate(1);
+            }
+        }
+        if mode == "die-after" {
+            std::process::exit(7);
+        }
+    }
+
+    /// Copies a raw disk into a raw image.
+    fn finish(&mut self, mirror: Mirror) {
+        let source = std::fs::File::from(self.layers[0].1.try_clone().expect("a descriptor"));
+        let target = std::fs::File::from(mirror.file.try_clone().expect("a descriptor"));
+        let mut bytes = vec![0; usize::try_from(source.metadata().expect("a length").len()).expect("a small disk")];
+        source.read_exact_at(&mut bytes, 0).expect("the disk");
+        target.write_all_at(&bytes, 0).expect("the copy");
+        if let Some(note) = mirror.note {
+            std::fs::File::from(note)
+                .write_all_at(control::PIVOTED, 0)
+                .expect("the note");
+            self.layers = vec![(mirror.layer, mirror.file)];
+        }
+    }
+
+    fn report(&self) -> DiskReport {
+        DiskReport {
+            name: self.name.clone(),
+            size_bytes: 4 << 20,
+            layers: self.layers.iter().map(|(layer, _)| layer.clone()).collect(),
+            limits: DiskLimits::default(),
+            job: self.job.clone(),
+            reads: DiskLatency {
+                count: 3,
+                total_ns: 1_500_000_000,
+                within: vec![1; control::LATENCY_BOUNDS_US.len()],
+                ..DiskLatency::default()
+            },
+            writes: DiskLatency::default(),
+            flushes: DiskLatency::default(),
+            trims: DiskLatency::default(),
+            read_bytes: 4096,
+            written_bytes: 0,
+            errors: 0,
         }
     }
 }
@@ -57,6 +236,7 @@ fn main() -> std::io::Result<()> {
             first_entry_us: None,
         },
         deaf: false,
+        mode: String::new(),
         disks: Vec::new(),
         files: Vec::new(),
         peers: Vec::new(),
@@ -155,21 +335,28 @@ fn answer(stream: &UnixStream, machine: &mut Machine, number: u64, request: &VmR
     }
     if let VmRequest::Create(create) = request {
         machine.status.id = Some(create.machine.id());
-        machine.disks = create.machine.disks().iter().map(|disk| disk.name.clone()).collect();
         machine.files = create.fds.iter().copied().zip(fds.drain(..)).collect();
+        machine.disks = take_disks(create, &mut machine.files);
         match create.machine.cmdline() {
             "refuse" => {
                 refuse(RefusalKind::BadKernel, "the kernel is no kernel");
                 std::process::exit(1);
             }
             "die" => std::process::exit(7),
-            cmdline => machine.deaf = cmdline == "deaf",
+            cmdline => {
+                machine.deaf = cmdline == "deaf";
+                cmdline.clone_into(&mut machine.mode);
+            }
         }
     }
     if let VmRequest::Disk { disk, change } = request
-        && let Err(message) = machine.change_disk(disk, change)
+        && let Err(message) = machine.change_disk(disk, change, fds)
     {
         return refuse(RefusalKind::NoSuchDisk, &message);
+    }
+    if *request == VmRequest::DiskReports {
+        let disks = machine.work_and_report();
+        return say(stream, &FromVm::Disks { number, disks });
     }
     if *request == VmRequest::Start {
         machine.status.first_entry_us = Some(100);
@@ -201,6 +388,29 @@ fn answer(stream: &UnixStream, machine: &mut Machine, number: u64, request: &VmR
         VmRequest::Quit => end(machine, EndReason::Requested, "ended on request"),
         _ => {}
     }
+}
+
+fn take_disks(create: &CreateVm, files: &mut Vec<(FdRole, OwnedFd)>) -> Vec<FakeDisk> {
+    let mut take = |wanted: FdRole| {
+        let place = files
+            .iter()
+            .position(|(role, _)| *role == wanted)
+            .expect("a file for each layer");
+        files.remove(place).1
+    };
+    let disks = create.machine.disks().iter().zip(&create.chains).zip(0..);
+    disks
+        .map(|((spec, chain), index)| FakeDisk {
+            name: spec.name.clone(),
+            scsi: spec.bus == DiskBus::Scsi,
+            layers: (0..)
+                .zip(&chain.layers)
+                .map(|(layer, told)| (told.clone(), take(FdRole::Disk { index, layer })))
+                .collect(),
+            job: None,
+            mirror: None,
+        })
+        .collect()
 }
 
 fn tell(machine: &Machine, frame: &FromVm) {

@@ -6,6 +6,7 @@
 #![allow(unused_qualifications, reason = "utoipa's attribute writes paths in full")]
 
 mod console;
+mod disks;
 mod events;
 mod extract;
 mod health;

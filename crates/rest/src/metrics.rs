@@ -1,12 +1,13 @@
 //! `/metrics`: figures in the text format of Prometheus (exposition format 0.0.4).
 
 use std::fmt::{Display, Write as _};
+use std::time::Duration;
 
 use api_types::ProblemBody;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
-use host::Metrics;
+use host::{DiskLatency, DiskReport, LATENCY_BOUNDS_US, Metrics};
 use serde::Serialize;
 
 use crate::problem::Problem;
@@ -19,6 +20,11 @@ pub(crate) async fn show(State(shared): State<Shared>) -> Result<impl IntoRespon
     let metrics = shared.host.metrics().await?;
     let content_type = "text/plain; version=0.0.4; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, content_type)], write(&metrics)))
+}
+
+/// Seconds as a decimal fraction, exact.
+fn seconds(duration: Duration) -> String {
+    format!("{}.{:09}", duration.as_secs(), duration.subsec_nanos())
 }
 
 /// Lines of one page.
@@ -40,6 +46,18 @@ impl Page {
             format!("{{{}}}", labels.join(","))
         };
         _ = writeln!(self.0, "karat_{name}{labels} {value}");
+    }
+
+    fn histogram(&mut self, name: &str, labels: &[(&str, &str)], latency: &DiskLatency) {
+        let bucket = format!("{name}_bucket");
+        for (bound, within) in LATENCY_BOUNDS_US.iter().zip(&latency.within) {
+            let le = seconds(Duration::from_micros(*bound));
+            self.sample(&bucket, &[labels, &[("le", &le)]].concat(), within);
+        }
+        self.sample(&bucket, &[labels, &[("le", "+Inf")]].concat(), latency.count);
+        let sum = seconds(Duration::from_nanos(latency.total_ns));
+        self.sample(&format!("{name}_sum"), labels, sum);
+        self.sample(&format!("{name}_count"), labels, latency.count);
     }
 
     fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
@@ -73,6 +91,7 @@ fn write(metrics: &Metrics) -> String {
     for volume in &metrics.volumes {
         page.sample("volume_usage_bytes", &[("volume", &volume.name)], volume.usage_bytes);
     }
+    write_disks(&mut page, &metrics.disks);
     page.gauge("images", "Golden images in the store.", metrics.images);
     page.gauge(
         "images_usage_bytes",
@@ -95,6 +114,39 @@ fn write(metrics: &Metrics) -> String {
         metrics.free_bytes,
     );
     page.0
+}
+
+/// Disks of machines that run; counters begin anew when a guest is started or reset.
+fn write_disks(page: &mut Page, disks: &[(String, DiskReport)]) {
+    let of = |vm: &str, report: &DiskReport| (vm.to_owned(), report.name.to_string());
+    let counters = [
+        ("disk_read_bytes_total", "Bytes each disk read."),
+        ("disk_written_bytes_total", "Bytes each disk wrote."),
+        ("disk_errors_total", "Requests of each disk that failed."),
+    ];
+    for (place, (name, help)) in counters.into_iter().enumerate() {
+        page.family(name, "counter", help);
+        for (vm, report) in disks {
+            let values = [report.read_bytes, report.written_bytes, report.errors];
+            let (vm, disk) = of(vm, report);
+            let value = values.get(place).copied().unwrap_or_default();
+            page.sample(name, &[("vm", &vm), ("disk", &disk)], value);
+        }
+    }
+    let name = "disk_request_duration_seconds";
+    let help = "From the guest's queue to the guest's interrupt.";
+    page.family(name, "histogram", help);
+    for (vm, report) in disks {
+        let (vm, disk) = of(vm, report);
+        for (kind, latency) in [
+            ("read", &report.reads),
+            ("write", &report.writes),
+            ("flush", &report.flushes),
+            ("trim", &report.trims),
+        ] {
+            page.histogram(name, &[("vm", &vm), ("disk", &disk), ("kind", kind)], latency);
+        }
+    }
 }
 
 /// A word of the API.

@@ -4,7 +4,7 @@ use axum::http::header;
 use axum::response::IntoResponse;
 use utoipa::OpenApi;
 
-use crate::{console, events, health, images, metrics, operations, uploads, vms, volumes};
+use crate::{console, disks, events, health, images, metrics, operations, uploads, vms, volumes};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -32,8 +32,13 @@ use crate::{console, events, health, images, metrics, operations, uploads, vms, 
         vms::pause,
         vms::resume,
         vms::reset,
-        vms::attach,
-        vms::detach,
+        disks::list,
+        disks::attach,
+        disks::detach,
+        disks::snapshot,
+        disks::stream,
+        disks::mirror,
+        disks::limits,
         console::attach,
         console::log,
         volumes::list,

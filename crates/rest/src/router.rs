@@ -12,7 +12,7 @@ use crate::limits::BODY_MAX;
 use crate::problem::Problem;
 use crate::serve::Closing;
 use crate::shared::Shared;
-use crate::{console, events, health, images, metrics, once, openapi, operations, uploads, vms, volumes};
+use crate::{console, disks, events, health, images, metrics, once, openapi, operations, uploads, vms, volumes};
 
 /// The whole API.
 pub fn router(host: Host, closing: Closing) -> Router {
@@ -32,8 +32,12 @@ pub fn router(host: Host, closing: Closing) -> Router {
         .route("/v1/vms/{vm}/reset", post(vms::reset))
         .route("/v1/vms/{vm}/console", get(console::attach))
         .route("/v1/vms/{vm}/log", get(console::log))
-        .route("/v1/vms/{vm}/disks", post(vms::attach))
-        .route("/v1/vms/{vm}/disks/{disk}", delete(vms::detach))
+        .route("/v1/vms/{vm}/disks", get(disks::list).post(disks::attach))
+        .route("/v1/vms/{vm}/disks/{disk}", delete(disks::detach))
+        .route("/v1/vms/{vm}/disks/{disk}/snapshot", post(disks::snapshot))
+        .route("/v1/vms/{vm}/disks/{disk}/stream", post(disks::stream))
+        .route("/v1/vms/{vm}/disks/{disk}/mirror", post(disks::mirror))
+        .route("/v1/vms/{vm}/disks/{disk}/limits", post(disks::limits))
         .route("/v1/volumes", get(volumes::list).post(volumes::create))
         .route(
             "/v1/volumes/{volume}",

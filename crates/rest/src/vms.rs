@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use api_types::{DiskWish, Operation, ProblemBody, StopRequest, Vm, VmList, VmSpec};
+use api_types::{Operation, ProblemBody, StopRequest, Vm, VmList, VmSpec};
 use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -11,7 +11,7 @@ use host::Action;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use crate::extract::{Body, IfMatch, OptionalBody, Params, Segment, Segments};
+use crate::extract::{Body, IfMatch, OptionalBody, Params, Segment};
 use crate::operations::accepted;
 use crate::problem::Problem;
 use crate::shared::Shared;
@@ -170,38 +170,7 @@ pub(crate) async fn edit(
     Ok(tagged(shared.host.edit_vm(&vm, revision, patch).await?))
 }
 
-/// Gives a stopped machine another disk: a volume, or a file of the host. Its next start has it.
-#[utoipa::path(post, path = "/v1/vms/{vm}/disks", tag = "vms", operation_id = "attach_disk", request_body = DiskWish,
-    params(("vm" = String, Path, description = "Name or id"),
-        ("If-Match" = Option<String>, Header, description = "ETag of the revision this is meant for")),
-    responses((status = 200, body = Vm, headers(("ETag" = String, description = "The revision"))), (status = 404, body = ProblemBody),
-        (status = 409, body = ProblemBody, description = "It runs, or another machine has the volume; the detail names it"),
-        (status = 412, body = ProblemBody), (status = 422, body = ProblemBody)))]
-pub(crate) async fn attach(
-    State(shared): State<Shared>,
-    Segment(vm): Segment,
-    IfMatch(revision): IfMatch,
-    Body(wish): Body<DiskWish>,
-) -> Result<Response, Problem> {
-    Ok(tagged(shared.host.attach_disk(&vm, revision, wish).await?))
-}
-
-/// Takes a disk from a stopped machine. The volume, or the file, stays.
-#[utoipa::path(delete, path = "/v1/vms/{vm}/disks/{disk}", tag = "vms", operation_id = "detach_disk",
-    params(("vm" = String, Path, description = "Name or id"),
-        ("disk" = String, Path, description = "Name of the disk in the machine, or name or id of its volume"),
-        ("If-Match" = Option<String>, Header, description = "ETag of the revision this is meant for")),
-    responses((status = 200, body = Vm, headers(("ETag" = String, description = "The revision"))), (status = 404, body = ProblemBody),
-        (status = 409, body = ProblemBody, description = "It runs"), (status = 412, body = ProblemBody)))]
-pub(crate) async fn detach(
-    State(shared): State<Shared>,
-    Segments([vm, disk]): Segments<2>,
-    IfMatch(revision): IfMatch,
-) -> Result<Response, Problem> {
-    Ok(tagged(shared.host.detach_disk(&vm, revision, &disk).await?))
-}
-
-fn tagged(vm: Vm) -> Response {
+pub(crate) fn tagged(vm: Vm) -> Response {
     let tag = format!("\"{}\"", vm.revision);
     ([(header::ETAG, tag)], Json(vm)).into_response()
 }

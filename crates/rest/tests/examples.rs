@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use api_types::{
-    DiskWish, Event, Image, ImagePull, ImagePulled, Operation, ProblemBody, StopRequest, Vm, VmSpec, Volume,
-    VolumeAccepted, VolumeCheckRequest, VolumeConvert, VolumeResize, VolumeWish,
+    DiskLimits, DiskMirror, DiskWish, Event, Image, ImagePull, ImagePulled, Operation, ProblemBody, StopRequest, Vm,
+    VmSpec, Volume, VolumeAccepted, VolumeCheckRequest, VolumeConvert, VolumeResize, VolumeWish,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -51,6 +51,8 @@ fn examples_are_what_they_say() {
             "volume-accepted",
             "volume",
             "disk-wish",
+            "disk-mirror",
+            "disk-limits",
             "image-pulled",
             "image-pull",
             "vm-spec",
@@ -70,6 +72,8 @@ fn examples_are_what_they_say() {
             Some("volume-convert") => same::<VolumeConvert>(&text),
             Some("volume-accepted") => same::<VolumeAccepted>(&text),
             Some("volume") => same::<Volume>(&text),
+            Some("disk-mirror") => same::<DiskMirror>(&text),
+            Some("disk-limits") => same::<DiskLimits>(&text),
             Some("disk-wish") => same::<DiskWish>(&text),
             Some("image-pulled") => same::<ImagePulled>(&text),
             Some("image-pull") => same::<ImagePull>(&text),
@@ -85,5 +89,5 @@ fn examples_are_what_they_say() {
         assert_eq!(result, Ok(()), "{name}");
         seen += 1;
     }
-    assert!(seen >= 19, "only {seen} examples");
+    assert!(seen >= 22, "only {seen} examples");
 }

@@ -1,5 +1,6 @@
 //! Copying a disk in use to another one, and going on there.
 
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -35,6 +36,9 @@ pub enum MirrorError {
     /// A change of the guest's did not reach both.
     #[error("a change did not reach both disk and copy: the copy is given up")]
     Diverged(#[source] DiskError),
+    /// The note that the copy takes the disk's place.
+    #[error("it could not be noted that the copy takes the disk's place: the disk stays")]
+    Note(#[source] io::Error),
     /// It was told to stop.
     #[error("stopped on request")]
     Stopped,
@@ -96,11 +100,12 @@ impl Mirror {
     }
 
     /// Goes on with the copy in the place of the disk, which is as it was at this moment. The copy is durable as far as the disk
-    /// was. Returns the disk that was, to be closed. Blocks.
+    /// was. `note` is called when both are the same and durable and nothing is in flight: what it writes down tells later which
+    /// of the two is the disk. Returns the disk that was, to be closed. Blocks.
     ///
     /// # Errors
-    /// The copy has failed since, or can not be made durable: the disk stays.
-    pub fn pivot(mut self) -> Result<Arc<dyn Disk>, MirrorError> {
+    /// The copy has failed since, or can not be made durable, or `note` failed: the disk stays.
+    pub fn pivot(mut self, note: impl FnOnce() -> io::Result<()>) -> Result<Arc<dyn Disk>, MirrorError> {
         let switch = self.switch.clone();
         let copying = Arc::clone(&self.copying);
         engine::block_on(async {
@@ -108,6 +113,7 @@ impl Mirror {
             copying.check().map_err(MirrorError::Diverged)?;
             let io = copying.target().open_queue().map_err(MirrorError::Target)?;
             io.flush().await.map_err(MirrorError::Target)?;
+            note().map_err(MirrorError::Note)?;
             let old = switch.current();
             drained.set(Way {
                 disk: copying.shared_target(),

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
-use disk::{Access, Disk, DiskError, ReadOnly};
+use disk::{Disk, DiskError, ReadOnly};
 use disk_qcow2::ops::{self, BackingName};
 use spec::DiskFormat;
 
@@ -42,19 +42,25 @@ pub enum SnapshotError {
 }
 
 /// Puts a new qcow2 image, in `target` and called `name`, on top of the disk below `switch`. What the disk holds at this moment is
-/// kept, durably, and changes go to the new image from now on. `backing` is how that is to refer to the disk's image. Returns the
-/// new image, to be closed in the end. Blocks.
+/// kept, durably, and changes go to the new image from now on, which is used as `options` say. `backing` is how that is to refer to
+/// the disk's image. Returns the new image, to be closed in the end. Blocks.
 ///
 /// # Errors
 /// The new image can not be made, the disk has another job, fails, or has no sectors of 512 bytes.
-pub fn snapshot(switch: &Switch, target: &File, name: &str, backing: &BackingName) -> Result<Image, SnapshotError> {
+pub fn snapshot(
+    switch: &Switch,
+    target: &File,
+    name: &str,
+    backing: &BackingName,
+    options: &OpenOptions,
+) -> Result<Image, SnapshotError> {
     let _job = switch.gate().begin_job()?;
     let disk = switch.current();
-    let options = ops::CreateOptions {
+    let form = ops::CreateOptions {
         backing: Some(backing.clone()),
         ..ops::CreateOptions::of_size(disk.geometry().size_bytes)
     };
-    create(target, None, &CreateOptions::Qcow2(options))?;
+    create(target, None, &CreateOptions::Qcow2(form))?;
     let layer = Layer {
         name: name.to_owned(),
         format: DiskFormat::Qcow2,
@@ -62,13 +68,9 @@ pub fn snapshot(switch: &Switch, target: &File, name: &str, backing: &BackingNam
         writable: true,
         data_file: None,
     };
-    let access = OpenOptions {
-        access: Access::ReadWrite,
-        ..OpenOptions::default()
-    };
     engine::block_on(async {
         let below: Arc<dyn Disk> = Arc::new(ReadOnly::new(Arc::clone(&disk)));
-        let image = open::overlay(&layer, Some(below), &access).await?;
+        let image = open::overlay(&layer, Some(below), options).await?;
         let drained = switch.gate().drain().await;
         fits(&*disk, &*image.disk()).map_err(SnapshotError::Fits)?;
         let io = disk.open_queue().map_err(SnapshotError::Flush)?;

@@ -134,7 +134,7 @@ fn switches_conform() {
     };
     conformance::all(make, |case: DiskFuture<'_, ()>| block_on(case));
     for (mirror, switch, target) in mirrors.into_inner() {
-        let old = mirror.pivot().unwrap();
+        let old = mirror.pivot(|| Ok(())).unwrap();
         assert!(contents(&*old) == target.contents() && contents(&switch) == target.contents());
     }
 }
@@ -156,7 +156,7 @@ fn a_mirror_holds_what_the_guests_wrote_and_takes_over() {
                 super::mirror(&switch, in_memory(Vec::new()), true, &()),
                 Err(MirrorError::Busy(_))
             ));
-            mirror.pivot().unwrap()
+            mirror.pivot(|| Ok(())).unwrap()
         });
         assert_eq!(
             (progress.done_bytes(), progress.total_bytes()),
@@ -188,7 +188,7 @@ fn a_mirror_that_is_stopped_or_fails_does_not_hurt_the_disk() {
             guests.wait_for(1);
         }
         guests.wait_for(1);
-        let error = mirrored.pivot().err().unwrap();
+        let error = mirrored.pivot(|| Ok(())).err().unwrap();
         assert!(matches!(error, MirrorError::Diverged(_)), "{error}");
         let error = mirror(&switch, in_memory(vec![0; 512]), true, &()).err().unwrap();
         assert!(matches!(error, MirrorError::Fits(_)), "{error}");
@@ -216,6 +216,7 @@ fn snapshots_keep_the_moment_and_streams_make_independent() {
             &bench.file("one.qcow2"),
             "one.qcow2",
             &backing("base.raw", "raw"),
+            &access,
         )
         .unwrap();
         // What is below does not change any more.
@@ -226,6 +227,7 @@ fn snapshots_keep_the_moment_and_streams_make_independent() {
             &bench.file("two.qcow2"),
             "two.qcow2",
             &backing("one.qcow2", "qcow2"),
+            &access,
         )
         .unwrap();
         let later = contents(&*one.disk());

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | root | the machine's own file | nothing |
 //! | from a path | beneath one of `file_roots` | images beneath `file_roots`, and golden images |
-//! | from a volume | the volume's file | the golden image it was made from |
+//! | from a volume | the volume's newest file | its older files, and the golden image it was made from |
 //!
 //! The top of each chain is locked for as long as anybody has it open, so that no two machines write one image; what is below
 //! is locked against being written.
@@ -44,6 +44,12 @@ pub(super) fn open(context: &Context, vm: &Vm, plan: &VmPlan) -> Result<Vec<Open
         .zip(chains)
         .map(|(index, chain)| hand_over(index, chain))
         .collect()
+}
+
+/// Opens one disk that a machine that runs is given.
+pub(crate) fn open_one(context: &Context, plan: &DiskPlan) -> Result<(DiskChain, Vec<OwnedFd>), FilesError> {
+    let disk = hand_over(0, resolve(context, plan)?)?;
+    Ok((disk.chain, disk.fds.into_iter().map(|(_, fd)| fd).collect()))
 }
 
 /// Opens the chain of a disk, and locks nothing.
@@ -100,7 +106,7 @@ fn from_volume(context: &Context, plan: &DiskPlan, volume: &str) -> Result<Chain
     match chain
         .below()
         .iter()
-        .find(|layer| !Path::new(&layer.name).starts_with(&images))
+        .find(|layer| !Path::new(&layer.name).starts_with(&images) && !is_own(Path::new(&layer.name), &found.below))
     {
         Some(other) => Err(FilesError::Stranger {
             field,
@@ -109,6 +115,11 @@ fn from_volume(context: &Context, plan: &DiskPlan, volume: &str) -> Result<Chain
         }),
         None => Ok(chain),
     }
+}
+
+/// Whether a path is one of a volume's own files, which all are in one directory.
+fn is_own(path: &Path, files: &[PathBuf]) -> bool {
+    files.iter().any(|file| file.file_name() == path.file_name())
 }
 
 fn follow(

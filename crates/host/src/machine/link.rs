@@ -47,6 +47,7 @@ pub(crate) struct Link {
     decoder: Decoder,
     ready: VecDeque<FromVm>,
     next_number: u64,
+    protocol: u32,
 }
 
 impl Link {
@@ -58,15 +59,24 @@ impl Link {
             decoder: Decoder::new(),
             ready: VecDeque::new(),
             next_number: 1,
+            protocol: 0,
         };
         let first = tokio::time::timeout(HELLO_TIMEOUT, link.recv())
             .await
             .map_err(|_| LinkError::Silent)??;
         match first {
             FromVm::Hello(hello) if hello.protocol > PROTOCOL_VERSION => Err(LinkError::TooNew(hello.protocol)),
-            FromVm::Hello(hello) => Ok((link, hello)),
+            FromVm::Hello(hello) => {
+                link.protocol = hello.protocol;
+                Ok((link, hello))
+            }
             _ => Err(LinkError::NoHello),
         }
+    }
+
+    /// The version that the process speaks.
+    pub(crate) const fn protocol(&self) -> u32 {
+        self.protocol
     }
 
     /// The next frame. May be dropped and called again without loss.

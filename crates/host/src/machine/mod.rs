@@ -17,16 +17,18 @@ mod run_dir;
 mod save;
 mod task;
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use api_types::{ErrorCode, Vm};
-use control::DiskChange;
+use control::{DiskChange, DiskReport};
 use spec::{Name, OperationId, VmId, VmSpec};
 use tokio::sync::{mpsc, oneshot};
 use tracing::Instrument;
 
 pub(crate) use adopt::{clear_strays, run_dirs};
+pub(crate) use disks::open_one;
 pub(crate) use files::probe;
 pub(crate) use run_dir::RunDir;
 
@@ -63,9 +65,14 @@ enum Order {
         change: DiskOrder,
         reply: Reply<()>,
     },
+    DiskReports {
+        reply: Reply<Vec<DiskReport>>,
+    },
     Cancel(OperationId),
     Edit {
         edit: Edit,
+        /// For a machine that runs, in a way its process was told of.
+        live: bool,
         reply: Reply<()>,
     },
     Delete {
@@ -77,6 +84,8 @@ enum Order {
 struct DiskOrder {
     disk: Name,
     change: DiskChange,
+    /// The files that belong to it.
+    fds: Vec<OwnedFd>,
 }
 
 /// What a process can be told to do.
@@ -138,16 +147,44 @@ impl Machine {
     /// Makes the disk called `disk` of a machine that runs or is paused larger; returns when the guest was told.
     pub(crate) async fn resize_disk(&self, disk: Name, size_bytes: u64) -> Result<(), Failure> {
         let change = DiskChange::Resize { size_bytes };
-        self.change_disk(DiskOrder { disk, change }).await
+        self.change_disk(None, disk, change, Vec::new()).await
     }
 
-    async fn change_disk(&self, change: DiskOrder) -> Result<(), Failure> {
-        self.order(None, |reply| Order::Disk { change, reply }).await
+    /// Changes a disk of a machine that runs or is paused, or brings or takes one; returns when that is done.
+    pub(crate) async fn change_disk(
+        &self,
+        revision: Option<u64>,
+        disk: Name,
+        change: DiskChange,
+        fds: Vec<OwnedFd>,
+    ) -> Result<(), Failure> {
+        let change = DiskOrder { disk, change, fds };
+        self.order(revision, |reply| Order::Disk { change, reply }).await
+    }
+
+    /// What the disks of a machine that runs or is paused are and did.
+    pub(crate) async fn disk_reports(&self) -> Result<Vec<DiskReport>, Failure> {
+        self.order(None, |reply| Order::DiskReports { reply }).await
     }
 
     /// Changes the specification of a machine that has no process; the next start goes by it.
     pub(crate) async fn edit(&self, revision: Option<u64>, edit: Edit) -> Result<(), Failure> {
-        self.order(revision, |reply| Order::Edit { edit, reply }).await
+        let live = false;
+        self.order(revision, |reply| Order::Edit { edit, live, reply }).await
+    }
+
+    /// Writes down what is about to be changed of a machine that runs or is paused.
+    pub(crate) async fn edit_live(&self, revision: Option<u64>, edit: Edit) -> Result<(), Failure> {
+        let live = true;
+        self.order(revision, |reply| Order::Edit { edit, live, reply }).await
+    }
+
+    /// Writes down what was changed of a machine that ran; it may have ended since.
+    pub(crate) async fn note_edit(&self, edit: impl Fn() -> Edit) -> Result<(), Failure> {
+        match self.edit_live(None, edit()).await {
+            Err(failure) if failure.code == ErrorCode::WrongState => self.edit(None, edit()).await,
+            noted => noted,
+        }
     }
 
     /// Removes its record and everything that is kept of it; the task ends.

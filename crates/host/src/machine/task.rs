@@ -1,5 +1,7 @@
 //! The task of one machine: all waiting is in [`Task::wait`], all deciding in [`super::lifecycle`].
 
+mod requests;
+
 use std::collections::HashMap;
 use std::future::{Future, pending};
 use std::pin::Pin;
@@ -7,18 +9,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use api_types::{ErrorCode, OperationKind, OperationPhase, Vm, VmPhase, VmStatus};
-use control::{FromVm, Hello, RefusalKind, VmEvent, VmRequest};
+use control::{FromVm, Hello, VmEvent, VmRequest};
 use jiff::Timestamp;
 use spec::OperationId;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use self::requests::{Answer, Waiting};
 use super::launch::{Launched, launch};
 use super::lifecycle::{Ask, Effect, Happened, Lifecycle};
 use super::link::{Link, LinkError};
 use super::process::{self, Exit, Process};
 use super::run_dir::RunDir;
-use super::{Action, Conditional, DiskOrder, Machine, Order, Reply};
+use super::{Action, Conditional, Machine, Order, Reply};
 use crate::context::Context;
 use crate::failure::{Failure, chain};
 use crate::operations::{Finish, Worker};
@@ -26,8 +29,6 @@ use crate::registry::OperationRecord;
 
 /// How long a process that was told to end has before it is killed: time to write the tables of its images.
 const END_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a process has to carry out a pause, resume or reset.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long to wait before a lost connection is made again.
 const RELINK_DELAY: Duration = Duration::from_secs(1);
 
@@ -44,12 +45,6 @@ struct Launching {
 enum Due {
     Shutdown,
     End,
-}
-
-/// Somebody who waits for the process to answer.
-struct Waiting {
-    reply: Reply<()>,
-    until: Instant,
 }
 
 /// Why the task woke up.
@@ -196,15 +191,17 @@ impl Task {
                 Err(failure) => drop(reply.send(Err(failure))),
             },
             Order::Disk { change, reply } => match checked {
-                Ok(()) => self.change_disk(change, reply),
+                Ok(()) => self.change_disk(change, reply).await,
                 Err(failure) => drop(reply.send(Err(failure))),
             },
+            Order::DiskReports { reply } => self.ask_for_disks(reply),
             Order::Cancel(operation) => {
                 let effects = self.life.happened(Happened::Cancelled(operation));
                 self.carry_out(effects);
             }
-            Order::Edit { edit, reply } => {
-                let answer = match checked.and_then(|()| self.life.ask(Ask::Edit)) {
+            Order::Edit { edit, live, reply } => {
+                let ask = if live { Ask::ChangeDisk } else { Ask::Edit };
+                let answer = match checked.and_then(|()| self.life.ask(ask)) {
                     Ok(_) => self.edit(edit).await,
                     Err(failure) => Err(failure),
                 };
@@ -274,26 +271,7 @@ impl Task {
             }
             number
         });
-        self.await_answer(sent, reply);
-    }
-
-    fn change_disk(&mut self, order: DiskOrder, reply: Reply<()>) {
-        let request = VmRequest::Disk {
-            disk: order.disk,
-            change: order.change,
-        };
-        let sent = self.life.ask(Ask::ChangeDisk).and_then(|_| self.send(request));
-        self.await_answer(sent, reply);
-    }
-
-    fn await_answer(&mut self, sent: Result<u64, Failure>, reply: Reply<()>) {
-        match sent {
-            Ok(number) => {
-                let until = Instant::now() + ANSWER_TIMEOUT;
-                self.waiting.insert(number, Waiting { reply, until });
-            }
-            Err(failure) => drop(reply.send(Err(failure))),
-        }
+        self.await_answer(sent, Answer::Done(reply));
     }
 
     fn carry_out(&mut self, effects: Vec<Effect>) {
@@ -322,17 +300,6 @@ impl Task {
                 Effect::Finish(id, phase, failure) => self.unsaved.push(Finish { id, phase, failure }),
             }
         }
-    }
-
-    fn send(&mut self, request: VmRequest) -> Result<u64, Failure> {
-        let Some(link) = &mut self.link else {
-            return Err(Failure::new(
-                ErrorCode::MachineFailed,
-                "the machine process does not answer at the moment; try again, or stop it with force",
-            ));
-        };
-        link.send(request)
-            .map_err(|error| Failure::of(ErrorCode::MachineFailed, &error))
     }
 
     fn kill(&self) {
@@ -371,21 +338,10 @@ impl Task {
         match frame {
             FromVm::Done { number, status } => {
                 self.apply_status(&status);
-                if let Some(waiting) = self.waiting.remove(&number) {
-                    let _ = waiting.reply.send(Ok(())); // Whoever asked may have gone.
-                }
+                self.answered(number, Ok(None));
             }
-            FromVm::Refused { number, refusal } => match self.waiting.remove(&number) {
-                Some(waiting) => {
-                    let code = match refusal.kind {
-                        RefusalKind::NoSuchDisk => ErrorCode::NotFound,
-                        _ => ErrorCode::WrongState,
-                    };
-                    let failure = Failure::new(code, refusal.message);
-                    let _ = waiting.reply.send(Err(failure)); // As above.
-                }
-                None => tracing::warn!(why = refusal.message, "machine process refused a request"),
-            },
+            FromVm::Refused { number, refusal } => self.answered(number, Err(refusal)),
+            FromVm::Disks { number, disks } => self.answered(number, Ok(Some(disks))),
             FromVm::Event(VmEvent::StateChanged { state }) => self.note(Happened::State(state)),
             FromVm::Event(VmEvent::GuestReset { resets }) => self.note(Happened::Resets(resets)),
             FromVm::Event(VmEvent::DiskJob { disk, job, state }) => {
@@ -393,7 +349,6 @@ impl Task {
             }
             // The process ends now; its report is read when it is gone.
             FromVm::Event(VmEvent::Ended { report }) => tracing::info!(why = report.message, "machine ended"),
-            FromVm::Disks { number, .. } => tracing::warn!(number, "nobody asked the machine process for its disks"),
             FromVm::Hello(_) => tracing::warn!("machine process introduced itself twice"),
         }
     }
@@ -412,10 +367,7 @@ impl Task {
     fn link_lost(&mut self, error: &LinkError) {
         tracing::debug!(error = chain(error), "connection to the machine process is gone");
         self.link = None;
-        for (_, waiting) in self.waiting.drain() {
-            let failure = Failure::of(ErrorCode::MachineFailed, error);
-            let _ = waiting.reply.send(Err(failure)); // Whoever asked may have gone.
-        }
+        self.unanswered(error);
     }
 
     fn linked(&mut self, result: Result<(Link, Hello), LinkError>) {
@@ -453,19 +405,7 @@ impl Task {
         if self.save_again.is_some_and(|at| at <= now) {
             self.save_again = None;
         }
-        let late: Vec<_> = self
-            .waiting
-            .iter()
-            .filter(|(_, waiting)| waiting.until <= now)
-            .map(|(number, _)| *number)
-            .collect();
-        for waiting in late.into_iter().filter_map(|number| self.waiting.remove(&number)) {
-            let text = format!(
-                "the machine process did not answer within {} s",
-                ANSWER_TIMEOUT.as_secs()
-            );
-            let _ = waiting.reply.send(Err(Failure::new(ErrorCode::Timeout, text))); // Whoever asked may have gone.
-        }
+        self.give_up_waiting(now);
         match self.due {
             Some((at, Due::Shutdown)) if at <= now => {
                 self.due = None;

@@ -30,7 +30,7 @@ use ballast::Ballast;
 pub(crate) use events::About;
 pub use keys::KeptAnswer;
 pub use operations::OperationRecord;
-pub(crate) use volume_record::{Job, Sizes, Task, VolumeRecord};
+pub(crate) use volume_record::{Job, LayerFile, Sizes, Task, VolumeRecord};
 
 use crate::failure::Failure;
 

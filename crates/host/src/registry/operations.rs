@@ -161,5 +161,8 @@ const fn describe(kind: OperationKind) -> &'static str {
         OperationKind::VolumeUpload => "taking over the upload",
         OperationKind::VolumeResize => "resizing the volume",
         OperationKind::VolumeCheck => "checking the volume",
+        OperationKind::VolumeSnapshot => "taking a snapshot of the volume",
+        OperationKind::VolumeStream => "streaming the volume",
+        OperationKind::VolumeMirror => "copying the volume under its machine",
     }
 }

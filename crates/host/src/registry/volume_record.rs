@@ -43,8 +43,25 @@ pub(crate) struct VolumeRecord {
     pub(crate) job: Option<Job>,
     pub(crate) last_check: Option<VolumeCheck>,
     pub(crate) created_at: Timestamp,
+    /// Its files, top first: each reads what it does not hold from the next. Empty: there is one, number 0.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) layers: Vec<LayerFile>,
+    /// Files it does not consist of any more, to be removed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) dropped: Vec<LayerFile>,
+    /// Number of the file that was added last. None comes twice: what a machine tells of one must not be taken for another's.
+    #[serde(default)]
+    pub(crate) last_file: u32,
     /// The row's own; what is written here is not kept.
     pub(crate) revision: u64,
+}
+
+/// One file of a volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LayerFile {
+    /// Told apart by this; 0 for the one the volume was made with.
+    pub(crate) number: u32,
+    pub(crate) format: DiskFormat,
 }
 
 /// Work on a volume, and the operation it is.
@@ -72,15 +89,50 @@ pub(crate) enum Task {
         /// What to repair.
         repair: Option<VolumeRepair>,
     },
+    /// Have the machine that runs with it go on in an overlay.
+    Snapshot {
+        /// The overlay's file.
+        overlay: LayerFile,
+    },
+    /// Have the machine copy into the top what is below it.
+    Stream,
+    /// Have the machine copy it into a file and go on there.
+    Move {
+        /// The file.
+        target: LayerFile,
+    },
+    /// Have the machine that runs with another volume copy that into this one.
+    Mirror,
 }
 
 impl Task {
+    /// Whether a machine process does it. What that left is looked at by the next daemon, not done again.
+    pub(crate) const fn is_live(self) -> bool {
+        self.new_file().is_some() || matches!(self, Self::Stream | Self::Mirror)
+    }
+
+    /// Whether it fills a new volume.
+    pub(crate) const fn is_new(self) -> bool {
+        matches!(self, Self::Create | Self::Finish | Self::Mirror)
+    }
+
+    /// The file that is on top afterwards.
+    pub(crate) const fn new_file(self) -> Option<LayerFile> {
+        match self {
+            Self::Snapshot { overlay: file } | Self::Move { target: file } => Some(file),
+            _ => None,
+        }
+    }
+
     pub(crate) const fn kind(self) -> OperationKind {
         match self {
             Self::Create => OperationKind::VolumeCreate,
             Self::Finish => OperationKind::VolumeUpload,
             Self::Resize { .. } => OperationKind::VolumeResize,
             Self::Check { .. } => OperationKind::VolumeCheck,
+            Self::Snapshot { .. } => OperationKind::VolumeSnapshot,
+            Self::Stream => OperationKind::VolumeStream,
+            Self::Move { .. } | Self::Mirror => OperationKind::VolumeMirror,
         }
     }
 
@@ -92,6 +144,10 @@ impl Task {
             Self::Resize { .. } => "Resizing",
             Self::Check { repair: None } => "Checking",
             Self::Check { .. } => "Repairing",
+            Self::Snapshot { .. } => "TakingSnapshot",
+            Self::Stream => "Streaming",
+            Self::Move { .. } => "Moving",
+            Self::Mirror => "Copying",
         }
     }
 }
@@ -109,7 +165,59 @@ impl VolumeRecord {
     /// Whether it keeps only what differs from its image.
     pub(crate) fn shares_image(&self) -> bool {
         let whole = self.wish.compressed || matches!(self.wish.source, VolumeSource::Image { copy: true, .. });
-        self.image.is_some() && self.format == Some(DiskFormat::Qcow2) && !whole
+        self.image.is_some() && self.bottom_format() == Some(DiskFormat::Qcow2) && !whole
+    }
+
+    fn bottom_format(&self) -> Option<DiskFormat> {
+        self.layers.last().map(|layer| layer.format).or(self.format)
+    }
+
+    /// Its files, top first; at least one.
+    pub(crate) fn files(&self) -> Vec<LayerFile> {
+        if self.layers.is_empty() {
+            return vec![self.top()];
+        }
+        self.layers.clone()
+    }
+
+    /// The file that is written.
+    pub(crate) fn top(&self) -> LayerFile {
+        self.layers.first().copied().unwrap_or(LayerFile {
+            number: 0,
+            format: self.format.unwrap_or(DiskFormat::Raw),
+        })
+    }
+
+    /// A file it never had.
+    pub(crate) fn new_file(&self, format: DiskFormat) -> LayerFile {
+        let files = self.layers.iter().chain(&self.dropped).map(|layer| layer.number);
+        let taken = files.chain([self.last_file]);
+        LayerFile {
+            number: taken.max().unwrap_or(0) + 1,
+            format,
+        }
+    }
+
+    /// Takes over what a task of a machine came to.
+    pub(crate) fn settle(&mut self, task: Task, done: bool) {
+        let had = self.files();
+        let has = match (task, done) {
+            (Task::Snapshot { overlay }, true) => std::iter::once(overlay).chain(had.iter().copied()).collect(),
+            (Task::Stream, true) => vec![self.top()],
+            (Task::Move { target }, true) => vec![target],
+            _ => had.clone(),
+        };
+        if done && matches!(task, Task::Stream | Task::Move { .. }) {
+            // It stands alone.
+            self.image = None;
+        }
+        let gone = had
+            .into_iter()
+            .chain(task.new_file())
+            .filter(|file| !has.contains(file));
+        self.dropped.extend(gone);
+        self.format = has.first().map(|top| top.format).or(self.format);
+        self.layers = has;
     }
 
     /// The image that must stay for this volume's sake.
@@ -161,6 +269,7 @@ impl VolumeRecord {
             upload: self.awaits_upload().then_some(VolumeUpload {
                 received_bytes: sizes.received_bytes,
             }),
+            layers: Vec::new(),
             attached_to,
             last_check: self.last_check.clone(),
             conditions: self.conditions(),

@@ -1,108 +1,42 @@
-//! Which machine has which volume.
-//!
-//! A volume that is written has one machine; one that is only read may have any number. Both is looked at in the transaction
-//! that writes the machine down, so that of two who ask at once one is refused.
+//! Giving disks to machines, and taking them away.
 
 use std::sync::Arc;
 
-use api_types::{ErrorCode, EventReason, Vm, VolumeState};
-use spec::{DiskWish, Problems, VmId, VmPlan, VmSpec};
+use api_types::{ErrorCode, Vm};
+use spec::{DiskWish, VmPlan};
 
+use super::disks::runs;
+use super::edits::{REFUSED, attaching, detaching};
 use crate::failure::Failure;
 use crate::host::Host;
-use crate::machine::{self, Edit};
-use crate::registry::{About, Change, VolumeRecord};
-
-/// What every refused disk is told first.
-const REFUSED: &str = "the disk can not be attached";
+use crate::machine;
 
 impl Host {
-    /// Gives a machine that has no process another disk. The next start has it.
+    /// Gives a machine another disk. One that has no process has it from its next start on; one that runs has it at once, on its
+    /// SCSI bus.
     pub async fn attach_disk(&self, vm: &str, revision: Option<u64>, wish: DiskWish) -> Result<Vm, Failure> {
         let (id, machine) = self.machine(vm).await?;
         self.probe_disk(vm, &wish).await?;
-        let context = Arc::clone(&self.0.context);
-        let edit: Edit = Box::new(move |change, vm| {
-            let mut spec = vm.spec.clone();
-            name_disks(&mut spec);
-            let volume = wish
-                .volume
-                .as_deref()
-                .map(|name| change.volume(name))
-                .transpose()?
-                .flatten();
-            let mut wish = wish;
-            if let (None, Some(volume)) = (&wish.name, &volume) {
-                wish.name = Some(volume.name().to_owned());
-            }
-            spec.disks.push(wish);
-            VmPlan::new(&spec, &context.limits).map_err(|problems| Failure::refused(REFUSED, &problems))?;
-            check_disks(change, &spec, Some(vm.id))?;
-            if let Some(volume) = volume {
-                tell(
-                    change,
-                    &volume,
-                    EventReason::Attached,
-                    &format!("attached to machine {}", spec.name),
-                )?;
-            }
-            Ok(spec)
-        });
-        machine.edit(revision, edit).await?;
+        let record = self.vm(vm).await?;
+        if runs(&record) {
+            self.attach_live(&record, revision, wish).await?;
+        } else {
+            let edit = attaching(Arc::clone(&self.0.context), wish);
+            machine.edit(revision, edit).await?;
+        }
         self.vm(&id.to_string()).await
     }
 
-    /// Takes a disk from a machine that has no process. `disk` is its name there, or the name or id of its volume.
+    /// Takes a disk from a machine: from one that runs only if it is on the SCSI bus. `disk` is its name there, or the name or id
+    /// of its volume.
     pub async fn detach_disk(&self, vm: &str, revision: Option<u64>, disk: &str) -> Result<Vm, Failure> {
         let (id, machine) = self.machine(vm).await?;
-        let wanted = disk.to_owned();
-        let edit: Edit = Box::new(move |change, vm| {
-            let mut spec = vm.spec.clone();
-            name_disks(&mut spec);
-            let volume = change.volume(&wanted)?;
-            let of_volume = |disk: &DiskWish| {
-                let name = disk.volume.as_deref();
-                name.zip(volume.as_ref())
-                    .is_some_and(|(name, volume)| volume.is_called(name))
-            };
-            let index = spec
-                .disks
-                .iter()
-                .position(of_volume)
-                .or_else(|| spec.disks.iter().position(|disk| disk.name.as_deref() == Some(&wanted)));
-            let Some(index) = index else {
-                let has: Vec<_> = spec.disks.iter().filter_map(|disk| disk.name.as_deref()).collect();
-                return Err(Failure::new(
-                    ErrorCode::NotFound,
-                    format!(
-                        "machine {} has no disk {wanted:?} that could be detached; it has: {}",
-                        spec.name,
-                        if has.is_empty() {
-                            "none".to_owned()
-                        } else {
-                            has.join(", ")
-                        }
-                    ),
-                ));
-            };
-            let gone = spec.disks.remove(index);
-            let volume = gone
-                .volume
-                .as_deref()
-                .map(|name| change.volume(name))
-                .transpose()?
-                .flatten();
-            if let Some(volume) = volume {
-                tell(
-                    change,
-                    &volume,
-                    EventReason::Detached,
-                    &format!("detached from machine {}", spec.name),
-                )?;
-            }
-            Ok(spec)
-        });
-        machine.edit(revision, edit).await?;
+        let record = self.vm(vm).await?;
+        if runs(&record) {
+            self.detach_live(&record, revision, disk).await?;
+        } else {
+            machine.edit(revision, detaching(disk.to_owned())).await?;
+        }
         self.vm(&id.to_string()).await
     }
 
@@ -117,70 +51,4 @@ impl Host {
             .map_err(|_| Failure::new(ErrorCode::Internal, "the work was lost"))?
             .map_err(|problems| Failure::refused(REFUSED, &problems))
     }
-}
-
-/// Disks without a name are called by their place; they keep that name when the places change.
-fn name_disks(spec: &mut VmSpec) {
-    for (index, disk) in spec.disks.iter_mut().enumerate() {
-        disk.name.get_or_insert_with(|| format!("disk{}", index + 1));
-    }
-}
-
-/// Fails unless every volume a machine names is there and free for it. `vm` is the machine's id, if it has one yet.
-pub(crate) fn check_disks(change: &Change<'_>, spec: &VmSpec, vm: Option<VmId>) -> Result<(), Failure> {
-    let mut problems = Problems::new();
-    let mut seen = Vec::new();
-    for (index, disk) in spec.disks.iter().enumerate() {
-        let Some(name) = &disk.volume else { continue };
-        let field = format!("disks[{index}].volume");
-        let Some(volume) = change.volume(name)? else {
-            problems.add(
-                field,
-                format_args!("no volume {name:?} on this host; karat volume ls has all"),
-            );
-            continue;
-        };
-        match volume.state {
-            VolumeState::Failed | VolumeState::Deleting => {
-                problems.add(
-                    &field,
-                    format_args!("volume {name} is {:?}; it can not be attached", volume.state),
-                );
-            }
-            VolumeState::Creating | VolumeState::Ready => {}
-        }
-        if seen.contains(&volume.id) {
-            problems.add(&field, format_args!("volume {name} is named twice"));
-        }
-        seen.push(volume.id);
-        check_holders(change, &volume, disk, vm)?;
-    }
-    problems
-        .into_result(())
-        .map_err(|problems| Failure::refused("the machine's volumes can not be used", &problems))
-}
-
-/// Fails when another machine has the volume in a way that leaves no room for `disk`.
-fn check_holders(change: &Change<'_>, volume: &VolumeRecord, disk: &DiskWish, vm: Option<VmId>) -> Result<(), Failure> {
-    let reads_only = disk.read_only || disk.cdrom;
-    for holder in change.attachments(volume)? {
-        let other = change.vm(&holder.vm)?.is_some_and(|other| Some(other.id) != vm);
-        if other && !(reads_only && holder.read_only) {
-            let name = volume.name();
-            return Err(Failure::new(
-                ErrorCode::InUse,
-                format!(
-                    "volume {name} is a disk of machine {} already; detach it there (karat volume detach {name} {}), or attach it \
-                     read-only to both",
-                    holder.vm, holder.vm
-                ),
-            ));
-        }
-    }
-    Ok(())
-}
-
-fn tell(change: &Change<'_>, volume: &VolumeRecord, reason: EventReason, what: &str) -> Result<(), Failure> {
-    let text = format!("volume {} was {what}", volume.name());
-    Ok(change.event(&About::Volume(volume.id, volume.name()), reason, &text)?)
 }

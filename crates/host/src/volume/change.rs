@@ -29,7 +29,7 @@ impl Host {
         problems
             .into_result(())
             .map_err(|problems| Failure::refused(REFUSED, &problems))?;
-        self.begin(name_or_id, revision, Task::Resize { size_bytes }, move |change, record| {
+        self.begin(name_or_id, revision, move |change, record| {
             let has = record.size_bytes.unwrap_or(0);
             if size_bytes < has {
                 let text = format!(
@@ -38,7 +38,8 @@ impl Host {
                 );
                 return Err(Failure::refused_field(REFUSED, "size", text));
             }
-            live_holder(change, record).map(drop)
+            live_holder(change, record)?;
+            Ok(Task::Resize { size_bytes })
         })
         .await
     }
@@ -50,8 +51,9 @@ impl Host {
         revision: Option<u64>,
         repair: Option<VolumeRepair>,
     ) -> Result<(Volume, OperationId), Failure> {
-        self.begin(name_or_id, revision, Task::Check { repair }, move |change, record| {
-            not_running(change, record, repair.is_some())
+        self.begin(name_or_id, revision, move |change, record| {
+            not_running(change, record, repair.is_some())?;
+            Ok(Task::Check { repair })
         })
         .await
     }
@@ -103,32 +105,32 @@ impl Host {
         Ok(forgotten.await?)
     }
 
-    /// Writes a job down and begins it, if the volume is ready and `may` allows.
-    async fn begin(
+    /// Writes a job down and begins it, if the volume is ready and `decide` finds that it may be.
+    pub(super) async fn begin(
         &self,
         name_or_id: &str,
         revision: Option<u64>,
-        task: Task,
-        may: impl FnOnce(&Change<'_>, &VolumeRecord) -> Result<(), Failure> + Send + 'static,
+        decide: impl FnOnce(&Change<'_>, &VolumeRecord) -> Result<Task, Failure> + Send + 'static,
     ) -> Result<(Volume, OperationId), Failure> {
         let (context, wanted) = (Arc::clone(&self.0.context), name_or_id.to_owned());
         let operation = OperationId::random();
-        let job = Job { operation, task };
         let begun = self.registry().change(move |change| -> Result<_, Failure> {
             let mut record = find(change, &wanted)?;
             check_revision(&record, revision)?;
             ready(&record)?;
             idle(&record)?;
             not_copied(change, &record)?;
-            may(change, &record)?;
+            let task = decide(change, &record)?;
+            let job = Job { operation, task };
             record.job = Some(job);
+            record.last_file = task.new_file().map_or(record.last_file, |file| file.number);
             change.update_volume(&record)?;
             record.revision += 1;
             change.begin_operation(operation, task.kind(), record.name())?;
             let volume = describe(&context, change, &record)?;
-            Ok((record, volume))
+            Ok((record, job, volume))
         });
-        let (record, volume) = begun.await?;
+        let (record, job, volume) = begun.await?;
         self.spawn_job(record, job);
         Ok((volume, operation))
     }

@@ -157,13 +157,16 @@ fn draft(change: &Change<'_>, mut wish: VolumeWish, origin: Origin) -> Result<Vo
             task: Task::Create,
         }),
         last_check: None,
+        layers: Vec::new(),
+        dropped: Vec::new(),
+        last_file: 0,
         created_at: Timestamp::now(),
         revision: 1,
         wish,
     })
 }
 
-fn name_taken(name: &str) -> Failure {
+pub(super) fn name_taken(name: &str) -> Failure {
     Failure::new(
         ErrorCode::NameTaken,
         format!("there is a volume {name:?} already; choose another name, or delete that one"),

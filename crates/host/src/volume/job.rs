@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api_types::{ErrorCode, EventReason, OperationPhase, VolumeState};
-use spec::{DiskFormat, NameError, OperationId};
+use spec::{DiskFormat, NameError, OperationId, VolumeId};
 
 use crate::failure::Failure;
 use crate::host::Host;
@@ -28,19 +28,31 @@ impl Host {
                 });
             } else if let Some(job) = record.job {
                 tracing::info!(volume = record.name(), task = ?job.task, "work on a volume is begun again");
-                self.spawn_job(record, job);
+                self.spawn(record, job, true);
+            } else if !record.dropped.is_empty() {
+                let host = self.clone();
+                tokio::spawn(async move { host.drop_files(record.id).await });
             }
         }
     }
 
     /// Carries out what was written down.
     pub(super) fn spawn_job(&self, record: VolumeRecord, job: Job) {
+        self.spawn(record, job, false);
+    }
+
+    /// `again`: another daemon had begun it.
+    fn spawn(&self, record: VolumeRecord, job: Job, again: bool) {
         let (meter, watched, cancel) = Meter::new();
         let operations = &self.0.context.operations;
         operations.begin(job.operation, Worker::Volume(watched, cancel));
         let host = self.clone();
         tokio::spawn(async move {
-            let result = host.carry_out(record.clone(), job, meter).await;
+            let result = if job.task.is_live() {
+                host.carry_out_live(&record, job.task, again, &meter).await
+            } else {
+                host.carry_out(record.clone(), job, meter).await
+            };
             let operations = &host.0.context.operations;
             let given_up = result
                 .as_ref()
@@ -51,7 +63,9 @@ impl Host {
                     "work on a volume stops; the next daemon goes on"
                 );
             } else {
+                let id = record.id;
                 host.note(record, job, result).await;
+                host.drop_files(id).await;
             }
             host.0.context.operations.end(job.operation);
         });
@@ -105,6 +119,31 @@ impl Host {
         }))
     }
 
+    /// Removes the files a volume does not consist of any more. What can not be removed now is when the daemon starts next.
+    async fn drop_files(&self, id: VolumeId) {
+        // One after the other: a number that is free again may have a new file by the time a second one comes to it.
+        let _turn = self.0.volumes.removal.lock().await;
+        let context = Arc::clone(&self.0.context);
+        let removed = tokio::task::spawn_blocking(move || -> Result<(), Failure> {
+            let key = id.to_string();
+            let record = context.registry.change_now(|change| change.volume(&key))?;
+            let Some(record) = record.filter(|record| !record.dropped.is_empty()) else {
+                return Ok(());
+            };
+            Files::of(&context, id).drop_layers(&record.dropped, record.top())?;
+            context.registry.change_now(|change| -> Result<(), Failure> {
+                if let Some(mut now) = change.volume(&key)? {
+                    now.dropped.retain(|file| !record.dropped.contains(file));
+                    change.update_volume(&now)?;
+                }
+                Ok(())
+            })
+        });
+        if let Ok(Err(failure)) = removed.await {
+            tracing::warn!(volume = %id, error = %failure, "files of a volume remain until the daemon starts next");
+        }
+    }
+
     /// Writes down how a job ended, again and again until that works.
     async fn note(&self, record: VolumeRecord, job: Job, result: Result<Outcome, Failure>) {
         loop {
@@ -144,7 +183,8 @@ fn clear(files: &Files, record: &VolumeRecord, task: Task, failure: &Failure) ->
         Task::Create => files.remove_all(),
         Task::Finish if useless => files.remove_all(),
         Task::Finish => files.give_back(record.sent_bytes),
-        Task::Resize { .. } | Task::Check { .. } => Ok(()),
+        // Files of live work are dropped by its record, or by whoever follows it.
+        _ => Ok(()),
     }
 }
 
@@ -161,7 +201,10 @@ fn ended(
     record.job = None;
     let (now, name) = (change.now(), record.name().to_owned());
     let was = record.state;
-    let is_new = matches!(job.task, Task::Create | Task::Finish);
+    let is_new = job.task.is_new();
+    if job.task.is_live() && !is_new {
+        record.settle(job.task, result.is_ok());
+    }
     match result {
         Ok(outcome) => {
             record.format = Some(outcome.format);

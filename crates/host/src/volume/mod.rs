@@ -1,18 +1,22 @@
 //! What is asked of volumes: made, sent, changed, removed, given to machines.
 //!
-//! Which machine has which volume is in the machines' records alone; the rules are in [`attach`].
+//! Which machine has which volume is in the machines' records alone; the rules are in [`edits`].
 
 mod attach;
 mod change;
 mod create;
+mod disks;
+mod edits;
+mod follow;
 mod job;
+mod live;
 mod upload;
 
 use std::sync::Arc;
 
 use api_types::Volume;
 
-pub(crate) use attach::check_disks;
+pub(crate) use edits::check_disks;
 pub use upload::Piece;
 
 use crate::failure::Failure;

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -17,6 +18,9 @@ use crate::failure::{Failure, chain as chain_text};
 
 /// Zeroes written at a time, bytes.
 const ZERO_STEP_BYTES: usize = 4 << 20;
+
+/// How every qcow2 image begins (qcow2 specification, "Header").
+const QCOW2_MAGIC: &[u8; 4] = b"QFI\xfb";
 
 /// What form a volume has.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -156,6 +160,35 @@ pub(super) fn judge(file: &File) -> Result<(DiskFormat, u64), Failure> {
     }
 }
 
+/// Whether there is a qcow2 image in a file, whatever it is worth.
+pub(super) fn is_qcow2(file: &File) -> io::Result<bool> {
+    let mut start = [0; QCOW2_MAGIC.len()];
+    match file.read_exact_at(&mut start, 0) {
+        Ok(()) => Ok(start == *QCOW2_MAGIC),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Name of the image that the one in a file is backed by, if it is.
+pub(super) fn backing(file: &File, format: DiskFormat) -> Result<Option<String>, Failure> {
+    let info = info(file, format).map_err(|error| trouble("its file can not be read", &error))?;
+    Ok(info.qcow2.and_then(|qcow2| qcow2.backing_filename))
+}
+
+/// Makes an image that reads as zeroes, with nothing special about it.
+pub(super) fn plain(file: &File, format: DiskFormat, size_bytes: u64) -> Result<(), Failure> {
+    let form = Form {
+        format,
+        size_bytes,
+        preallocation: Preallocation::Off,
+        cluster_bytes: None,
+        compressed: false,
+    };
+    disk_image::create(file, None, &options(&form, Preallocation::Off, None))
+        .map_err(|error| trouble("the new file can not be made", &error))
+}
+
 /// Size of the disk in a file, bytes.
 pub(super) fn size(file: &File, format: DiskFormat) -> Result<u64, Failure> {
     let info = info(file, format).map_err(|error| trouble("its file can not be read", &error))?;
@@ -241,7 +274,7 @@ fn info(file: &File, format: DiskFormat) -> Result<ImageInfo, InfoError> {
     let mut layers = disk_image::info(&Chain::of_file("volume", again, format, false))?;
     layers.pop().ok_or_else(|| InfoError::File {
         name: "volume".to_owned(),
-        source: std::io::ErrorKind::UnexpectedEof.into(),
+        source: io::ErrorKind::UnexpectedEof.into(),
     })
 }
 
@@ -265,7 +298,7 @@ fn write_zeroes(file: &File, size_bytes: u64, meter: &Meter) -> Result<(), Failu
 fn is_of_host(error: &(dyn Error + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {
-        let from_kernel = error.downcast_ref::<std::io::Error>();
+        let from_kernel = error.downcast_ref::<io::Error>();
         if from_kernel.is_some_and(|error| error.raw_os_error().is_some()) {
             return true;
         }
@@ -286,7 +319,7 @@ fn trouble(what: &str, error: &(dyn Error + 'static)) -> Failure {
                 DiskErrorKind::Cancelled => ErrorCode::Cancelled,
                 _ => code,
             };
-        } else if let Some(error) = error.downcast_ref::<std::io::Error>()
+        } else if let Some(error) = error.downcast_ref::<io::Error>()
             && files::code(error) == ErrorCode::NoSpace
         {
             code = ErrorCode::NoSpace;

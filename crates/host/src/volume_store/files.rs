@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! <state>/volumes/<id>.raw, .qcow2   a volume; locked by whoever has it open
+//! <state>/volumes/<id>.<n>.qcow2     a later file of it: an overlay, or one that it was moved to
+//! <state>/volumes/<id>.<n>.pivot     tells, once it is not empty, that file n is the volume
 //! <state>/volumes/<id>.upload        what has arrived of an upload
 //! <state>/volumes/<id>.part          a volume in the making; takes its place by a rename when it is whole and durable
 //! ```
@@ -18,7 +20,7 @@ use uring::blocking::LockKind;
 
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::registry::{Sizes, VolumeRecord};
+use crate::registry::{LayerFile, Sizes, VolumeRecord};
 
 /// Bytes in a block of `st_blocks` (stat(2)).
 const STAT_BLOCK_BYTES: u64 = 512;
@@ -28,6 +30,8 @@ const UPLOAD: &str = "upload";
 const TAKEN: &str = "taken";
 /// Suffix of a volume in the making.
 const PART: &str = "part";
+/// Suffix of the note of a pivot.
+const NOTE: &str = "pivot";
 
 /// The files of one volume.
 #[derive(Debug, Clone)]
@@ -47,6 +51,47 @@ impl Files {
         self.with(suffix(format))
     }
 
+    /// One file of the volume.
+    pub(crate) fn layer(&self, layer: LayerFile) -> PathBuf {
+        match layer.number {
+            0 => self.volume(layer.format),
+            number => self.with(&format!("{number}.{}", suffix(layer.format))),
+        }
+    }
+
+    /// Its name in the directory that all files of volumes are in.
+    pub(crate) fn name(&self, layer: LayerFile) -> String {
+        let path = self.layer(layer);
+        path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// Where a machine notes that it went on in `layer`.
+    pub(crate) fn note(&self, layer: LayerFile) -> PathBuf {
+        self.with(&format!("{}.{NOTE}", layer.number))
+    }
+
+    /// A new file of the volume that is known not to be a part of it yet; durably there when this returns.
+    pub(crate) fn add(&self, path: &Path) -> Result<File, Failure> {
+        remove(path)?;
+        let made = create(path)?;
+        self.sync().map_err(|error| failure("be made", path, &error))?;
+        Ok(made)
+    }
+
+    /// Removes files that are not part of the volume any more, and the note that `top` is: its record tells that now.
+    pub(crate) fn drop_layers(&self, layers: &[LayerFile], top: LayerFile) -> Result<(), Failure> {
+        remove(&self.note(top))?;
+        for layer in layers {
+            remove(&self.layer(*layer))?;
+            remove(&self.note(*layer))?;
+        }
+        self.sync().map_err(|error| failure("be written", &self.dir, &error))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        File::open(&self.dir)?.sync_all()
+    }
+
     /// What has arrived of an upload.
     pub(crate) fn upload(&self) -> PathBuf {
         self.with(UPLOAD)
@@ -57,7 +102,8 @@ impl Files {
         self.with(TAKEN)
     }
 
-    fn part(&self) -> PathBuf {
+    /// A volume in the making.
+    pub(crate) fn part(&self) -> PathBuf {
         self.with(PART)
     }
 
@@ -69,13 +115,7 @@ impl Files {
     pub(crate) fn begin(&self) -> Result<File, Failure> {
         let path = self.part();
         remove(&path)?;
-        let made = File::options()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path);
-        made.map_err(|error| failure("be made", &path, &error))
+        create(&path)
     }
 
     /// The volume in the making is whole: makes it durable and puts it in place.
@@ -83,6 +123,16 @@ impl Files {
         let (part, whole) = (self.part(), self.volume(format));
         file.sync_all().map_err(|error| failure("be written", &part, &error))?;
         self.place(&part, &whole)
+    }
+
+    /// What a machine process filled is whole. It is in place already where a daemon was cut off after that.
+    pub(crate) fn finish_part(&self, format: DiskFormat) -> Result<(), Failure> {
+        let part = self.part();
+        match File::open(&part) {
+            Ok(file) => self.finish(&file, format),
+            Err(_) if self.volume(format).exists() => Ok(()),
+            Err(error) => Err(failure("be opened", &part, &error)),
+        }
     }
 
     /// The upload was verified: from here on it may be changed. Durable before anything is.
@@ -99,14 +149,19 @@ impl Files {
 
     fn place(&self, from: &Path, to: &Path) -> Result<(), Failure> {
         std::fs::rename(from, to)
-            .and_then(|()| File::open(&self.dir)?.sync_all())
+            .and_then(|()| self.sync())
             .map_err(|error| failure("be put in place", to, &error))
     }
 
     /// Removes everything.
     pub(crate) fn remove_all(&self) -> Result<(), Failure> {
-        for suffix in ["raw", "qcow2", UPLOAD, TAKEN, PART] {
-            remove(&self.with(suffix))?;
+        let own = format!("{}.", self.id);
+        let entries = std::fs::read_dir(&self.dir).map_err(|error| failure("be read", &self.dir, &error))?;
+        for entry in entries {
+            let entry = entry.map_err(|error| failure("be read", &self.dir, &error))?;
+            if entry.file_name().to_str().is_some_and(|name| name.starts_with(&own)) {
+                remove(&entry.path())?;
+            }
         }
         Ok(())
     }
@@ -134,15 +189,19 @@ impl Files {
     }
 
     /// What they take. Blocks shortly.
-    pub(crate) fn sizes(&self) -> Sizes {
+    pub(crate) fn sizes(&self, record: &VolumeRecord) -> Sizes {
         let blocks = |path: PathBuf| {
             path.metadata()
                 .map_or(0, |metadata| metadata.blocks() * STAT_BLOCK_BYTES)
         };
         Sizes {
-            usage_bytes: ["raw", "qcow2", UPLOAD, TAKEN, PART]
+            usage_bytes: record
+                .files()
                 .into_iter()
-                .map(|suffix| blocks(self.with(suffix)))
+                .chain(record.job.and_then(|job| job.task.new_file()))
+                .map(|layer| self.layer(layer))
+                .chain([self.upload(), self.taken(), self.part()])
+                .map(blocks)
                 .sum(),
             received_bytes: self.upload().metadata().map_or(0, |metadata| metadata.len()),
         }
@@ -152,20 +211,22 @@ impl Files {
 /// Opens the file of a volume that is ready, and keeps others from it: from writing, or from using it at all if it is opened
 /// `to_write`. Whoever runs a machine with it has it locked likewise.
 pub(crate) fn open(context: &Context, record: &VolumeRecord, to_write: bool) -> Result<File, Failure> {
-    let format = record.format.unwrap_or(DiskFormat::Raw);
-    let path = Files::of(context, record.id).volume(format);
+    open_layer(context, record, record.top(), to_write)
+}
+
+/// The same of one of its files.
+pub(crate) fn open_layer(
+    context: &Context,
+    record: &VolumeRecord,
+    layer: LayerFile,
+    to_write: bool,
+) -> Result<File, Failure> {
+    let path = Files::of(context, record.id).layer(layer);
     let opened = File::options().read(true).write(to_write).open(&path);
     let file = opened.map_err(|error| failure("be opened", &path, &error))?;
-    // As machines lock theirs: what the daemon looks at, and what other programs that know disk images do.
-    let (operation, kind) = if to_write {
-        (FlockOperation::NonBlockingLockExclusive, LockKind::Exclusive)
-    } else {
-        (FlockOperation::NonBlockingLockShared, LockKind::Shared)
-    };
-    let locked = rustix::fs::flock(&file, operation).map_err(io::Error::from);
-    match locked.and_then(|()| uring::blocking::lock(&file, kind)) {
-        Ok(()) => Ok(file),
-        Err(error) if is_taken(&error) => Err(Failure::new(
+    match lock(&file, to_write) {
+        Ok(true) => Ok(file),
+        Ok(false) => Err(Failure::new(
             ErrorCode::InUse,
             format!(
                 "volume {} is in use: a machine runs with it, or it is being copied; stop the machine, or wait for the copy",
@@ -173,6 +234,22 @@ pub(crate) fn open(context: &Context, record: &VolumeRecord, to_write: bool) -> 
             ),
         )),
         Err(error) => Err(failure("be locked", &path, &error)),
+    }
+}
+
+/// Locks a file of a volume; false when somebody has it in a way that excludes this.
+pub(crate) fn lock(file: &File, to_write: bool) -> io::Result<bool> {
+    // As machines lock theirs: what the daemon looks at, and what other programs that know disk images do.
+    let (operation, kind) = if to_write {
+        (FlockOperation::NonBlockingLockExclusive, LockKind::Exclusive)
+    } else {
+        (FlockOperation::NonBlockingLockShared, LockKind::Shared)
+    };
+    let locked = rustix::fs::flock(file, operation).map_err(io::Error::from);
+    match locked.and_then(|()| uring::blocking::lock(file, kind)) {
+        Ok(()) => Ok(true),
+        Err(error) if is_taken(&error) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -190,7 +267,7 @@ pub(crate) fn clear(context: &Context, known: &[VolumeRecord]) -> io::Result<()>
     for entry in std::fs::read_dir(context.volumes_dir())? {
         let path = entry?.path();
         let part = |part: Option<&std::ffi::OsStr>| part.and_then(|part| part.to_str()).map(str::to_owned);
-        let id = part(path.file_stem()).and_then(|stem| stem.parse::<VolumeId>().ok());
+        let id = part(path.file_name()).and_then(|name| name.split('.').next()?.parse::<VolumeId>().ok());
         if id.is_none_or(|id| known.iter().any(|record| record.id == id)) {
             continue;
         }
@@ -212,6 +289,16 @@ pub(crate) const fn suffix(format: DiskFormat) -> &'static str {
         DiskFormat::Raw => "raw",
         DiskFormat::Qcow2 => "qcow2",
     }
+}
+
+fn create(path: &Path) -> Result<File, Failure> {
+    let made = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path);
+    made.map_err(|error| failure("be made", path, &error))
 }
 
 fn remove(path: &Path) -> Result<(), Failure> {

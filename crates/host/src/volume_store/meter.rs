@@ -44,6 +44,13 @@ impl Meter {
         });
     }
 
+    /// So many of so many bytes of this step are done.
+    pub(crate) fn at(&self, name: &str, done_bytes: u64, total_bytes: u64) {
+        let mut progress = step(name, (total_bytes > 0).then_some(total_bytes));
+        progress.done_bytes = done_bytes.min(total_bytes);
+        self.progress.send_replace(progress);
+    }
+
     /// Whether somebody wants it to be given up.
     pub(crate) fn stopped(&self) -> bool {
         self.cancel.is_cancelled()

@@ -19,6 +19,7 @@
 mod disk;
 mod files;
 mod meter;
+mod settle;
 mod wish;
 mod work;
 
@@ -31,6 +32,7 @@ use tokio::sync::Semaphore;
 
 pub(crate) use files::{Files, clear, code, failure};
 pub(crate) use meter::{Meter, cancelled};
+pub(crate) use settle::{NewFile, empty_layer, new_layer, new_part, settled};
 pub(crate) use wish::{check_size, check_wish};
 pub(crate) use work::{Outcome, carry_out};
 
@@ -48,6 +50,8 @@ pub(crate) struct Keeper {
     pub(crate) jobs: Arc<Semaphore>,
     /// Turns of those who send volumes.
     pub(crate) senders: Semaphore,
+    /// The turn of who removes files that volumes do not consist of any more.
+    pub(crate) removal: tokio::sync::Mutex<()>,
     /// Volumes that somebody is sending.
     uploads: Mutex<HashSet<VolumeId>>,
 }
@@ -57,6 +61,7 @@ impl Default for Keeper {
         Self {
             jobs: Arc::new(Semaphore::new(JOBS_MAX)),
             senders: Semaphore::new(SENDERS_MAX),
+            removal: tokio::sync::Mutex::new(()),
             uploads: Mutex::default(),
         }
     }
@@ -67,9 +72,11 @@ impl Default for Keeper {
 pub(crate) struct VolumeFile {
     /// Its file; whoever uses it locks it.
     pub(crate) path: std::path::PathBuf,
+    /// Files of its own that this may be backed by.
+    pub(crate) below: Vec<std::path::PathBuf>,
     /// How its bytes lie there.
     pub(crate) format: DiskFormat,
-    /// The image it shares blocks with: the only backing file it may have.
+    /// The image it shares blocks with: the only other backing file it may have.
     pub(crate) image: Option<images::ImageDigest>,
 }
 
@@ -78,19 +85,30 @@ pub(crate) fn locate(context: &Context, name_or_id: &str) -> Result<VolumeFile, 
     let found = context.registry.change_now(|change| change.volume(name_or_id))?;
     let record = found.ok_or_else(|| unknown(name_or_id))?;
     ready(&record)?;
-    let format = record.format.unwrap_or(DiskFormat::Raw);
+    let record = settle::as_settled(context, record)?;
+    let files = Files::of(context, record.id);
+    let mut paths = record.files().into_iter().map(|layer| files.layer(layer));
     let image = record.image.as_deref().filter(|_| record.shares_image());
     Ok(VolumeFile {
-        path: Files::of(context, record.id).volume(format),
-        format,
+        path: paths.next().unwrap_or_default(),
+        below: paths.collect(),
+        format: record.top().format,
         image: image.and_then(|digest| digest.parse().ok()),
     })
 }
 
 /// A volume as the API shows it.
 pub(crate) fn describe(context: &Context, change: &Change<'_>, record: &VolumeRecord) -> Result<Volume, RegistryError> {
-    let sizes = Files::of(context, record.id).sizes();
-    Ok(record.describe(change.attachments(record)?, sizes))
+    let files = Files::of(context, record.id);
+    let mut volume = record.describe(change.attachments(record)?, files.sizes(record));
+    if record.layers.len() > 1 {
+        let layers = record.layers.iter().map(|layer| api_types::VolumeLayer {
+            file: files.name(*layer),
+            format: layer.format,
+        });
+        volume.layers = layers.collect();
+    }
+    Ok(volume)
 }
 
 pub(crate) fn find(change: &Change<'_>, name_or_id: &str) -> Result<VolumeRecord, Failure> {

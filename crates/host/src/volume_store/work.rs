@@ -44,6 +44,10 @@ pub(crate) fn carry_out(
         Task::Finish => take_over(context, record, meter),
         Task::Resize { size_bytes } => resize(context, record, size_bytes),
         Task::Check { repair } => check(context, record, repair, meter),
+        Task::Snapshot { .. } | Task::Stream | Task::Move { .. } | Task::Mirror => Err(Failure::new(
+            ErrorCode::Internal,
+            "this is the work of a machine process",
+        )),
     }
 }
 
@@ -89,11 +93,21 @@ fn create(context: &Context, record: &VolumeRecord, meter: &Meter) -> Result<Out
 
 /// The files a volume's contents are in, top first, locked against others.
 fn layers(context: &Context, record: &VolumeRecord, to_write: bool) -> Result<Vec<Source>, Failure> {
-    let file = files::open(context, record, to_write)?;
-    let mut layers = vec![Source {
-        file,
-        format: record.format.unwrap_or(DiskFormat::Raw),
-    }];
+    let mut layers = Vec::new();
+    for (layer, is_top) in record
+        .files()
+        .into_iter()
+        .zip(std::iter::once(true).chain(std::iter::repeat(false)))
+    {
+        let file = files::open_layer(context, record, layer, to_write && is_top)?;
+        let format = layer.format;
+        // What an image does not refer to any more must not show through it, whatever the record still has.
+        let alone = disk::backing(&file, format)?.is_none();
+        layers.push(Source { file, format });
+        if alone {
+            return Ok(layers);
+        }
+    }
     if record.shares_image() {
         let image = context.store.open_disk(&image_of(record)?);
         layers.push(Source::raw(
@@ -265,19 +279,38 @@ fn check(
     repair: Option<VolumeRepair>,
     meter: &Meter,
 ) -> Result<Outcome, Failure> {
-    let file = files::open(context, record, repair.is_some())?;
-    let format = record.format.unwrap_or(DiskFormat::Raw);
+    let top = files::open(context, record, repair.is_some())?;
     meter.begin("check", None);
-    let found = disk::check(&file, format, repair)?;
-    let check = VolumeCheck {
+    let mut check = VolumeCheck {
         at: Timestamp::now(),
         repair,
-        errors: found.errors,
-        leaks: found.leaks,
-        errors_repaired: found.errors_repaired,
-        leaks_repaired: found.leaks_repaired,
-        details: found.details,
+        errors: 0,
+        leaks: 0,
+        errors_repaired: 0,
+        leaks_repaired: 0,
+        details: Vec::new(),
     };
+    let all = record.files();
+    for layer in &all {
+        meter.check()?;
+        let found = if *layer == record.top() {
+            disk::check(&top, layer.format, repair)?
+        } else {
+            let file = files::open_layer(context, record, *layer, repair.is_some())?;
+            disk::check(&file, layer.format, repair)?
+        };
+        check.errors += found.errors;
+        check.leaks += found.leaks;
+        check.errors_repaired += found.errors_repaired;
+        check.leaks_repaired += found.leaks_repaired;
+        let name = Files::of(context, record.id).name(*layer);
+        check
+            .details
+            .extend(found.details.into_iter().map(|detail| match all.len() {
+                1 => detail,
+                _ => format!("{name}: {detail}"),
+            }));
+    }
     let mut told = format!("{} errors, {} leaked clusters", check.errors, check.leaks);
     if repair.is_some() {
         told = format!(
@@ -288,7 +321,7 @@ fn check(
     Ok(Outcome {
         check: Some(check),
         told: Some(told),
-        ..outcome(record, &file, format)?
+        ..outcome(record, &top, record.top().format)?
     })
 }
 

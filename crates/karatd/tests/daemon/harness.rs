@@ -66,6 +66,11 @@ impl Daemon {
 
     /// With a state directory that `seed` fills first.
     pub(crate) fn start_seeded(more: &str, seed: impl FnOnce(&Path)) -> Self {
+        Self::start_with_vmm(&fake_machine(), more, seed)
+    }
+
+    /// The same with another machine process.
+    pub(crate) fn start_with_vmm(vmm: &Path, more: &str, seed: impl FnOnce(&Path)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         std::fs::create_dir_all(at("state/files")).unwrap();
@@ -76,7 +81,7 @@ impl Daemon {
             at("karat.sock"),
             at("state"),
             at("run"),
-            fake_machine(),
+            vmm,
         );
         std::fs::write(at("karat.toml"), config).unwrap();
         let child = spawn(dir.path());

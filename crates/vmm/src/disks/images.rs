@@ -24,27 +24,34 @@ pub(super) struct Images {
     /// What has to be closed, the top last. A raw image with large sectors is not among them: what was written to it is safe in
     /// the host's page cache already.
     pub(super) images: Vec<Arc<Image>>,
+    /// How the image on top is used, and whatever takes its place.
+    pub(super) options: OpenOptions,
+}
+
+/// Bound of the tables kept in memory of each of `depth` images, bytes.
+pub(super) fn cache_bytes(depth: usize) -> u64 {
+    let depth = u64::try_from(depth).unwrap_or(u64::MAX).max(1);
+    (CACHE_BYTES / depth).max(LAYER_CACHE_BYTES_MIN)
 }
 
 impl Images {
     /// Opens all of them. Called on a thread with an executor.
     pub(super) async fn open(spec: &DiskSpec, files: ChainFiles) -> Result<Self, StackError> {
         check(spec, &files)?;
-        let depth = u64::try_from(files.0.len()).unwrap_or(u64::MAX);
+        let options = OpenOptions {
+            access: access(spec),
+            cache: cache(spec),
+            cache_bytes: cache_bytes(files.0.len()),
+            ..OpenOptions::default()
+        };
         let mut layers = files.0.into_iter();
         let Some(top) = layers.next() else {
             return Err(wrong(spec, "it has no image"));
         };
         if spec.sector != DiskSector::B512 && layers.len() == 0 {
-            return Self::raw(spec, top);
+            return Self::raw(spec, top, options);
         }
         let chain = Chain::new(layer(top), layers.map(layer).collect());
-        let options = OpenOptions {
-            access: access(spec),
-            cache: cache(spec),
-            cache_bytes: (CACHE_BYTES / depth).max(LAYER_CACHE_BYTES_MIN),
-            ..OpenOptions::default()
-        };
         let opened = disk_image::assemble(&chain, &options).await;
         let image = opened.map_err(|source| StackError::Image {
             disk: spec.name.to_string(),
@@ -53,6 +60,7 @@ impl Images {
         Ok(Self {
             switch: Switch::new(image.disk()),
             images: vec![Arc::new(image)],
+            options,
         })
     }
 
@@ -64,23 +72,24 @@ impl Images {
         Ok(())
     }
 
-    fn raw(spec: &DiskSpec, files: LayerFiles) -> Result<Self, StackError> {
-        let options = RawOptions {
-            access: access(spec),
-            cache: cache(spec),
+    fn raw(spec: &DiskSpec, files: LayerFiles, options: OpenOptions) -> Result<Self, StackError> {
+        let raw = RawOptions {
+            access: options.access,
+            cache: options.cache,
             sector: match spec.sector {
                 DiskSector::B512 => SectorSize::B512,
                 DiskSector::B4096 => SectorSize::B4096,
             },
             ..RawOptions::named(files.layer.name)
         };
-        let opened = RawDisk::from_fd(files.image, options).map_err(|source| StackError::Raw {
+        let opened = RawDisk::from_fd(files.image, raw).map_err(|source| StackError::Raw {
             disk: spec.name.to_string(),
             source,
         })?;
         Ok(Self {
             switch: Switch::new(Arc::new(opened)),
             images: Vec::new(),
+            options,
         })
     }
 }

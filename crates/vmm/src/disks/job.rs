@@ -1,11 +1,13 @@
 //! Work on a disk under a running guest, on a thread of its own.
 
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use control::{DiskJob, DiskJobState, DiskLayer};
+use control::{DiskJob, DiskJobState, DiskLayer, PIVOTED};
 use disk_image::live::{self, Switch};
 use disk_image::{Image, Progress, Watch};
 
@@ -141,8 +143,18 @@ pub(super) struct Target {
     pub(super) layer: DiskLayer,
     /// It reads as zeroes.
     pub(super) is_zero: bool,
-    /// The disk goes on there.
-    pub(super) pivot: bool,
+    /// The disk goes on there, which is written here when it does.
+    pub(super) note: Option<File>,
+}
+
+/// Writes down, durably, that the copy is the disk. A note that may not have become durable is taken back.
+fn note(file: &File) -> io::Result<()> {
+    let noted = file.write_all_at(PIVOTED, 0).and_then(|()| file.sync_all());
+    if noted.is_err() {
+        let taken_back = file.set_len(0).and_then(|()| file.sync_all());
+        taken_back.inspect_err(|error| tracing::error!(%error, "the note of a pivot can not be taken back"))?;
+    }
+    noted
 }
 
 /// Copies the disk to `target`.
@@ -151,15 +163,15 @@ pub(super) fn mirror(switch: &Switch, target: Target, watch: &dyn Watch) -> Outc
         image,
         layer,
         is_zero,
-        pivot,
+        note: to_note,
     } = target;
     let copy = live::mirror(switch, image.disk(), is_zero, watch).map_err(|error| match error {
         live::MirrorError::Stopped => Failed::Stopped,
         error => Failed::Error(whole(&error)),
     })?;
     let failed = |error: live::MirrorError| Failed::Error(whole(&error));
-    if pivot {
-        copy.pivot().map_err(failed)?;
+    if let Some(file) = to_note {
+        copy.pivot(|| note(&file)).map_err(failed)?;
         return Ok(Some(NewTop { image, layer }));
     }
     copy.cancel().map_err(failed)?;

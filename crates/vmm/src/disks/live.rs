@@ -1,8 +1,9 @@
 //! Changes to what a disk consists of, under a running guest.
 
+use std::fs::File;
 use std::sync::Arc;
 
-use control::{DiskJob, DiskJobState};
+use control::{DiskJob, DiskJobReport, DiskJobState};
 use disk::Access;
 use disk_image::{BackingName, Chain, OpenOptions, live};
 use spec::DiskFormat;
@@ -31,25 +32,30 @@ impl Stack {
         }
     }
 
-    /// Makes an overlay in the empty file of `files` and goes on there. Blocks on storage.
-    pub(super) fn snapshot(&mut self, files: LayerFiles) -> Result<(), StackError> {
+    /// Makes an overlay in the empty file of `files`, which calls what is on top now `backing`, and goes on there. Blocks on
+    /// storage.
+    pub(super) fn snapshot(&mut self, files: LayerFiles, backing: String) -> Result<(), StackError> {
         self.check_idle()?;
         let mut overlay = files.layer.clone();
         if overlay.format != DiskFormat::Qcow2 || !overlay.writable || files.data.is_some() {
             return Err(self.wrong("an overlay is a qcow2 image by itself, open for writing"));
         }
+        let options = OpenOptions {
+            cache_bytes: images::cache_bytes(self.layers.len() + 1),
+            ..self.images.options
+        };
         let Some(below) = self.layers.first_mut().filter(|below| below.writable) else {
             return Err(self.wrong("it is only read, so there is nothing to take a snapshot of"));
         };
         let backing = BackingName {
-            name: below.name.clone(),
+            name: backing,
             format: match below.format {
                 DiskFormat::Raw => "raw".to_owned(),
                 DiskFormat::Qcow2 => "qcow2".to_owned(),
             },
         };
         let file = images::layer(files).file;
-        let made = live::snapshot(&self.images.switch, &file, &overlay.name, &backing);
+        let made = live::snapshot(&self.images.switch, &file, &overlay.name, &backing, &options);
         let image = made.map_err(|source| StackError::Snapshot {
             disk: self.name.clone(),
             source: Box::new(source),
@@ -69,17 +75,19 @@ impl Stack {
             return Err(self.wrong("there is nothing below its image"));
         };
         let switch = self.images.switch.clone();
-        self.begin(DiskJob::Stream, tell, move |watch| {
+        let target = layer.name.clone();
+        self.begin(DiskJob::Stream, target, tell, move |watch| {
             job::stream(&switch, &image, layer, watch)
         })
     }
 
-    /// Begins to copy all of it into the image of `files`. Blocks on storage while that is opened.
+    /// Begins to copy all of it into the image of `files`, and to go on there if there is a `note` to write that to. Blocks on
+    /// storage while the image is opened.
     pub(super) fn begin_mirror(
         &mut self,
         files: LayerFiles,
         is_zero: bool,
-        pivot: bool,
+        note: Option<File>,
         tell: Tell,
     ) -> Result<(), StackError> {
         self.check_idle()?;
@@ -87,7 +95,8 @@ impl Stack {
         let chain = Chain::new(images::layer(files), Vec::new());
         let options = OpenOptions {
             access: Access::ReadWrite,
-            ..OpenOptions::default()
+            cache_bytes: images::cache_bytes(1),
+            ..self.images.options
         };
         let opened = block_on(&self.name, disk_image::assemble(&chain, &options))?;
         let image = opened.map_err(|source| StackError::Image {
@@ -98,15 +107,19 @@ impl Stack {
             image,
             layer,
             is_zero,
-            pivot,
+            note,
         };
+        let name = target.layer.name.clone();
         let switch = self.images.switch.clone();
-        self.begin(DiskJob::Mirror, tell, move |watch| job::mirror(&switch, target, watch))
+        self.begin(DiskJob::Mirror, name, tell, move |watch| {
+            job::mirror(&switch, target, watch)
+        })
     }
 
     fn begin(
         &mut self,
         kind: DiskJob,
+        target: String,
         tell: Tell,
         work: impl FnOnce(&dyn disk_image::Watch) -> job::Outcome + Send + 'static,
     ) -> Result<(), StackError> {
@@ -115,7 +128,39 @@ impl Stack {
             source,
         })?;
         self.job = Some(begun);
+        self.told = Some(DiskJobReport {
+            job: kind,
+            target,
+            state: DiskJobState::Running {
+                done_bytes: 0,
+                total_bytes: 0,
+            },
+        });
         Ok(())
+    }
+
+    /// The job is so far.
+    pub(super) fn job_at(&mut self, done_bytes: u64, total_bytes: u64) -> Option<(DiskJob, DiskJobState)> {
+        let job = self.job.as_ref()?.kind;
+        Some((
+            job,
+            self.tell(DiskJobState::Running {
+                done_bytes,
+                total_bytes,
+            }),
+        ))
+    }
+
+    fn tell(&mut self, state: DiskJobState) -> DiskJobState {
+        if let Some(told) = &mut self.told {
+            told.state = state.clone();
+        }
+        state
+    }
+
+    /// What is known of the last job.
+    pub(super) const fn told(&self) -> Option<&DiskJobReport> {
+        self.told.as_ref()
     }
 
     /// Asks the job to give up. False if there is none.
@@ -137,11 +182,6 @@ impl Stack {
             }
             Err(failed) => failed.state(),
         };
-        Some((kind, state))
-    }
-
-    /// What is at work on it.
-    pub(super) fn job(&self) -> Option<DiskJob> {
-        self.job.as_ref().map(|job| job.kind)
+        Some((kind, self.tell(state)))
     }
 }

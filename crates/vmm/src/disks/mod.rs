@@ -10,9 +10,10 @@ mod live;
 mod stack;
 mod write_through;
 
+use std::fs::File;
 use std::sync::Arc;
 
-use control::{DiskJob, DiskJobState, DiskLatency, DiskReport};
+use control::{DiskJob, DiskJobState, DiskLatency, DiskReport, LATENCY_BOUNDS_US};
 use disk::Disk;
 use spec::{DiskBus, DiskLimits, DiskSpec, Name};
 use telemetry::HistogramSnapshot;
@@ -67,6 +68,7 @@ impl MachineDisk {
             size_bytes: self.stack.top().geometry().size_bytes,
             layers: self.stack.layers().to_vec(),
             limits: self.stack.limits(),
+            job: self.stack.told().cloned(),
             reads: latency(&reads.latency),
             writes: latency(&writes.latency),
             flushes: latency(&flushes.latency),
@@ -87,9 +89,9 @@ impl MachineDisk {
         self.stack.grow(size_bytes)
     }
 
-    /// Goes on in an overlay made in the file of `files`. Blocks on storage.
-    pub(crate) fn snapshot(&mut self, files: LayerFiles) -> Result<(), StackError> {
-        self.stack.snapshot(files)
+    /// Goes on in an overlay made in the file of `files`, which calls the top of the moment `backing`. Blocks on storage.
+    pub(crate) fn snapshot(&mut self, files: LayerFiles, backing: String) -> Result<(), StackError> {
+        self.stack.snapshot(files, backing)
     }
 
     /// Begins to copy what is below the top into it.
@@ -97,15 +99,15 @@ impl MachineDisk {
         self.stack.begin_stream(tell)
     }
 
-    /// Begins to copy all of it into the image of `files`, to go on there with `pivot`.
+    /// Begins to copy all of it into the image of `files`, and to go on there if there is a `note` to write that to.
     pub(crate) fn begin_mirror(
         &mut self,
         files: LayerFiles,
         is_zero: bool,
-        pivot: bool,
+        note: Option<File>,
         tell: Tell,
     ) -> Result<(), StackError> {
-        self.stack.begin_mirror(files, is_zero, pivot, tell)
+        self.stack.begin_mirror(files, is_zero, note, tell)
     }
 
     /// Asks the job to give up. False if there is none.
@@ -118,9 +120,9 @@ impl MachineDisk {
         self.stack.end_job()
     }
 
-    /// What is at work on it.
-    pub(crate) fn job(&self) -> Option<DiskJob> {
-        self.stack.job()
+    /// The job is so far.
+    pub(crate) fn job_at(&mut self, done_bytes: u64, total_bytes: u64) -> Option<(DiskJob, DiskJobState)> {
+        self.stack.job_at(done_bytes, total_bytes)
     }
 
     /// Makes everything durable and lets go of the images. Blocks on storage.
@@ -138,7 +140,12 @@ fn latency(times: &HistogramSnapshot) -> DiskLatency {
         let time = times.quantile(share).unwrap_or_default();
         u64::try_from(time.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX)
     };
+    let within = |bound_us: u64| {
+        let whole = times.buckets.iter().filter(|bucket| bucket.below_ns <= bound_us * 1000);
+        whole.map(|bucket| bucket.count).sum()
+    };
     DiskLatency {
+        within: LATENCY_BOUNDS_US.map(within).to_vec(),
         count: times.count,
         total_ns: times.sum_ns,
         p50_us: us(0.5),

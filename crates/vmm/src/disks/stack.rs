@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use control::DiskLayer;
+use control::{DiskJobReport, DiskLayer};
 use disk::throttle::{Limits, Throttle, Throttling};
 use disk::{Disk, DiskError};
 use spec::{DiskCache, DiskLimits, DiskSpec};
@@ -28,6 +28,8 @@ pub(super) struct Stack {
     pub(super) layers: Vec<DiskLayer>,
     /// What is at work on the images.
     pub(super) job: Option<Job>,
+    /// What was told of it, or of the one before.
+    pub(super) told: Option<DiskJobReport>,
 }
 
 impl Stack {
@@ -49,6 +51,7 @@ impl Stack {
             images,
             layers,
             job: None,
+            told: None,
         })
     }
 

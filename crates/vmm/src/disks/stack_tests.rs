@@ -1,7 +1,7 @@
 //! Chains on real files.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use std::sync::mpsc;
@@ -10,7 +10,7 @@ use control::{DiskJob, DiskJobState, DiskLayer};
 use disk_qcow2::ops::{BackingName, CreateOptions, create};
 use disk_raw::{RawDisk, RawOptions, Role};
 use guestmem::IoBuf;
-use spec::DiskFormat;
+use spec::{DiskCache, DiskFormat};
 use uring::Executor;
 
 use super::*;
@@ -218,7 +218,7 @@ fn a_snapshot_leaves_what_was_and_a_stream_makes_the_overlay_stand_alone() {
     let rig = three_deep();
     let mut stack = rig.open(&CHAIN).unwrap();
     write(&stack, 0, b't');
-    stack.snapshot(new_layer(&rig, "overlay")).unwrap();
+    stack.snapshot(new_layer(&rig, "overlay"), "top".to_owned()).unwrap();
     let frozen = std::fs::read(rig.path("top")).unwrap();
     write(&stack, 512, b'o');
     assert_eq!([0, 512, 1024].map(|at| read(&stack, at)), [b't', b'o', b'b']);
@@ -245,7 +245,8 @@ fn a_mirror_is_a_copy_and_becomes_the_disk_where_that_is_asked_for() {
         rig.qcow2(name, None);
         let target = rig.files(&[(name, DiskFormat::Qcow2)], true).0.remove(0);
         let (tell, news) = teller();
-        stack.begin_mirror(target, true, pivot, tell).unwrap();
+        let note = pivot.then(|| File::create_new(rig.path("note")).unwrap());
+        stack.begin_mirror(target, true, note, tell).unwrap();
         assert_eq!(
             outcome(&mut stack, &news),
             (DiskJob::Mirror, DiskJobState::Done),
@@ -253,6 +254,9 @@ fn a_mirror_is_a_copy_and_becomes_the_disk_where_that_is_asked_for() {
         );
     }
     assert_eq!(stack.layers()[0].name, "pivot");
+    assert_eq!(std::fs::read(rig.path("note")).unwrap(), control::PIVOTED);
+    let told = stack.told().unwrap();
+    assert_eq!((told.target.as_str(), &told.state), ("pivot", &DiskJobState::Done));
     write(&stack, 0, b'p');
     stack.close().unwrap();
     for (name, byte) in [("copy", b'b'), ("pivot", b'p')] {
@@ -261,6 +265,45 @@ fn a_mirror_is_a_copy_and_becomes_the_disk_where_that_is_asked_for() {
     }
     let before = rig.open(&CHAIN).unwrap();
     assert_eq!(read(&before, 0), b'b', "the disk that was is as it was");
+}
+
+/// Whether all that was written to a file is past the host's page cache: the flag belongs to the open file, which `fd` shares.
+fn is_direct(fd: &File) -> bool {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).unwrap();
+    let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).unwrap();
+    u32::from_str_radix(flags.trim(), 8).unwrap() & O_DIRECT != 0
+}
+
+/// `O_DIRECT` on x86-64 (open(2)).
+const O_DIRECT: u32 = 0o40000;
+
+#[test]
+fn what_takes_a_disks_place_uses_the_page_cache_as_the_disk_did() {
+    // Beside the program, since not every kernel has this on tmpfs.
+    let rig = Rig(tempfile::tempdir_in(std::env::current_exe().unwrap().parent().unwrap()).unwrap());
+    rig.raw("base", b'b', 1 << 20);
+    for (cache, direct) in [(DiskCache::Direct, true), (DiskCache::Cached, false)] {
+        let mut spec = testing::disk("disk");
+        spec.cache = cache;
+        let mut stack = Stack::open(&spec, rig.files(&[("base", DiskFormat::Raw)], true)).unwrap();
+        let shared = |files: &LayerFiles| File::from(files.image.try_clone().unwrap());
+        let overlay = new_layer(&rig, &format!("overlay-{direct}"));
+        let file = shared(&overlay);
+        stack.snapshot(overlay, "base".to_owned()).unwrap();
+        write(&stack, 0, b'o');
+        assert_eq!(is_direct(&file), direct, "overlay");
+        let name = format!("target-{direct}");
+        rig.raw(&name, 0, 1 << 20);
+        let target = rig.files(&[(&name, DiskFormat::Raw)], true).0.remove(0);
+        let file = shared(&target);
+        let note = File::create_new(rig.path(&format!("note-{direct}"))).unwrap();
+        let (tell, news) = teller();
+        stack.begin_mirror(target, true, Some(note), tell).unwrap();
+        assert_eq!(outcome(&mut stack, &news), (DiskJob::Mirror, DiskJobState::Done));
+        assert_eq!(is_direct(&file), direct, "target");
+        assert_eq!([0, 512].map(|at| read(&stack, at)), [b'o', b'b']);
+        stack.close().unwrap();
+    }
 }
 
 #[test]
@@ -273,5 +316,5 @@ fn a_raw_disk_has_nothing_to_stream_and_a_read_only_one_no_snapshots() {
     let mut spec = testing::disk("disk");
     spec.read_only = true;
     let mut reader = Stack::open(&spec, rig.files(&CHAIN, false)).unwrap();
-    assert!(reader.snapshot(new_layer(&rig, "overlay")).is_err());
+    assert!(reader.snapshot(new_layer(&rig, "overlay"), "top".to_owned()).is_err());
 }

@@ -1,9 +1,10 @@
 //! Changes to the disks of a machine that exists.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::os::fd::OwnedFd;
 
-use control::{DiskChain, DiskChange, DiskJobState, DiskLayer, Refusal, RefusalKind, VmAction, VmEvent};
+use control::{DiskChain, DiskChange, DiskLayer, Refusal, RefusalKind, VmAction, VmEvent};
 use spec::{DiskBus, DiskLimits, DiskSpec, Name, Problems};
 
 use virtio_devices::DiskSnapshot;
@@ -39,7 +40,7 @@ impl Driver {
             DiskChange::Resize { size_bytes } => self.resize_disk(disk, size_bytes),
             DiskChange::Limit { limits } => self.limit_disk(disk, limits),
             DiskChange::Attach { spec, chain } => self.attach_disk(disk, *spec, &chain, files),
-            DiskChange::Snapshot { overlay } => self.snapshot_disk(disk, overlay, files),
+            DiskChange::Snapshot { overlay, backing } => self.snapshot_disk(disk, overlay, backing, files),
             DiskChange::Stream => self.stream_disk(disk),
             DiskChange::Mirror { target, is_zero, pivot } => self.mirror_disk(disk, target, files, (is_zero, pivot)),
             DiskChange::Cancel => self.cancel_disk_job(disk),
@@ -123,9 +124,16 @@ impl Driver {
         Ok(())
     }
 
-    fn snapshot_disk(&mut self, name: &Name, overlay: DiskLayer, files: Vec<OwnedFd>) -> Result<(), Refusal> {
+    fn snapshot_disk(
+        &mut self,
+        name: &Name,
+        overlay: DiskLayer,
+        backing: String,
+        files: Vec<OwnedFd>,
+    ) -> Result<(), Refusal> {
         let files = one_layer(overlay, files)?;
-        self.disk(name)?.snapshot(files).map_err(|error| failed(&error))?;
+        let taken = self.disk(name)?.snapshot(files, backing);
+        taken.map_err(|error| failed(&error))?;
         tracing::info!(disk = %name, "snapshot taken: the disk goes on in the overlay");
         Ok(())
     }
@@ -139,13 +147,15 @@ impl Driver {
         &mut self,
         name: &Name,
         target: DiskLayer,
-        files: Vec<OwnedFd>,
+        mut files: Vec<OwnedFd>,
         (is_zero, pivot): (bool, bool),
     ) -> Result<(), Refusal> {
+        // The last one, behind those of the image.
+        let note = if pivot { files.pop().map(File::from) } else { None };
         let files = one_layer(target, files)?;
         let tell = self.teller(name);
         self.disk(name)?
-            .begin_mirror(files, is_zero, pivot, tell)
+            .begin_mirror(files, is_zero, note, tell)
             .map_err(|error| failed(&error))
     }
 
@@ -174,13 +184,7 @@ impl Driver {
             JobNews::At {
                 done_bytes,
                 total_bytes,
-            } => disk.job().map(|job| {
-                let state = DiskJobState::Running {
-                    done_bytes,
-                    total_bytes,
-                };
-                (job, state)
-            }),
+            } => disk.job_at(done_bytes, total_bytes),
             JobNews::Ended => disk.end_job(),
         };
         if let Some((job, state)) = told {

@@ -3,6 +3,8 @@
 mod attached;
 mod crashes;
 mod filled;
+mod kills;
+mod live;
 mod refused;
 mod sent;
 
