@@ -428,6 +428,29 @@ fn one_writer_or_many_readers() {
     open(file.path(), Access::ReadWrite).unwrap();
 }
 
+/// Whoever has it until the lock is free may make it longer.
+#[test]
+fn the_size_is_that_under_the_lock() {
+    let file = image(SIZE_BYTES);
+    // A machine that is busy may let the lock's few milliseconds pass: then once more.
+    for _ in 0..100 {
+        file.as_file().set_len(SIZE_BYTES).unwrap();
+        let holder = fs::File::options().read(true).write(true).open(file.path()).unwrap();
+        uring::blocking::lock(&holder, uring::blocking::LockKind::Exclusive).unwrap();
+        let leaves = std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(15));
+            holder.set_len(2 * SIZE_BYTES).unwrap();
+        });
+        let opened = open(file.path(), Access::ReadWrite);
+        leaves.join().unwrap();
+        match opened {
+            Ok(disk) => return assert_eq!(disk.geometry().size_bytes, 2 * SIZE_BYTES),
+            Err(error) => assert!(matches!(error, OpenError::InUse { .. }), "{error}"),
+        }
+    }
+    panic!("the lock was never had");
+}
+
 /// Set for the other process of the next test.
 const HOLD: &str = "KARAT_TEST_HOLD_IMAGE";
 
