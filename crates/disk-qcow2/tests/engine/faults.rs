@@ -262,3 +262,33 @@ fn what_lies_takes_no_table_away() {
         );
     }
 }
+
+/// A place far behind the end of the file does not make it that long.
+#[test]
+fn places_behind_the_end_are_refused() {
+    let Some(lab) = Lab::new() else { return };
+    lab.run("qemu-img create -f qcow2 -o cluster_size=4k a.qcow2 8M");
+    lab.io("a.qcow2", &["write -P 1 0 64k"]);
+    let sound = lab.load("a.qcow2").contents();
+    let place =
+        |at: usize| (u64::from_be_bytes(sound[at..at + 8].try_into().unwrap()) & 0x00ff_ffff_ffff_fe00) as usize;
+    let l2 = place(place(40));
+    for host in [1u64 << 24, 1 << 40, 1 << 55] {
+        let mut bytes = sound.clone();
+        // Reads as zeroes, and keeps a place of its own.
+        bytes[l2..l2 + 8].copy_from_slice(&(host | 1 << 63 | 1).to_be_bytes());
+        let len = bytes.len();
+        let file = InMemory::holding(bytes, Access::ReadWrite);
+        let disk = open(&file, None);
+        block_on(async {
+            let io = disk.open_queue().unwrap();
+            assert_eq!(
+                try_write(&*io, 0, &[9; 512]).await,
+                Err(DiskErrorKind::Corrupt),
+                "{host:#x}"
+            );
+            assert_eq!(try_write(&*io, 4096, &[9; 512]).await, Ok(()), "the next one is sound");
+        });
+        assert!(file.contents().len() <= len + (1 << 20), "{host:#x}");
+    }
+}
