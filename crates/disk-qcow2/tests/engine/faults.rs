@@ -292,3 +292,42 @@ fn places_behind_the_end_are_refused() {
         assert!(file.contents().len() <= len + (1 << 20), "{host:#x}");
     }
 }
+
+/// A block device has the length it has, which need not be whole clusters.
+#[test]
+fn a_device_of_any_length_is_written() {
+    let Some(lab) = Lab::new() else { return };
+    lab.run("qemu-img create -f qcow2 a.qcow2 4M");
+    let mut bytes = lab.load("a.qcow2").contents();
+    bytes.resize((1 << 20) + 512, 0);
+    let file = InMemory::holding(bytes, Access::ReadWrite);
+    let plan = FaultPlan::new();
+    plan.inject(Fault::always(DiskOp::Grow, DiskErrorKind::Unsupported));
+    let disk = open_on(Arc::new(Faulty::new(Arc::new(file.clone()), plan)), None);
+    let written = block_on(async {
+        let io = disk.open_queue().unwrap();
+        let mut written = 0;
+        let full = loop {
+            match try_write(&*io, written * 65536, &[written as u8 + 1; 65536]).await {
+                Ok(()) => written += 1,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(full, DiskErrorKind::NoSpace);
+        disk.close().await.unwrap();
+        written
+    });
+    // Sixteen whole clusters, of which header, tables and refcounts have five.
+    assert!((8..=12).contains(&written), "{written}");
+    let again = open(&file, None);
+    let whole = block_on(async { read_all(&*again.open_queue().unwrap()).await });
+    for (cluster, bytes) in whole.chunks(65536).enumerate() {
+        let expected = if (cluster as u64) < written {
+            cluster as u8 + 1
+        } else {
+            0
+        };
+        assert!(bytes.iter().all(|&byte| byte == expected), "cluster {cluster}");
+    }
+    lab.check(&file, true);
+}
