@@ -115,7 +115,10 @@ fn growth_within_the_last_cluster_keeps_what_is_there() {
                     let size = expected.len() + step;
                     io.grow(size as u64).await.unwrap();
                     expected.resize(size, 0);
-                    assert!(read_all(&*io).await == expected, "{options}, {written}, grown to {size}");
+                    assert!(
+                        read_all(&*io).await == expected,
+                        "{options}, {written}, grown to {size}"
+                    );
                 }
                 disk.close().await.unwrap();
                 assert!(lab.read_by_qemu(&file) == expected, "{options}");
