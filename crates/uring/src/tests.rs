@@ -420,6 +420,42 @@ fn locks_belong_to_the_opening() {
     assert!(blocking::discard_blocks(&same, 0, 512).is_err());
 }
 
+/// Looks, when it is let go, whether the first bytes of a file were written.
+struct Guard(std::fs::File, Rc<RefCell<Option<bool>>>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        use std::os::unix::fs::FileExt;
+        let mut bytes = [0; 4];
+        let read = self.0.read_at(&mut bytes, 0).unwrap();
+        self.1.replace(Some(read == 4 && bytes == *b"data"));
+    }
+}
+
+#[test]
+fn what_a_task_holds_is_held_until_its_writes_are_over() {
+    let seen = Rc::new(RefCell::new(None));
+    let file = tempfile::tempfile().unwrap();
+    let guard = Guard(file.try_clone().unwrap(), Rc::clone(&seen));
+    let mut executor = executor(4).unwrap();
+    let ring = executor.ring();
+    executor
+        .block_on(async {
+            let write = ring.write(&File::from(file), 0, vec![buf(b"data")]);
+            // And something that never ends, which nobody is to wait for.
+            let sleep = ring.sleep(Duration::from_hours(1));
+            drop(ring.spawn(async move {
+                let _guard = guard;
+                let _ = write.await;
+                let _ = sleep.await;
+            }));
+        })
+        .unwrap();
+    assert_eq!(*seen.borrow(), None);
+    drop(executor);
+    assert_eq!(*seen.borrow(), Some(true));
+}
+
 /// Set for the run of these tests on threads.
 const ENGINE: &str = "KARAT_TEST_IO_ENGINE";
 
