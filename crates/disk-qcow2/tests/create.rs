@@ -11,11 +11,16 @@
 mod support;
 
 use std::path::Path;
+use std::sync::Arc;
 
+use disk::Disk;
 use disk_qcow2::ops::{
     BackingName, Compat, CompressionKind, CreateError, CreateOptions, DataFileName, Limits, Preallocation, check,
     create,
 };
+use disk_qcow2::{Qcow2Disk, Qcow2Options};
+use guestmem::IoBuf;
+use support::memory::Memory;
 use support::{assert_clean, block_on, have_qemu, io, qemu_img, qemu_io};
 
 fn info(path: &Path) -> serde_json::Value {
@@ -148,6 +153,48 @@ fn every_feature() {
             let all = options.size_bytes / options.cluster_bytes;
             assert_eq!(allocated, if preallocation == Preallocation::Off { 0 } else { all });
             use_it(&path, options.size_bytes);
+        }
+    }
+}
+
+/// As on a block device, which keeps what it had: nothing of it shows.
+#[test]
+fn what_was_there_does_not_show() {
+    let preallocations = [
+        Preallocation::Off,
+        Preallocation::Metadata,
+        Preallocation::Falloc,
+        Preallocation::Full,
+    ];
+    for preallocation in preallocations {
+        for (external, stale) in [(false, 3 << 20), (false, 700 << 10), (true, 3 << 20)] {
+            let full = || Arc::new(Memory::holding(&vec![0xee; stale], 4 << 20));
+            let (file, data) = (full(), external.then(full));
+            let data_file = external.then(|| DataFileName {
+                name: "data".to_owned(),
+                raw: false,
+            });
+            let options = CreateOptions {
+                preallocation,
+                data_file,
+                ..CreateOptions::of_size(2 << 20)
+            };
+            let bytes = block_on(async {
+                let data_io = data.as_ref().map(|data| data.open_queue().unwrap());
+                let io = file.open_queue().unwrap();
+                create(&*io, data_io.as_deref(), &options).await.unwrap();
+                let options = Qcow2Options {
+                    data_file: data.map(|data| data as Arc<dyn Disk>),
+                    ..Qcow2Options::named("new")
+                };
+                let disk = Qcow2Disk::open(file, options).await.unwrap();
+                let buf = IoBuf::heap(2 << 20, 4096).unwrap();
+                let (read, bufs) = disk.open_queue().unwrap().read(0, vec![buf]).await;
+                read.unwrap();
+                bufs[0].to_vec()
+            });
+            let shown = bytes.iter().filter(|&&byte| byte != 0).count();
+            assert_eq!(shown, 0, "{preallocation:?}, external {external}, {stale} bytes before");
         }
     }
 }
