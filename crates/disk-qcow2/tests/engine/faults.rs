@@ -1,10 +1,12 @@
 //! Files that fail, and images that lie.
 
 use std::sync::Arc;
+use std::task::Poll;
 
 use disk::conformance::pattern;
 use disk::{Access, Disk, DiskErrorKind, DiskIo, DiskOp, Fault, FaultPlan, Faulty, InMemory, Strike, ZeroMode};
 
+use crate::jitter::Jitter;
 use crate::{Lab, block_on, open, open_on, read, read_all, write};
 
 /// One write, and how it ended.
@@ -107,6 +109,38 @@ fn a_failed_sync_stops_changes() {
         assert_eq!(read(&*io, 0, 512).await, [1; 512], "reads go on");
     });
     lab.check(&file, true);
+}
+
+/// The kernel tells a failure to one of those who sync at the same time.
+#[test]
+fn a_failed_sync_is_told_to_all_who_wait_for_one() {
+    let Some(lab) = Lab::new() else { return };
+    lab.run("qemu-img create -f qcow2 a.qcow2 4M");
+    let mut waited = 0;
+    while waited < 10 {
+        let plan = FaultPlan::new();
+        let file = Jitter::new(Arc::new(lab.load("a.qcow2")), 8);
+        let disk = open_on(Arc::new(Faulty::new(Arc::new(file), plan.clone())), None);
+        block_on(async {
+            let [one, other] = [(); 2].map(|()| disk.open_queue().unwrap());
+            for _ in 0..50 {
+                let mut flush = one.flush();
+                let ready = std::future::poll_fn(|context| Poll::Ready(flush.as_mut().poll(context).is_ready()));
+                if ready.await {
+                    continue;
+                }
+                plan.inject(Fault {
+                    count: 1,
+                    ..Fault::always(DiskOp::Flush, DiskErrorKind::Io)
+                });
+                assert!(other.flush().await.is_err());
+                assert!(flush.await.is_err(), "one succeeds after the other has failed");
+                waited += 1;
+                return;
+            }
+            panic!("no flush ever waits");
+        });
+    }
 }
 
 /// A file that can not grow is full, and stays usable.
