@@ -420,6 +420,29 @@ fn locks_belong_to_the_opening() {
     assert!(blocking::discard_blocks(&same, 0, 512).is_err());
 }
 
+#[test]
+fn what_is_kept_goes_on_when_it_is_dropped() {
+    on(async |ring| {
+        let ended = Rc::new(RefCell::new(0));
+        let operation = || {
+            let (ended, ring) = (Rc::clone(&ended), ring.clone());
+            kept(async move {
+                ring.sleep(Duration::from_millis(1)).await.unwrap();
+                *ended.borrow_mut() += 1;
+            })
+        };
+        // Never begun, awaited, and dropped on the way.
+        drop(operation());
+        operation().await;
+        let mut dropped = operation();
+        let begun = std::future::poll_fn(|context| std::task::Poll::Ready(dropped.as_mut().poll(context)));
+        assert!(begun.await.is_pending());
+        drop(dropped);
+        ring.sleep(Duration::from_millis(50)).await.unwrap();
+        assert_eq!(*ended.borrow(), 2);
+    });
+}
+
 /// Looks, when it is let go, whether the first bytes of a file were written.
 struct Guard(std::fs::File, Rc<RefCell<Option<bool>>>);
 
