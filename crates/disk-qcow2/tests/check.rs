@@ -22,11 +22,7 @@ use disk_qcow2::ops::{
 use disk_qcow2::{Qcow2Disk, Qcow2Options};
 use guestmem::IoBuf;
 use support::memory::Memory;
-use support::{KINDS, block_on, have_qemu, io, make, qemu_check, qemu_img};
-
-fn ours(path: &Path) -> CheckReport {
-    block_on(check(&*io(path), Limits::default())).unwrap()
-}
+use support::{KINDS, bench, block_on, checked, contents, io, make, qemu_check, qemu_img};
 
 /// QEMU leaves out what is 0.
 fn number(theirs: &serde_json::Value, name: &str) -> u64 {
@@ -35,7 +31,7 @@ fn number(theirs: &serde_json::Value, name: &str) -> u64 {
 
 fn compare(path: &Path, what: &str) -> CheckReport {
     let theirs = qemu_check(path);
-    let report = ours(path);
+    let report = checked(path);
     let same = [
         ("check-errors", report.check_errors),
         ("corruptions", report.corruptions),
@@ -54,10 +50,7 @@ fn compare(path: &Path, what: &str) -> CheckReport {
 
 #[test]
 fn sound_images_of_all_kinds() {
-    if !have_qemu() {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
+    let Some(dir) = bench() else { return };
     for (name, options) in KINDS {
         let path = make(dir.path(), name, options);
         assert!(compare(&path, name).is_clean(), "{name}");
@@ -94,20 +87,6 @@ fn word(path: &Path, offset: u64) -> u64 {
     u64::from_be_bytes(bytes(path, offset, 8).try_into().unwrap())
 }
 
-/// What a guest reads.
-fn contents(path: &Path) -> Vec<u8> {
-    let raw = path.with_extension("raw");
-    qemu_img(&[
-        "convert",
-        "-U",
-        "-O",
-        "raw",
-        path.to_str().unwrap(),
-        raw.to_str().unwrap(),
-    ]);
-    std::fs::read(raw).unwrap()
-}
-
 /// Repairs and looks whether QEMU is content, and the guest's data as it was.
 fn mend(path: &Path, what: &str, data: &[u8]) -> CheckReport {
     let report = block_on(repair(&*io(path), Repair::All, Limits::default())).unwrap();
@@ -120,10 +99,7 @@ fn mend(path: &Path, what: &str, data: &[u8]) -> CheckReport {
 
 #[test]
 fn wrong_refcounts_are_counted_and_repaired() {
-    if !have_qemu() {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
+    let Some(dir) = bench() else { return };
     for (name, options) in KINDS {
         let path = make(dir.path(), name, options);
         let data = contents(&path);
@@ -152,17 +128,14 @@ fn wrong_refcounts_are_counted_and_repaired() {
 
 #[test]
 fn lost_refcounts_are_rebuilt() {
-    if !have_qemu() {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
+    let Some(dir) = bench() else { return };
     for (name, options) in KINDS {
         let path = make(dir.path(), name, options);
         let data = contents(&path);
         let header = block_on(Head::read(&*io(&path))).unwrap().header;
         // The whole table is gone.
         patch(&path, header.reftable_offset, &vec![0; 512]);
-        let before = block_on(check(&*io(&path), Limits::default())).unwrap();
+        let before = checked(&path);
         assert!(before.corruptions > 0, "{name}");
         mend(&path, name, &data);
         // It points at itself, and at the L1 table.
@@ -175,10 +148,7 @@ fn lost_refcounts_are_rebuilt() {
 
 #[test]
 fn flags_are_made_true() {
-    if !have_qemu() {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
+    let Some(dir) = bench() else { return };
     for (name, options) in KINDS {
         let path = make(dir.path(), name, options);
         let data = contents(&path);
@@ -194,10 +164,7 @@ fn flags_are_made_true() {
 
 #[test]
 fn a_dirty_image_is_repaired() {
-    if !have_qemu() {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
+    let Some(dir) = bench() else { return };
     let path = make(dir.path(), "dirty", "lazy_refcounts=on,cluster_size=4k");
     let status = std::process::Command::new("qemu-io")
         .args(["-f", "qcow2", "-c", "write -P 7 3M 256k", "-c", "flush", "-c", "abort"])
@@ -219,10 +186,7 @@ fn a_dirty_image_is_repaired() {
 /// One reserved bit makes a table unreadable: what it refers to is not given away by a repair, which raises what is too low.
 #[test]
 fn nothing_is_given_away_while_something_can_not_be_read() {
-    if !have_qemu() {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
+    let Some(dir) = bench() else { return };
     for (name, options) in KINDS {
         let path = make(dir.path(), name, options);
         let header = block_on(Head::read(&*io(&path))).unwrap().header;
@@ -271,10 +235,7 @@ fn nothing_is_given_away_while_something_can_not_be_read() {
 
 #[test]
 fn leaks_alone_are_given_back() {
-    if !have_qemu() {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
+    let Some(dir) = bench() else { return };
     let path = make(dir.path(), "leaky", "cluster_size=64k");
     let data = contents(&path);
     let header = block_on(Head::read(&*io(&path))).unwrap().header;
@@ -353,7 +314,7 @@ fn a_large_image_is_checked_in_bounded_memory() {
     let start = std::time::Instant::now();
     block_on(create(&*io(&path), None, &options)).unwrap();
     let made = start.elapsed();
-    let report = block_on(check(&*io(&path), Limits::default())).unwrap();
+    let report = checked(&path);
     assert!(report.is_clean());
     assert_eq!(report.allocated_clusters, 1 << 26);
     eprintln!("created in {made:?}, checked in {:?}", start.elapsed() - made);

@@ -15,13 +15,12 @@ use std::sync::Arc;
 
 use disk::Disk;
 use disk_qcow2::ops::{
-    BackingName, Compat, CompressionKind, CreateError, CreateOptions, DataFileName, Limits, Preallocation, check,
-    create,
+    BackingName, Compat, CompressionKind, CreateError, CreateOptions, DataFileName, Preallocation, create,
 };
 use disk_qcow2::{Qcow2Disk, Qcow2Options};
 use guestmem::IoBuf;
 use support::memory::Memory;
-use support::{assert_clean, block_on, have_qemu, io, qemu_img, qemu_io};
+use support::{assert_clean, bench, block_on, checked, io, qemu_img, qemu_io};
 
 fn info(path: &Path) -> serde_json::Value {
     serde_json::from_str(&qemu_img(&["info", "--output=json", path.to_str().unwrap()])).unwrap()
@@ -31,7 +30,7 @@ fn make(path: &Path, options: &CreateOptions) {
     let data_path = options.data_file.as_ref().map(|data| path.with_file_name(&data.name));
     let data = data_path.as_ref().map(|path| io(path));
     block_on(create(&*io(path), data.as_deref(), options)).unwrap();
-    let report = block_on(check(&*io(path), Limits::default())).unwrap();
+    let report = checked(path);
     assert!(report.is_clean(), "{options:?}: {report:#?}");
     assert_clean(path, &format!("{options:?}"));
     let info = info(path);
@@ -88,10 +87,7 @@ fn use_it(path: &Path, size: u64) {
 
 #[test]
 fn every_width_and_size() {
-    if !have_qemu() {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
+    let Some(dir) = bench() else { return };
     let path = dir.path().join("image.qcow2");
     for cluster_bits in 9..=21 {
         for (index, refcount_bits) in [1, 2, 4, 8, 16, 32, 64].into_iter().enumerate() {
@@ -115,10 +111,7 @@ fn every_width_and_size() {
 
 #[test]
 fn every_feature() {
-    if !have_qemu() {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
+    let Some(dir) = bench() else { return };
     let base = CreateOptions::of_size(8 << 20);
     let small = CreateOptions {
         cluster_bytes: 16 << 10,
@@ -147,9 +140,7 @@ fn every_feature() {
                 ..options.clone()
             };
             make(&path, &options);
-            let allocated = block_on(check(&*io(&path), Limits::default()))
-                .unwrap()
-                .allocated_clusters;
+            let allocated = checked(&path).allocated_clusters;
             let all = options.size_bytes / options.cluster_bytes;
             assert_eq!(allocated, if preallocation == Preallocation::Off { 0 } else { all });
             use_it(&path, options.size_bytes);
@@ -201,10 +192,7 @@ fn what_was_there_does_not_show() {
 
 #[test]
 fn backing_and_data_files() {
-    if !have_qemu() {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
+    let Some(dir) = bench() else { return };
     let base = dir.path().join("base.qcow2");
     make(&base, &CreateOptions::of_size(8 << 20));
     qemu_io(&base, &["write -P 7 0 8M"]);
