@@ -107,14 +107,15 @@ impl Daemon {
         self.environment.install(name, &self.files())
     }
 
-    /// A stock guest with a shell on its console; change it before [`Daemon::run`] as needed.
+    /// A stock guest with a shell on its console, whose kernel says only what is wrong (in the lab each character costs an exit
+    /// of an emulated host); change it before [`Daemon::run`] as needed.
     pub fn stock(&self, name: &str, kernel: Kernel) -> VmSpec {
         let file = |name: &str| Some(self.files().join(name).display().to_string());
         let words = "karat.test=button,shell";
         let boot = BootWish {
             kernel: file(kernel.file()),
             initrd: file("initrd"),
-            cmdline: Some(format!("console=ttyS0 panic=-1 {words}")),
+            cmdline: Some(format!("console=ttyS0 quiet panic=-1 {words}")),
         };
         let written = serde_json::json!({ "name": name, "memory": "512Mi", "boot": boot });
         // The shape is fixed above; only a change of VmSpec could break it, and then every scenario should fail loudly.

@@ -34,6 +34,11 @@ impl Files {
             &["convert", "-f", "raw", "-O", "qcow2"],
             &[&raw, &files.path("mapped.qcow2")],
         )?;
+        // Nobody writes to this one.
+        qemu_img(
+            &["convert", "-f", "raw", "-O", "qcow2"],
+            &[&raw, &files.path("kept.qcow2")],
+        )?;
         qemu_img(
             &["convert", "-f", "raw", "-O", "qcow2", "-c"],
             &[&small, &files.path("compressed.qcow2")],

@@ -67,8 +67,8 @@ fn opening(files: &Files, rounds: u32) -> Result<Vec<Figure>> {
 
 /// Both sync the target at the end.
 fn converting(files: &Files, rounds: u32) -> Result<Figure> {
-    let (from, to) = (files.path("mapped.qcow2"), files.path("converted.raw"));
-    files.warm("mapped.qcow2")?;
+    let (from, to) = (files.path("kept.qcow2"), files.path("converted.raw"));
+    files.warm("kept.qcow2")?;
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for round in 0..=rounds {
         let _ = fs::remove_file(&to);

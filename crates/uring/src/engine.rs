@@ -21,12 +21,16 @@ use crate::action::{Action, Wait};
 use crate::flight::{Cargo, Flights, Key, Slot};
 use crate::notice::Notice;
 use crate::pool::Pool;
+use crate::prompt::Prompt;
 
 /// Segments one operation takes (`UIO_MAXIOV`, include/uapi/linux/uio.h). Longer transfers come back short.
 const MAX_SEGMENTS: usize = 1024;
 
 /// Bytes one operation moves (`MAX_RW_COUNT` with 4 KiB pages, include/linux/fs.h). Longer transfers come back short.
 const MAX_TRANSFER_BYTES: usize = 0x7fff_f000;
+
+/// From here on a transfer is large, bytes: copying it takes several times as long as handing it to another thread (some 10 µs).
+const LARGE_BYTES: usize = 128 << 10;
 
 /// Bytes an eventfd is read by (eventfd(2)).
 const EVENT_BYTES: u32 = 8;
@@ -60,6 +64,9 @@ pub(crate) struct Engine {
     pub(crate) flights: Flights,
     notice: Arc<Notice>,
     listening: bool,
+    prompt: Prompt,
+    /// Done at once, to land with the next turn.
+    late: Vec<(Key, i32)>,
     /// To be woken and dropped once nothing of the engine is borrowed.
     pub(crate) landed: Landed,
 }
@@ -78,6 +85,8 @@ impl Engine {
             flights: Flights::default(),
             notice,
             listening: false,
+            prompt: Prompt::default(),
+            late: Vec::new(),
             landed: Landed::default(),
         }
     }
@@ -88,12 +97,20 @@ impl Engine {
             Ok(key) => key,
             Err(cargo) => return Err((Errno::NOMEM.into(), cargo)),
         };
+        if let Some(slot) = self.flights.slot(key) {
+            fill(slot, action);
+            if let Some(result) = self.prompt.attempt(slot, action) {
+                match self.prompt.is_spent() {
+                    true => self.late.push((key, result)),
+                    // Nobody can be waiting for it yet.
+                    false => drop(self.flights.land(key, result)),
+                }
+                return Ok(key);
+            }
+        }
         if let Means::Pool(pool) = &mut self.means {
             let begun = match self.flights.slot(key) {
-                Some(slot) => {
-                    fill(slot, action);
-                    pool.launch(key, slot, action)
-                }
+                Some(slot) => pool.launch(key, slot, action),
                 None => Err(Errno::BADF.into()),
             };
             return begun.map(|()| key).or_else(|error| match self.flights.unboard(key) {
@@ -102,6 +119,7 @@ impl Engine {
             });
         }
         let entry = self.flights.slot(key).and_then(|slot| prepare(slot, action));
+        let entry = entry.map(|entry| self.spread(key, action, entry));
         let pushed = match entry {
             // SAFETY: every address in the entry is of memory that `key`'s slot owns and keeps in place until the kernel has
             // posted the completion: segments, scratch, and through the cargo's `IoBuf`s the buffers. The file is open as the
@@ -118,6 +136,21 @@ impl Engine {
         }
     }
 
+    /// Lets the kernel's own threads move the bytes of several large reads at once, each on a CPU of its own where there is one.
+    /// Otherwise what is in the page cache is copied by this thread, one read after the other. Writes to one file exclude each
+    /// other (the inode's lock): threads would only wait, and burn time while they do.
+    fn spread(&mut self, key: Key, action: &Action, entry: squeue::Entry) -> squeue::Entry {
+        let is_large = matches!(action, Action::Read { .. })
+            && self.flights.slot(key).is_some_and(|slot| {
+                let lens = slot.segments.iter().map(|segment| segment.iov_len);
+                lens.sum::<usize>() >= LARGE_BYTES
+            });
+        match self.flights.count_large(key, is_large) {
+            true => entry.flags(squeue::Flags::ASYNC),
+            false => entry,
+        }
+    }
+
     /// Asks the kernel to give up on `key`. It lands all the same, cancelled or done.
     pub(crate) fn cancel(&mut self, key: Key) -> io::Result<()> {
         if let Means::Pool(pool) = &mut self.means {
@@ -131,6 +164,9 @@ impl Engine {
 
     /// Submits what was launched, and waits if told to; may come back early with nothing. Afterwards [`Engine::reap`].
     pub(crate) fn enter(&mut self, wait: Wait) -> io::Result<()> {
+        self.prompt.next_turn();
+        // What is done does not wait for what is not.
+        let wait = if self.late.is_empty() { wait } else { Wait::No };
         let ring = match &mut self.means {
             Means::Pool(pool) => {
                 if pool.enter(wait, self.notice.event())? {
@@ -177,6 +213,11 @@ impl Engine {
 
     /// Takes in all completions there are.
     pub(crate) fn reap(&mut self) {
+        for (key, result) in self.late.drain(..) {
+            let (waker, cargo) = self.flights.land(key, result);
+            self.landed.wakers.extend(waker);
+            self.landed.cargo.extend(cargo);
+        }
         let ring = match &mut self.means {
             Means::Pool(pool) => {
                 for (key, result) in pool.take_landed() {
@@ -253,9 +294,8 @@ fn fill(slot: &mut Slot, action: &Action) {
     }
 }
 
-/// The entry for `action`, with addresses of memory that `slot` owns. `None` if the file is missing.
+/// The entry for `action`, with addresses of memory that `slot` owns and has listed. `None` if the file is missing.
 fn prepare(slot: &mut Slot, action: &Action) -> Option<squeue::Entry> {
-    fill(slot, action);
     let Slot {
         cargo,
         scratch,

@@ -1,10 +1,13 @@
 //! An open file as operations hold it.
 
+use std::cell::OnceCell;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
+
+use rustix::fs::{FileType, OFlags};
 
 /// An open file of one thread's executor. Clones are cheap and mean the same open file; every operation in flight holds one,
 /// so that a descriptor number can not be reused under it.
@@ -14,6 +17,8 @@ pub struct File(Rc<Open>);
 /// Counted once per operation, by this thread only; the descriptor itself may be shared with other threads' rings.
 struct Open {
     fd: Arc<OwnedFd>,
+    /// [`File::is_cached`], once it was asked for.
+    is_cached: OnceCell<bool>,
 }
 
 impl File {
@@ -23,6 +28,17 @@ impl File {
     /// The process is out of descriptors.
     pub fn dup(fd: impl AsFd) -> io::Result<Self> {
         Ok(Self::from(fd.as_fd().try_clone_to_owned()?))
+    }
+
+    /// Whether writes go to the page cache of a regular file, as the open file is now: asked for once.
+    pub(crate) fn is_cached(&self) -> bool {
+        *self.0.is_cached.get_or_init(|| {
+            let fd = &self.0.fd;
+            let is_regular = rustix::fs::fstat(fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_file());
+            // Whoever asked for durable or direct writes waits for a device.
+            let waits = OFlags::DIRECT | OFlags::SYNC | OFlags::DSYNC;
+            is_regular && rustix::fs::fcntl_getfl(fd).is_ok_and(|flags| !flags.intersects(waits))
+        })
     }
 
     pub(crate) fn raw(&self) -> RawFd {
@@ -38,7 +54,8 @@ impl From<OwnedFd> for File {
 
 impl From<Arc<OwnedFd>> for File {
     fn from(fd: Arc<OwnedFd>) -> Self {
-        Self(Rc::new(Open { fd }))
+        let is_cached = OnceCell::new();
+        Self(Rc::new(Open { fd, is_cached }))
     }
 }
 

@@ -81,6 +81,8 @@ pub(crate) struct Slot {
     pub(crate) cargo: Option<Cargo>,
     pub(crate) scratch: Box<Scratch>,
     pub(crate) segments: Vec<libc::iovec>,
+    /// It is among [`Flights::large`].
+    is_large: bool,
 }
 
 impl Slot {
@@ -113,6 +115,7 @@ pub(crate) struct Flights {
     slots: Vec<Slot>,
     free: Vec<u32>,
     flying: usize,
+    large: usize,
 }
 
 impl Flights {
@@ -130,6 +133,7 @@ impl Flights {
                     cargo: None,
                     scratch: Box::default(),
                     segments: Vec::new(),
+                    is_large: false,
                 });
                 index
             }
@@ -156,11 +160,23 @@ impl Flights {
     /// Takes back an operation that never reached the kernel.
     pub(crate) fn unboard(&mut self, key: Key) -> Option<Cargo> {
         self.flying -= 1;
+        self.count_large(key, false);
         self.release(key)
+    }
+
+    /// Notes whether an operation in flight moves many bytes. True if another one does, too.
+    pub(crate) fn count_large(&mut self, key: Key, is_large: bool) -> bool {
+        let Some(slot) = self.slot(key) else {
+            return false;
+        };
+        let was_large = std::mem::replace(&mut slot.is_large, is_large);
+        self.large = self.large + usize::from(is_large) - usize::from(was_large);
+        is_large && self.large > 1
     }
 
     /// The kernel is done with `key`. Returns whom to wake, and what is to be dropped if nobody waits any more.
     pub(crate) fn land(&mut self, key: Key, result: i32) -> (Option<Waker>, Option<Cargo>) {
+        self.count_large(key, false);
         let Some(slot) = self.slot(key) else {
             return (None, None);
         };

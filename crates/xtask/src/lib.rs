@@ -15,3 +15,4 @@ pub mod suite;
 pub mod tally;
 pub mod tidy;
 pub mod tools;
+pub mod watch;

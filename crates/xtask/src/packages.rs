@@ -19,6 +19,8 @@ pub const IMAGES: &[&str] = &[
 ];
 /// What makes and checks disk images next to ours.
 pub const QEMU_IMAGES: &[&str] = &["qemu-utils"];
+/// What tests hold Karat against: without it they are skipped.
+pub const PEERS: &[&str] = &["acpica-tools"];
 /// What boots the lab host.
 pub const LAB: &[&str] = &["qemu-system-x86", "seabios", "util-linux"];
 /// What makes and serves container disks.

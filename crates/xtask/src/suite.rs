@@ -1,14 +1,15 @@
 //! The whole test suite, in the order in which a mistake is cheapest to hear of; goes on after a failure and adds all up.
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Command, Stdio};
+use std::io::Write;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail, ensure};
 
-use crate::guests::{Program, build, merged, run_program};
+use crate::guests::{Program, build, run_program};
 use crate::tally::Tally;
-use crate::tools::{cargo, have, output, root, run, say};
+use crate::tools::{cargo, have, output, root, run, say, shown};
+use crate::watch::{keep, kept, watch};
 use crate::{openapi, packages, probe, tidy};
 
 /// How long all scenarios together may take.
@@ -18,78 +19,89 @@ const SCENARIO_LIMIT: Duration = Duration::from_secs(480);
 /// How often a scenario is tried in the lab.
 const LAB_ATTEMPTS: u32 = 3;
 
+/// How long the disk matrix draws new images, unless `KARAT_DISK_MATRIX_MINUTES` says otherwise.
+const MATRIX_MINUTES: &str = "10";
+
 /// One part of the suite.
 struct Step {
     name: &'static str,
     run: fn() -> Result<Tally>,
+    /// It goes on beside the steps after it, and leaves a CPU to them.
+    beside: bool,
+}
+
+impl Step {
+    const fn new(name: &'static str, run: fn() -> Result<Tally>) -> Self {
+        Self {
+            name,
+            run,
+            beside: false,
+        }
+    }
+
+    const fn beside(self) -> Self {
+        Self { beside: true, ..self }
+    }
+
+    /// Runs it, and says how it ended.
+    fn outcome(&self) -> (Tally, String) {
+        let begun = Instant::now();
+        let tally = (self.run)().unwrap_or_else(|error| {
+            note(format!("{}: {error:#}", self.name));
+            Tally::FAILED
+        });
+        let line = format!("{:<42} {tally} ({:.0} s)", self.name, begun.elapsed().as_secs_f32());
+        say(&line);
+        (tally, line)
+    }
 }
 
 const STEPS: &[Step] = &[
-    Step {
-        name: "format",
-        run: || checked(cargo().args(["fmt", "--all", "--check"])),
-    },
-    Step {
-        name: "tidy",
-        run: || tidy::run().map(|()| Tally::PASSED),
-    },
-    Step {
-        name: "tiny-guest payload",
-        run: tiny_guest,
-    },
-    Step {
-        name: "clippy",
-        run: || {
-            checked(cargo().args([
-                "clippy",
-                "--workspace",
-                "--all-targets",
-                "--quiet",
-                "--",
-                "-D",
-                "warnings",
-            ]))
-        },
-    },
-    Step {
-        name: "unit, conformance and tiny-guest tests",
-        run: tests,
-    },
-    Step {
-        name: "documentation tests",
-        run: || counted(cargo().args(["test", "--workspace", "--doc", "--no-fail-fast"])),
-    },
-    Step {
-        name: "documentation",
-        run: || {
-            checked(
-                cargo()
-                    .env("RUSTDOCFLAGS", "-D warnings")
-                    .args(["doc", "--workspace", "--no-deps", "--quiet"]),
-            )
-        },
-    },
-    Step {
-        name: "openapi is fresh",
-        run: || openapi::run(true).map(|()| Tally::PASSED),
-    },
-    Step {
-        name: "disk matrix",
-        run: disk_matrix,
-    },
-    Step {
-        name: "scenarios with stock guests",
-        run: scenarios,
-    },
+    Step::new("format", || checked(cargo().args(["fmt", "--all", "--check"]))),
+    Step::new("tidy", || tidy::run().map(|()| Tally::PASSED)),
+    Step::new("tiny-guest payload", tiny_guest),
+    Step::new("clippy", || {
+        checked(cargo().args([
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--quiet",
+            "--",
+            "-D",
+            "warnings",
+        ]))
+    }),
+    Step::new("unit, conformance and tiny-guest tests", tests),
+    Step::new("documentation tests", || {
+        counted(cargo().args(["test", "--workspace", "--doc", "--no-fail-fast"]))
+    }),
+    Step::new("documentation", || {
+        checked(
+            cargo()
+                .env("RUSTDOCFLAGS", "-D warnings")
+                .args(["doc", "--workspace", "--no-deps", "--quiet"]),
+        )
+    }),
+    Step::new("openapi is fresh", || openapi::run(true).map(|()| Tally::PASSED)),
+    Step::new("disk matrix", disk_matrix).beside(),
+    Step::new("scenarios with stock guests", scenarios),
 ];
 
 /// Runs the suite; closes with one line that sums it up. `only` names the steps to run (a part of their names).
 pub fn run_all(only: Option<&str>) -> Result<()> {
-    packages::install(&[packages::COMPILER])?;
+    // All at once and at first: a test that finds its peer missing is skipped.
+    packages::install(&[
+        packages::COMPILER,
+        packages::PEERS,
+        packages::QEMU_IMAGES,
+        packages::REGISTRY,
+        packages::IMAGES,
+        packages::LAB,
+    ])?;
     let begun = Instant::now();
     let mut total = Tally::default();
     let mut lines = Vec::new();
-    let steps: Vec<&Step> = STEPS
+    let steps: Vec<&'static Step> = STEPS
         .iter()
         .filter(|step| only.is_none_or(|only| step.name.contains(only)))
         .collect();
@@ -99,20 +111,30 @@ pub fn run_all(only: Option<&str>) -> Result<()> {
             STEPS.iter().map(|step| step.name).collect::<Vec<_>>().join(", ")
         );
     }
-    for (index, step) in steps.iter().enumerate() {
+    let mut beside = Vec::new();
+    for (index, &step) in steps.iter().enumerate() {
         say(format!("[{}/{}] {}", index + 1, steps.len(), step.name));
-        let begun = Instant::now();
-        let tally = (step.run)().unwrap_or_else(|error| {
-            say(format!("{}: {error:#}", step.name));
-            Tally::FAILED
-        });
-        let line = format!("{:<42} {tally} ({:.0} s)", step.name, begun.elapsed().as_secs_f32());
-        say(&line);
+        if step.beside {
+            beside.push((step.name, std::thread::spawn(move || step.outcome())));
+        } else {
+            let (tally, line) = step.outcome();
+            lines.push(line);
+            total += tally;
+        }
+    }
+    for (name, thread) in beside {
+        say(format!("waits for the end of: {name}"));
+        let (tally, line) = thread
+            .join()
+            .unwrap_or_else(|_| (Tally::FAILED, format!("{name}: panicked")));
         lines.push(line);
         total += tally;
     }
     say(format!("summary after {:.0} s:", begun.elapsed().as_secs_f32()));
     for line in lines {
+        say(format!("  {line}"));
+    }
+    for line in kept() {
         say(format!("  {line}"));
     }
     // The closing line, alone and on stdout: scripts read it.
@@ -123,31 +145,24 @@ pub fn run_all(only: Option<&str>) -> Result<()> {
     Ok(())
 }
 
+/// Says it now and in the summary.
+fn note(line: String) {
+    say(&line);
+    keep(line);
+}
+
 /// A command that holds or does not.
 fn checked(command: &mut Command) -> Result<Tally> {
-    run(command.stdin(Stdio::null())).map(|()| Tally::PASSED)
+    let status = watch(command, |_| ())?;
+    ensure!(status.success(), "{} ended with {status}", shown(command));
+    Ok(Tally::PASSED)
 }
 
 /// A command whose output says how many tests held.
 fn counted(command: &mut Command) -> Result<Tally> {
-    let mut child = merged(command)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("cannot start the tests")?;
     let mut tally = Tally::default();
-    let lines = child
-        .stdout
-        .take()
-        .map(BufReader::new)
-        .context("the tests have no output")?;
-    let mut stdout = std::io::stdout();
-    for line in lines.split(b'\n') {
-        let line = String::from_utf8_lossy(&line?).into_owned();
-        tally.read(&line);
-        writeln!(stdout, "{line}")?;
-    }
-    if !child.wait()?.success() && tally.failed == 0 {
+    let status = watch(command, |line| tally.read(line))?;
+    if !status.success() && tally.failed == 0 {
         tally += Tally::FAILED;
     }
     Ok(tally)
@@ -175,19 +190,15 @@ fn tests() -> Result<Tally> {
     }
 }
 
-/// Images of every kind against a model, killed writers, power loss: the short form, or `KARAT_DISK_MATRIX_MINUTES` of the first.
+/// Images of every kind against a model, killed writers, power loss.
 fn disk_matrix() -> Result<Tally> {
-    packages::install(&[packages::QEMU_IMAGES])?;
-    counted(cargo().args([
-        "run",
-        "--quiet",
-        "-p",
-        "disk-matrix",
-        "--bin",
-        "disk-matrix",
-        "--",
-        "all",
-    ]))
+    let mut command = cargo();
+    command.args(["run", "--quiet", "-p", "disk-matrix", "--bin", "disk-matrix", "--"]);
+    command.args(["--jobs", "1", "all"]);
+    if std::env::var_os("KARAT_DISK_MATRIX_MINUTES").is_none() {
+        command.env("KARAT_DISK_MATRIX_MINUTES", MATRIX_MINUTES);
+    }
+    counted(&mut command)
 }
 
 /// Builds the `no_std` payload of the tiny-guest tests, so that they find it fresh.
@@ -256,17 +267,17 @@ fn attempt(name: &str) -> Tally {
         match run_program(&scenario_program(&words)) {
             Ok(ended) if ended.status == 0 => {
                 if number > 1 {
-                    say(format!(
+                    note(format!(
                         "{name} passed at attempt {number} of {LAB_ATTEMPTS} in the lab"
                     ));
                 }
                 return Tally::PASSED;
             }
-            Ok(ended) => say(format!(
+            Ok(ended) => note(format!(
                 "{name}: attempt {number} of {LAB_ATTEMPTS} ended with {}",
                 ended.status
             )),
-            Err(error) => say(format!("{name}: attempt {number} of {LAB_ATTEMPTS}: {error:#}")),
+            Err(error) => note(format!("{name}: attempt {number} of {LAB_ATTEMPTS}: {error:#}")),
         }
     }
     Tally::FAILED

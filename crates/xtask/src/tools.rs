@@ -90,7 +90,8 @@ pub fn cargo() -> Command {
     command
 }
 
-fn shown(command: &Command) -> String {
+/// A command as a person would type it.
+pub fn shown(command: &Command) -> String {
     let words: Vec<_> = std::iter::once(command.get_program())
         .chain(command.get_args())
         .map(OsStr::to_string_lossy)

@@ -12,6 +12,8 @@ const ALIGN_BYTES: usize = 4096;
 /// Unit of the search for a byte that is not zero.
 const LOOK_BYTES: usize = 4096;
 
+const ZEROES: [u8; LOOK_BYTES] = [0; LOOK_BYTES];
+
 /// Looked at first: data shows itself early, as a rule.
 const GLANCE_BYTES: usize = 64;
 
@@ -50,7 +52,8 @@ impl Pieces {
 /// Whether `count` bytes of `buf` from `offset` are zeroes. False beyond its end.
 pub(crate) fn is_zero(buf: &IoBuf, offset: usize, count: usize) -> bool {
     let mut copy = [0_u8; LOOK_BYTES];
-    let zeroes = |copy: &mut [u8], at: usize| buf.copy_to(at, copy).is_ok() && copy.iter().all(|&byte| byte == 0);
+    // Compared as slices: many bytes at a time.
+    let zeroes = |copy: &mut [u8], at: usize| buf.copy_to(at, copy).is_ok() && ZEROES.get(..copy.len()) == Some(copy);
     let glance = count.min(GLANCE_BYTES);
     if !copy.get_mut(..glance).is_some_and(|copy| zeroes(copy, offset)) {
         return false;

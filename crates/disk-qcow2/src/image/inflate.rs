@@ -1,5 +1,6 @@
 //! Decompression, bounded: exactly one cluster comes out, whatever goes in.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io::Read;
 use std::sync::Arc;
@@ -15,9 +16,11 @@ const ZSTD_WINDOW_LOG: u32 = 23;
 /// Decompressed clusters that are kept, bytes: two of the largest.
 const KEPT_BYTES: usize = 4 << 20;
 
-/// Decompresses one cluster. `None` if the data is none, or ends early.
-pub(crate) fn inflate(compression: Compression, data: &[u8], cluster_bytes: usize) -> Option<Vec<u8>> {
-    let mut bytes = vec![0; cluster_bytes];
+/// Most clusters of memory that wait to be filled.
+const SPARE_MAX: usize = 4;
+
+/// Decompresses one cluster into `bytes`, which has its length. `None` if the data is none, or ends early.
+pub(crate) fn inflate(compression: Compression, data: &[u8], mut bytes: Vec<u8>) -> Option<Vec<u8>> {
     match compression {
         Compression::Zlib => DeflateDecoder::new(data).read_exact(&mut bytes).ok()?,
         Compression::Zstd => {
@@ -29,21 +32,56 @@ pub(crate) fn inflate(compression: Compression, data: &[u8], cluster_bytes: usiz
     Some(bytes)
 }
 
+/// How many of this thread's operations do the same at once.
+#[derive(Default)]
+pub(crate) struct Crowd(Cell<usize>);
+
+/// Membership in a [`Crowd`], until it is dropped.
+pub(crate) struct Member<'a>(&'a Crowd);
+
+impl Crowd {
+    pub(crate) fn join(&self) -> Member<'_> {
+        self.0.set(self.0.get() + 1);
+        Member(self)
+    }
+}
+
+impl Member<'_> {
+    pub(crate) fn is_alone(&self) -> bool {
+        self.0.0.get() == 1
+    }
+}
+
+impl Drop for Member<'_> {
+    fn drop(&mut self) {
+        self.0.0.set(self.0.0.get() - 1);
+    }
+}
+
 /// Recently decompressed clusters, so that small reads of one cluster decompress it once.
 #[derive(Default)]
 pub(crate) struct Inflated {
-    recent: VecDeque<(Compressed, Arc<[u8]>)>,
+    recent: VecDeque<(Compressed, Arc<Vec<u8>>)>,
+    /// Memory of what was forgotten: to be filled again without asking the allocator, and the kernel, for it.
+    spare: Vec<Vec<u8>>,
 }
 
 impl Inflated {
-    pub(crate) fn get(&self, data: Compressed) -> Option<Arc<[u8]>> {
+    pub(crate) fn get(&self, data: Compressed) -> Option<Arc<Vec<u8>>> {
         let found = self.recent.iter().find(|(key, _)| *key == data);
         found.map(|(_, bytes)| Arc::clone(bytes))
     }
 
-    pub(crate) fn put(&mut self, data: Compressed, bytes: Arc<[u8]>) {
+    /// Memory for one cluster, whatever is in it.
+    pub(crate) fn memory(&mut self, cluster_bytes: usize) -> Vec<u8> {
+        self.spare.pop().unwrap_or_else(|| vec![0; cluster_bytes])
+    }
+
+    pub(crate) fn put(&mut self, data: Compressed, bytes: Arc<Vec<u8>>) {
         while self.recent.len() * bytes.len() >= KEPT_BYTES || self.recent.len() >= 64 {
-            self.recent.pop_front();
+            // Who still reads it keeps it.
+            let forgotten = self.recent.pop_front().and_then(|(_, bytes)| Arc::into_inner(bytes));
+            self.spare.extend(forgotten.filter(|_| self.spare.len() < SPARE_MAX));
         }
         self.recent.push_back((data, bytes));
     }
@@ -51,6 +89,7 @@ impl Inflated {
     /// Forgets all: a compressed cluster lost a reference, and something else may take its place.
     pub(crate) fn clear(&mut self) {
         self.recent.clear();
+        self.spare.clear();
     }
 }
 
@@ -67,16 +106,17 @@ mod tests {
         let mut zlib = deflate.finish().unwrap();
         let mut zstd = zstd::bulk::compress(&plain, 3).unwrap();
         for (kind, data) in [(Compression::Zlib, &mut zlib), (Compression::Zstd, &mut zstd)] {
-            assert_eq!(inflate(kind, data, 65536).as_ref(), Some(&plain));
-            assert_eq!(inflate(kind, &data[..data.len() / 2], 65536), None);
-            assert_eq!(inflate(kind, data, 65537), None, "ends early");
+            let inflate = |data: &[u8], len| inflate(kind, data, vec![0xee; len]);
+            assert_eq!(inflate(data, 65536).as_ref(), Some(&plain));
+            assert_eq!(inflate(&data[..data.len() / 2], 65536), None);
+            assert_eq!(inflate(data, 65537), None, "ends early");
             data.resize(data.len() + 300, 0);
             assert_eq!(
-                inflate(kind, data, 65536).as_ref(),
+                inflate(data, 65536).as_ref(),
                 Some(&plain),
                 "the rest of the sector is ignored"
             );
-            assert_eq!(inflate(kind, &[0x55; 512], 65536), None);
+            assert_eq!(inflate(&[0x55; 512], 65536), None);
         }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use disk::{Access, Disk, DiskError, DiskIo, Geometry};
 
 use super::cache::{Cache, OffsetMap};
-use super::inflate::Inflated;
+use super::inflate::{Crowd, Inflated};
 use super::options::{OpenError, Qcow2Options};
 use super::queue::Queue;
 use super::state::{Engine, Image};
@@ -85,6 +85,7 @@ impl Qcow2Disk {
             file: self.file.open_queue()?,
             backing: queue(&self.backing)?,
             data: queue(&self.data)?,
+            inflating: Crowd::default(),
         }))
     }
 }

@@ -111,7 +111,7 @@ impl Engine {
     }
 
     /// The contents of a compressed cluster.
-    pub(crate) async fn inflated(&self, data: Compressed) -> Result<Arc<[u8]>, Fault> {
+    pub(crate) async fn inflated(&self, data: Compressed) -> Result<Arc<Vec<u8>>, Fault> {
         if let Some(cluster) = self.image.inflated().get(data) {
             return Ok(cluster);
         }
@@ -123,16 +123,21 @@ impl Engine {
         let len = (data.offset + data.len).min(end) - start;
         let skip = usize::try_from(data.offset - start).unwrap_or(0);
         let buf = IoBuf::heap(usize::try_from(len).unwrap_or(0), 4096)?;
+        let crowd = self.inflating.join();
         let (result, bufs) = self.file.read(start, vec![buf]).await;
         result?;
         let bytes = bufs.first().map(IoBuf::to_vec).unwrap_or_default();
         let cluster_bytes = usize::try_from(self.image.layout.cluster_bytes()).unwrap_or(0);
-        let plain = inflate::inflate(
-            self.image.compression,
-            bytes.get(skip..).unwrap_or_default(),
-            cluster_bytes,
-        );
-        let plain: Arc<[u8]> = plain.ok_or(Damage::Compressed(data.offset))?.into();
+        let compression = self.image.compression;
+        let memory = self.image.inflated().memory(cluster_bytes);
+        let job = move || inflate::inflate(compression, bytes.get(skip..).unwrap_or_default(), memory);
+        // One alone is soonest done here; of several, each CPU takes its part.
+        let plain = match crowd.is_alone() {
+            true => job(),
+            false => uring::offload(job).await.flatten(),
+        };
+        drop(crowd);
+        let plain = Arc::new(plain.ok_or(Damage::Compressed(data.offset))?);
         self.image.inflated().put(data, Arc::clone(&plain));
         Ok(plain)
     }

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use disk::{Access, DiskIo};
 
 use super::fault::Fault;
-use super::inflate::Inflated;
+use super::inflate::{Crowd, Inflated};
 use super::tables::Tables;
 use crate::meta::extension::BitmapsPointer;
 use crate::meta::header::{Compression, Header};
@@ -100,6 +100,8 @@ pub(crate) struct Engine {
     pub(crate) file: Rc<dyn DiskIo>,
     pub(crate) backing: Option<Rc<dyn DiskIo>>,
     pub(crate) data: Option<Rc<dyn DiskIo>>,
+    /// Reads of compressed clusters under way.
+    pub(crate) inflating: Crowd,
 }
 
 impl Engine {

@@ -1,0 +1,73 @@
+//! Commands whose output is shown line by line as it comes. Lines that tell of a failure are kept for the end of a long log,
+//! where its reader looks first.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Context, Result};
+
+use crate::guests::merged;
+
+/// Most lines that are kept.
+const KEPT_LINES: usize = 60;
+
+static KEPT: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Runs a command to its end, with no input; `each` sees every line of its output and errors.
+pub fn watch(command: &Command, mut each: impl FnMut(&str)) -> Result<ExitStatus> {
+    let mut child = merged(command)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start {}", command.get_program().to_string_lossy()))?;
+    let output = child.stdout.take().context("a command has no output")?;
+    let mut stdout = std::io::stdout();
+    for line in BufReader::new(output).split(b'\n') {
+        let line = String::from_utf8_lossy(&line?).into_owned();
+        each(&line);
+        if tells_of_failure(&line) {
+            keep(line.clone());
+        }
+        writeln!(stdout, "{line}")?;
+    }
+    Ok(child.wait()?)
+}
+
+/// Keeps a line for [`kept`].
+pub fn keep(line: String) {
+    let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+    if kept.len() < KEPT_LINES && !kept.contains(&line) {
+        kept.push(line);
+    }
+}
+
+/// What was kept, in the order in which it came.
+pub fn kept() -> Vec<String> {
+    KEPT.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// As cargo, nextest, the disk matrix and the scenarios say it.
+fn tells_of_failure(line: &str) -> bool {
+    let line = line.trim_start();
+    ["error:", "error[", "FAIL [", "FAIL ", "FAILED ", "TIMEOUT ["]
+        .iter()
+        .any(|begin| line.starts_with(begin))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_failed_is_kept_and_the_rest_is_not() {
+        let mut seen = 0;
+        let script = "echo '   FAIL [ 1.0s] a test'; echo fine; echo 'error: `panic` is not wanted' >&2; exit 3";
+        let status = watch(Command::new("sh").args(["-c", script]), |_| seen += 1).unwrap();
+        assert_eq!((status.code(), seen), (Some(3), 3));
+        let kept = kept();
+        assert!(kept.contains(&"   FAIL [ 1.0s] a test".to_owned()), "{kept:?}");
+        assert!(kept.contains(&"error: `panic` is not wanted".to_owned()), "{kept:?}");
+        assert!(!kept.contains(&"fine".to_owned()), "{kept:?}");
+    }
+}
