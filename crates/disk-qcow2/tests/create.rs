@@ -11,12 +11,16 @@
 mod support;
 
 use std::path::Path;
+use std::sync::Arc;
 
+use disk::Disk;
 use disk_qcow2::ops::{
-    BackingName, Compat, CompressionKind, CreateError, CreateOptions, DataFileName, Limits, Preallocation, check,
-    create,
+    BackingName, Compat, CompressionKind, CreateError, CreateOptions, DataFileName, Preallocation, create,
 };
-use support::{assert_clean, block_on, have_qemu, io, qemu_img, qemu_io};
+use disk_qcow2::{Qcow2Disk, Qcow2Options};
+use guestmem::IoBuf;
+use support::memory::Memory;
+use support::{assert_clean, bench, block_on, checked, io, qemu_img, qemu_io};
 
 fn info(path: &Path) -> serde_json::Value {
     serde_json::from_str(&qemu_img(&["info", "--output=json", path.to_str().unwrap()])).unwrap()
@@ -26,7 +30,7 @@ fn make(path: &Path, options: &CreateOptions) {
     let data_path = options.data_file.as_ref().map(|data| path.with_file_name(&data.name));
     let data = data_path.as_ref().map(|path| io(path));
     block_on(create(&*io(path), data.as_deref(), options)).unwrap();
-    let report = block_on(check(&*io(path), Limits::default())).unwrap();
+    let report = checked(path);
     assert!(report.is_clean(), "{options:?}: {report:#?}");
     assert_clean(path, &format!("{options:?}"));
     let info = info(path);
@@ -83,10 +87,7 @@ fn use_it(path: &Path, size: u64) {
 
 #[test]
 fn every_width_and_size() {
-    if !have_qemu() {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
+    let Some(dir) = bench() else { return };
     let path = dir.path().join("image.qcow2");
     for cluster_bits in 9..=21 {
         for (index, refcount_bits) in [1, 2, 4, 8, 16, 32, 64].into_iter().enumerate() {
@@ -110,10 +111,7 @@ fn every_width_and_size() {
 
 #[test]
 fn every_feature() {
-    if !have_qemu() {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
+    let Some(dir) = bench() else { return };
     let base = CreateOptions::of_size(8 << 20);
     let small = CreateOptions {
         cluster_bytes: 16 << 10,
@@ -142,9 +140,7 @@ fn every_feature() {
                 ..options.clone()
             };
             make(&path, &options);
-            let allocated = block_on(check(&*io(&path), Limits::default()))
-                .unwrap()
-                .allocated_clusters;
+            let allocated = checked(&path).allocated_clusters;
             let all = options.size_bytes / options.cluster_bytes;
             assert_eq!(allocated, if preallocation == Preallocation::Off { 0 } else { all });
             use_it(&path, options.size_bytes);
@@ -152,12 +148,51 @@ fn every_feature() {
     }
 }
 
+/// As on a block device, which keeps what it had: nothing of it shows.
+#[test]
+fn what_was_there_does_not_show() {
+    let preallocations = [
+        Preallocation::Off,
+        Preallocation::Metadata,
+        Preallocation::Falloc,
+        Preallocation::Full,
+    ];
+    for preallocation in preallocations {
+        for (external, stale) in [(false, 3 << 20), (false, 700 << 10), (true, 3 << 20)] {
+            let full = || Arc::new(Memory::holding(&vec![0xee; stale], 4 << 20));
+            let (file, data) = (full(), external.then(full));
+            let data_file = external.then(|| DataFileName {
+                name: "data".to_owned(),
+                raw: false,
+            });
+            let options = CreateOptions {
+                preallocation,
+                data_file,
+                ..CreateOptions::of_size(2 << 20)
+            };
+            let bytes = block_on(async {
+                let data_io = data.as_ref().map(|data| data.open_queue().unwrap());
+                let io = file.open_queue().unwrap();
+                create(&*io, data_io.as_deref(), &options).await.unwrap();
+                let options = Qcow2Options {
+                    data_file: data.map(|data| data as Arc<dyn Disk>),
+                    ..Qcow2Options::named("new")
+                };
+                let disk = Qcow2Disk::open(file, options).await.unwrap();
+                let buf = IoBuf::heap(2 << 20, 4096).unwrap();
+                let (read, bufs) = disk.open_queue().unwrap().read(0, vec![buf]).await;
+                read.unwrap();
+                bufs[0].to_vec()
+            });
+            let shown = bytes.iter().filter(|&&byte| byte != 0).count();
+            assert_eq!(shown, 0, "{preallocation:?}, external {external}, {stale} bytes before");
+        }
+    }
+}
+
 #[test]
 fn backing_and_data_files() {
-    if !have_qemu() {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
+    let Some(dir) = bench() else { return };
     let base = dir.path().join("base.qcow2");
     make(&base, &CreateOptions::of_size(8 << 20));
     qemu_io(&base, &["write -P 7 0 8M"]);

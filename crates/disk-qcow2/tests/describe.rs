@@ -17,7 +17,7 @@ use disk_qcow2::ops::{
     set_backing, set_lazy_refcounts,
 };
 use serde_json::Value;
-use support::{KINDS, assert_clean, block_on, have_qemu, io, make, qemu_img, qemu_io};
+use support::{KINDS, assert_clean, bench, block_on, have_qemu, io, make, qemu_img, qemu_io};
 
 fn theirs(path: &Path) -> Value {
     serde_json::from_str(&qemu_img(&["info", "-U", "--output=json", path.to_str().unwrap()])).unwrap()
@@ -45,10 +45,7 @@ fn compare(path: &Path, what: &str) {
 
 #[test]
 fn all_that_qemu_img_info_tells() {
-    if !have_qemu() {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
+    let Some(dir) = bench() else { return };
     for (name, options) in KINDS {
         let path = make(dir.path(), name, options);
         if !options.contains("0.10") {
@@ -132,10 +129,7 @@ fn backing(name: &str, format: &str) -> BackingName {
 
 #[test]
 fn backing_files_change_and_all_else_stays() {
-    if !have_qemu() {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
+    let Some(dir) = bench() else { return };
     for (name, fill) in [("a.qcow2", 1), ("another-base-with-a-longer-name.qcow2", 2)] {
         let path = dir.path().join(name);
         block_on(create(&*io(&path), None, &CreateOptions::of_size(4 << 20))).unwrap();
@@ -195,10 +189,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 #[test]
 fn what_is_not_supported_is_refused_by_name() {
-    if !have_qemu() {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
+    let Some(dir) = bench() else { return };
     for (format, name) in [("luks", "LUKS"), ("aes", "AES")] {
         let path = dir.path().join(format);
         let quick = if format == "luks" { ",encrypt.iter-time=10" } else { "" };

@@ -13,23 +13,17 @@ mod support;
 use std::path::Path;
 
 use disk_qcow2::ops::snapshot::{self, Moment, SnapshotError};
-use disk_qcow2::ops::{CreateOptions, Limits, check, create};
-use support::{KINDS, assert_clean, block_on, have_qemu, io, make, qemu_img, qemu_io};
+use disk_qcow2::ops::{CreateOptions, Limits, create};
+use support::{KINDS, assert_clean, bench, block_on, checked, contents, io, make, qemu_img, qemu_io};
 
 const NOW: Moment = Moment {
     seconds: 1_700_000_000,
     nanoseconds: 42,
 };
 
-fn contents(path: &Path) -> Vec<u8> {
-    let raw = path.with_extension("raw");
-    qemu_img(&["convert", "-O", "raw", path.to_str().unwrap(), raw.to_str().unwrap()]);
-    std::fs::read(raw).unwrap()
-}
-
 fn sound(path: &Path, what: &str) {
     assert_clean(path, what);
-    let report = block_on(check(&*io(path), Limits::default())).unwrap();
+    let report = checked(path);
     assert!(report.is_clean(), "{what}: {report:#?}");
 }
 
@@ -100,10 +94,7 @@ fn live(path: &Path, what: &str, sides: [&dyn Side; 3]) {
 
 #[test]
 fn either_side_uses_what_the_other_has_made() {
-    if !have_qemu() {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
+    let Some(dir) = bench() else { return };
     for (name, options) in KINDS {
         // Narrow refcounts do not hold what compressed clusters and snapshots need.
         if ["bits1", "bits2", "bits8"].contains(name) {
@@ -127,10 +118,7 @@ fn either_side_uses_what_the_other_has_made() {
 
 #[test]
 fn lists_agree() {
-    if !have_qemu() {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
+    let Some(dir) = bench() else { return };
     let path = make(dir.path(), "list", "cluster_size=4k");
     Theirs.create(&path, "made by QEMU");
     Ours.create(&path, "made here, mit Ümläuten");
@@ -153,10 +141,7 @@ fn lists_agree() {
 
 #[test]
 fn a_snapshot_of_another_size_brings_its_size() {
-    if !have_qemu() {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
+    let Some(dir) = bench() else { return };
     let path = make(dir.path(), "size", "cluster_size=512");
     let first = contents(&path);
     Ours.create(&path, "small");
@@ -201,7 +186,7 @@ fn many_snapshots_and_what_is_refused() {
         block_on(snapshot::delete(&*io(&path), &format!("s{index}"), Limits::default())).unwrap();
     }
     assert!(block_on(snapshot::list(&*io(&path))).unwrap().is_empty());
-    assert!(block_on(check(&*io(&path), Limits::default())).unwrap().is_clean());
+    assert!(checked(&path).is_clean());
     // What was freed is used again.
     assert!(std::fs::metadata(&path).unwrap().len() < 4 << 20);
 }

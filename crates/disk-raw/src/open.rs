@@ -146,11 +146,20 @@ impl RawDisk {
         }
         let name = || options.name.clone();
         let inspect = |source| OpenError::Inspect { name: name(), source };
-        let target = Target::inspect(fd.as_fd()).map_err(inspect)?;
-        let target = target.map_err(|kind| OpenError::NotADisk {
-            name: name(),
-            what: crate::target::describe(kind),
-        })?;
+        let look = || {
+            let target = Target::inspect(fd.as_fd()).map_err(inspect)?;
+            target.map_err(|kind| OpenError::NotADisk {
+                name: name(),
+                what: crate::target::describe(kind),
+            })
+        };
+        let mut target = look()?;
+        set_mode(fd.as_fd(), &options)?;
+        if options.locking == Locking::Locked {
+            take_lock(fd.as_fd(), &options)?;
+            // Whoever held the lock until now may have made it longer.
+            target = look()?;
+        }
         let sector_bytes = options.sector.bytes();
         let size_bytes = match options.role {
             Role::Disk => target.size_bytes,
@@ -163,10 +172,6 @@ impl RawDisk {
                 size_bytes,
                 sector_bytes,
             });
-        }
-        set_mode(fd.as_fd(), &options)?;
-        if options.locking == Locking::Locked {
-            take_lock(fd.as_fd(), &options)?;
         }
         let direct = match options.cache {
             CacheMode::Cached => None,

@@ -47,7 +47,7 @@ pub enum Role {
 /// Whether an opening keeps others out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Locking {
-    /// It does: who writes keeps out everybody, who reads those who write.
+    /// It does: who writes keeps out everybody, who reads those who write, QEMU included.
     #[default]
     Locked,
     /// It does not, and leaves alone what lock and what flags the opening has. To look at an image that somebody may be writing, and to see some mixture

@@ -428,6 +428,87 @@ fn one_writer_or_many_readers() {
     open(file.path(), Access::ReadWrite).unwrap();
 }
 
+/// `qemu-io` that has an image open until it is dropped; `None` if it may not.
+struct QemuIo(std::process::Child);
+
+impl QemuIo {
+    fn open(path: &Path, args: &[&str]) -> Option<Self> {
+        let mut child = Command::new("qemu-io")
+            .args(args)
+            .args(["-f", "raw", path.to_str().unwrap()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // An answer comes when the image is open, and without an image nothing but the end.
+        child.stdin.as_mut().unwrap().write_all(b"length\n").unwrap();
+        let answer = BufReader::new(child.stdout.as_mut().unwrap()).lines().next();
+        let opened = Self(child);
+        answer.map(|_| opened)
+    }
+}
+
+impl Drop for QemuIo {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn qemu_may_read_beside_a_reader_and_nobody_beside_a_writer() {
+    if Command::new("qemu-io").arg("--version").output().is_err() {
+        eprintln!("SKIPPED: qemu-io is not installed");
+        return;
+    }
+    let file = image(SIZE_BYTES);
+    let path = file.path();
+    let in_use = |access| {
+        let error = open(path, access).err();
+        matches!(&error, Some(OpenError::InUse { holders, .. }) if holders.to_string().contains("(qemu-io)"))
+    };
+    {
+        let _writer = QemuIo::open(path, &[]).unwrap();
+        assert!(in_use(Access::ReadOnly) && in_use(Access::ReadWrite));
+    }
+    {
+        let _reader = QemuIo::open(path, &["-r"]).unwrap();
+        assert!(in_use(Access::ReadWrite));
+        let _both = open(path, Access::ReadOnly).unwrap();
+        let _third = QemuIo::open(path, &["-r"]).unwrap();
+        assert!(QemuIo::open(path, &[]).is_none());
+    }
+    let reader = open(path, Access::ReadOnly).unwrap();
+    assert!(QemuIo::open(path, &["-r"]).is_some() && QemuIo::open(path, &[]).is_none());
+    drop(reader);
+    let _writer = open(path, Access::ReadWrite).unwrap();
+    assert!(QemuIo::open(path, &["-r"]).is_none() && QemuIo::open(path, &[]).is_none());
+}
+
+/// Whoever has it until the lock is free may make it longer.
+#[test]
+fn the_size_is_that_under_the_lock() {
+    let file = image(SIZE_BYTES);
+    // A machine that is busy may let the lock's few milliseconds pass: then once more.
+    for _ in 0..100 {
+        file.as_file().set_len(SIZE_BYTES).unwrap();
+        let holder = fs::File::options().read(true).write(true).open(file.path()).unwrap();
+        uring::blocking::lock(&holder, uring::blocking::LockKind::Exclusive).unwrap();
+        let leaves = std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(15));
+            holder.set_len(2 * SIZE_BYTES).unwrap();
+        });
+        let opened = open(file.path(), Access::ReadWrite);
+        leaves.join().unwrap();
+        match opened {
+            Ok(disk) => return assert_eq!(disk.geometry().size_bytes, 2 * SIZE_BYTES),
+            Err(error) => assert!(matches!(error, OpenError::InUse { .. }), "{error}"),
+        }
+    }
+    panic!("the lock was never had");
+}
+
 /// Set for the other process of the next test.
 const HOLD: &str = "KARAT_TEST_HOLD_IMAGE";
 

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use disk::probe::{Format, Sample};
 use serde::{Deserialize, Serialize};
 
 use crate::qcow2;
@@ -37,7 +38,7 @@ pub enum DiskFormatError {
     Qcow2Feature(String),
     /// It is of a known format that is not supported.
     #[error("the disk is in {0} format; convert it: qemu-img convert -O qcow2 OLD NEW")]
-    Unsupported(&'static str),
+    Unsupported(Format),
     /// Its header makes no sense.
     #[error("the qcow2 disk is damaged: {0}")]
     Damaged(String),
@@ -54,36 +55,22 @@ pub enum DiskFormatError {
     },
 }
 
-/// Magic numbers of what people pack by mistake.
-const FOREIGN: [(&[u8], &str); 8] = [
-    (b"KDMV", "VMDK"),
-    (b"# Disk DescriptorFile", "VMDK"),
-    (b"vhdxfile", "VHDX"),
-    (b"conectix", "VHD"),
-    (b"<<< ", "VDI"),
-    (b"\x1f\x8b", "gzip-compressed"),
-    (b"\xfd7zXZ\0", "xz-compressed"),
-    (b"\x28\xb5\x2f\xfd", "zstd-compressed"),
-];
-
 /// What `file` holds, and the size a guest would see, bytes.
 pub(crate) fn probe(file: &File, limit_bytes: u64) -> io::Result<Result<(DiskFormat, u64), DiskFormatError>> {
     let length = file.metadata()?.len();
+    let format = Sample::of_file(file)?.format();
     let mut start = [0; qcow2::HEADER_BYTES];
     let available = usize::try_from(length).unwrap_or(usize::MAX).min(start.len());
     let start = start.get_mut(..available).unwrap_or_default();
     file.read_exact_at(start, 0)?;
-    Ok(judge(start, length, limit_bytes))
+    Ok(judge(format, start, length, limit_bytes))
 }
 
-fn judge(start: &[u8], length: u64, limit_bytes: u64) -> Result<(DiskFormat, u64), DiskFormatError> {
-    if let Some((_, name)) = FOREIGN.iter().find(|(magic, _)| start.starts_with(magic)) {
-        return Err(DiskFormatError::Unsupported(name));
-    }
-    let (format, size_bytes) = if start.starts_with(&qcow2::MAGIC) {
-        (DiskFormat::Qcow2, qcow2::virtual_size(start)?)
-    } else {
-        (DiskFormat::Raw, length)
+fn judge(format: Format, start: &[u8], length: u64, limit_bytes: u64) -> Result<(DiskFormat, u64), DiskFormatError> {
+    let (format, size_bytes) = match format {
+        Format::Qcow2 => (DiskFormat::Qcow2, qcow2::virtual_size(start)?),
+        plain if plain.is_plain() => (DiskFormat::Raw, length),
+        other => return Err(DiskFormatError::Unsupported(other)),
     };
     if size_bytes == 0 {
         return Err(DiskFormatError::Empty);
@@ -101,25 +88,33 @@ fn judge(start: &[u8], length: u64, limit_bytes: u64) -> Result<(DiskFormat, u64
 mod tests {
     use super::*;
 
+    fn judged(start: &[u8], length: u64, limit_bytes: u64) -> Result<(DiskFormat, u64), DiskFormatError> {
+        judge(Sample::new(start, &[], length).format(), start, length, limit_bytes)
+    }
+
     #[test]
     fn goes_by_content() {
         let qcow2 = qcow2::tests::header(1 << 20);
         assert!(matches!(
-            judge(&qcow2, 9999, 1 << 20),
+            judged(&qcow2, 9999, 1 << 20),
             Ok((DiskFormat::Qcow2, 1_048_576))
         ));
-        assert!(matches!(judge(b"\xeb\x63\x90", 3, 10), Ok((DiskFormat::Raw, 3))));
+        assert!(matches!(judged(b"\xeb\x63\x90", 3, 10), Ok((DiskFormat::Raw, 3))));
         assert!(matches!(
-            judge(&qcow2, 9999, 1 << 19),
+            judged(&qcow2, 9999, 1 << 19),
             Err(DiskFormatError::TooLarge { .. })
         ));
-        assert!(matches!(judge(b"", 0, 10), Err(DiskFormatError::Empty)));
+        assert!(matches!(judged(b"", 0, 10), Err(DiskFormatError::Empty)));
         assert!(matches!(
-            judge(b"KDMV....", 8, 10),
-            Err(DiskFormatError::Unsupported("VMDK"))
+            judged(b"KDMV\x01\0\0\0", 512, 1024),
+            Err(DiskFormatError::Unsupported(Format::Vmdk))
         ));
         assert!(matches!(
-            judge(b"\x1f\x8b\x08", 3, 10),
+            judged(b"LUKS\xba\xbe\0\x02", 512, 1024),
+            Err(DiskFormatError::Unsupported(Format::Luks))
+        ));
+        assert!(matches!(
+            judged(b"\x1f\x8b\x08\0", 4, 10),
             Err(DiskFormatError::Unsupported(_))
         ));
     }

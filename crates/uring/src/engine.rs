@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::task::Waker;
+use std::time::Duration;
 
 use guestmem::IoBuf;
 use io_uring::types::{Fd, FsyncFlags, Timespec};
@@ -46,6 +47,10 @@ const NOTICED: u64 = u64::MAX - 1;
 /// Turns spent on making room in a full submission queue before an operation is refused. Each takes completions out first, so
 /// that only a kernel without memory gets here.
 const MAX_ENTERS_FOR_ROOM: usize = 64;
+
+/// How often the kernel may refuse to be waited for at the end, and what is waited each time: a second in all.
+const REFUSALS_BORNE: u32 = 100;
+const REFUSAL_PAUSE: Duration = Duration::from_millis(10);
 
 /// What operations are done by.
 pub(crate) enum Means {
@@ -237,6 +242,22 @@ impl Engine {
                     self.landed.cargo.extend(cargo);
                 }
             }
+        }
+    }
+
+    /// Waits until the kernel is done with all that ends by itself. Whom it concerns is told later. A kernel that refuses is asked
+    /// again for a while: it may have been out of memory.
+    pub(crate) fn settle(&mut self) {
+        let mut patience = REFUSALS_BORNE;
+        while self.flights.any_finite() && patience > 0 {
+            if let Err(error) = self.enter(Wait::ForOne) {
+                patience -= 1;
+                if patience == 0 {
+                    tracing::error!(%error, "what the kernel still does to files can not be waited for");
+                }
+                std::thread::sleep(REFUSAL_PAUSE);
+            }
+            self.reap();
         }
     }
 

@@ -32,8 +32,8 @@ pub struct RingError(#[source] io::Error);
 
 /// Runs futures and their I/O on the thread that made it. At most one per thread.
 ///
-/// Dropping it drops all tasks, cancels what may wait for ever, and waits for everything the kernel still works on, so that
-/// afterwards no buffer is touched.
+/// Dropping it waits for what the kernel still does to files, drops all tasks, cancels what may wait for ever, and waits for that,
+/// so that afterwards no buffer is touched. What a task holds while it writes is not let go before it is written.
 pub struct Executor {
     inner: Rc<Inner>,
     notice: Arc<Notice>,
@@ -89,7 +89,7 @@ impl Executor {
     /// `block_on`.
     ///
     /// # Errors
-    /// The kernel refused to go on with the ring. `future` is dropped.
+    /// The kernel refused to go on with the ring. `future` is dropped, when what it had the kernel do to files is over.
     pub fn block_on<F: Future>(&mut self, future: F) -> Result<F::Output, RingError> {
         let mut future = pin!(future);
         let main = Arc::new(TaskWaker::new(Arc::clone(&self.notice), MAIN));
@@ -104,7 +104,10 @@ impl Executor {
                 }
             }
             self.inner.tasks.run(&mut self.batch);
-            self.turn().map_err(RingError)?;
+            if let Err(error) = self.turn() {
+                self.inner.engine.borrow_mut().settle();
+                return Err(RingError(error));
+            }
         }
     }
 
@@ -138,6 +141,8 @@ impl Executor {
 
 impl Drop for Executor {
     fn drop(&mut self) {
+        // What a task holds to keep others away, it holds until then.
+        self.inner.engine.borrow_mut().settle();
         // Tasks may end their operations as they are dropped, so they go while the ring still takes cancellations.
         loop {
             let evicted = self.inner.tasks.evict();

@@ -85,6 +85,14 @@ pub(crate) struct Slot {
     is_large: bool,
 }
 
+impl Slot {
+    /// Whether it has an operation in flight with which that is done when nobody waits for it.
+    fn flies(&self, abandon: Abandon) -> bool {
+        let flying = matches!(self.state, State::Flying(_) | State::Abandoned);
+        flying && self.cargo.as_ref().is_some_and(|cargo| cargo.abandon == abandon)
+    }
+}
+
 /// How an operation looks to its future.
 pub(crate) enum Progress {
     Flying,
@@ -236,20 +244,21 @@ impl Flights {
 
     /// Keys of operations in flight that may wait for ever.
     pub(crate) fn endless(&self) -> Vec<Key> {
-        let endless = |slot: &Slot| {
-            let flying = matches!(slot.state, State::Flying(_) | State::Abandoned);
-            flying
-                && slot
-                    .cargo
-                    .as_ref()
-                    .is_some_and(|cargo| cargo.abandon == Abandon::Cancel)
-        };
-        let keys = self.slots.iter().zip(0..).filter(|(slot, _)| endless(slot));
+        let keys = self
+            .slots
+            .iter()
+            .zip(0..)
+            .filter(|(slot, _)| slot.flies(Abandon::Cancel));
         keys.map(|(slot, index)| Key {
             index,
             generation: slot.generation,
         })
         .collect()
+    }
+
+    /// Whether something is in flight that ends by itself.
+    pub(crate) fn any_finite(&self) -> bool {
+        self.flying > 0 && self.slots.iter().any(|slot| slot.flies(Abandon::Finish))
     }
 
     /// Gives up on waiting: everything the kernel may still touch is leaked.

@@ -420,6 +420,63 @@ fn locks_belong_to_the_opening() {
     assert!(blocking::discard_blocks(&same, 0, 512).is_err());
 }
 
+#[test]
+fn what_is_kept_goes_on_when_it_is_dropped() {
+    on(async |ring| {
+        let ended = Rc::new(RefCell::new(0));
+        let operation = || {
+            let (ended, ring) = (Rc::clone(&ended), ring.clone());
+            kept(async move {
+                ring.sleep(Duration::from_millis(1)).await.unwrap();
+                *ended.borrow_mut() += 1;
+            })
+        };
+        // Never begun, awaited, and dropped on the way.
+        drop(operation());
+        operation().await;
+        let mut dropped = operation();
+        let begun = std::future::poll_fn(|context| std::task::Poll::Ready(dropped.as_mut().poll(context)));
+        assert!(begun.await.is_pending());
+        drop(dropped);
+        ring.sleep(Duration::from_millis(50)).await.unwrap();
+        assert_eq!(*ended.borrow(), 2);
+    });
+}
+
+/// Looks, when it is let go, how long a file is.
+struct Guard(std::fs::File, Rc<RefCell<Option<u64>>>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.1.replace(Some(self.0.metadata().unwrap().len()));
+    }
+}
+
+#[test]
+fn what_a_task_holds_is_held_until_its_files_are_left_alone() {
+    let seen = Rc::new(RefCell::new(None));
+    let file = tempfile::tempfile().unwrap();
+    let guard = Guard(file.try_clone().unwrap(), Rc::clone(&seen));
+    let mut executor = executor(4).unwrap();
+    let ring = executor.ring();
+    executor
+        .block_on(async {
+            // Never done at once.
+            let grow = ring.allocate(&File::from(file), Allocation::Reserve, 0, 8192);
+            // And something that never ends, which nobody is to wait for.
+            let sleep = ring.sleep(Duration::from_hours(1));
+            drop(ring.spawn(async move {
+                let _guard = guard;
+                let _ = grow.await;
+                let _ = sleep.await;
+            }));
+        })
+        .unwrap();
+    assert_eq!(*seen.borrow(), None);
+    drop(executor);
+    assert_eq!(*seen.borrow(), Some(8192));
+}
+
 /// Set for the run of these tests on threads.
 const ENGINE: &str = "KARAT_TEST_IO_ENGINE";
 

@@ -1,8 +1,9 @@
 //! What is to be done with which part of a disk.
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 
-use disk::{Disk, DiskError, DiskFuture, DiskIo, ExtentKind};
+use disk::{Disk, DiskError, DiskFuture, DiskIo, Extent, ExtentKind};
 use disk_qcow2::{LayerKind, LayerMap};
 
 /// What is to be done with a piece.
@@ -45,7 +46,7 @@ impl Guide for ByExtents {
     fn steps(&self, offset: u64, len: u64) -> DiskFuture<'_, Result<Vec<Step>, DiskError>> {
         Box::pin(async move {
             let extents = self.io.extents(offset, len).await?;
-            let step = |extent: disk::Extent| Step {
+            let step = |extent: Extent| Step {
                 offset: extent.offset,
                 len: extent.len,
                 action: match extent.kind {
@@ -101,9 +102,11 @@ impl Guide for ByChange {
                     continue;
                 }
                 let (mut at, end) = (extent.offset, extent.offset + extent.len);
+                let mut below = [&self.old, &self.new].map(|io| Side::of(io.as_deref()));
                 while at < end {
-                    let (old, old_end) = first(self.old.as_deref(), at, end).await?;
-                    let (new, new_end) = first(self.new.as_deref(), at, end).await?;
+                    let [old, new] = &mut below;
+                    let (old, old_end) = old.at(at, end).await?;
+                    let (new, new_end) = new.at(at, end).await?;
                     let action = match (old, new) {
                         (ExtentKind::Data, _) => Action::Copy,
                         (ExtentKind::Zero, ExtentKind::Data) => Action::Zero,
@@ -123,19 +126,38 @@ impl Guide for ByChange {
     }
 }
 
-/// What a disk has at `at`, and up to where, before `end`. Behind its end, and where there is none, zeroes.
-async fn first(io: Option<&dyn DiskIo>, at: u64, end: u64) -> Result<(ExtentKind, u64), DiskError> {
-    let Some(io) = io else {
-        return Ok((ExtentKind::Zero, end));
-    };
-    let size = io.geometry().size_bytes;
-    if at >= size {
-        return Ok((ExtentKind::Zero, end));
+/// What a disk consists of, looked at once from front to back.
+struct Side<'a> {
+    io: Option<&'a dyn DiskIo>,
+    found: VecDeque<Extent>,
+}
+
+impl<'a> Side<'a> {
+    fn of(io: Option<&'a dyn DiskIo>) -> Self {
+        let found = VecDeque::new();
+        Self { io, found }
     }
-    let found = io.extents(at, end.min(size) - at).await?;
-    Ok(found
-        .first()
-        .map_or((ExtentKind::Data, end.min(size)), |extent| (extent.kind, extent.end())))
+
+    /// What there is at `at`, and up to where, before `end`; `at` never goes back. Behind the disk's end, and where there is none,
+    /// zeroes.
+    async fn at(&mut self, at: u64, end: u64) -> Result<(ExtentKind, u64), DiskError> {
+        let Some((io, there)) = self.io.map(|io| (io, io.geometry().size_bytes.min(end))) else {
+            return Ok((ExtentKind::Zero, end));
+        };
+        if at >= there {
+            return Ok((ExtentKind::Zero, end));
+        }
+        while self.found.front().is_some_and(|extent| extent.end() <= at) {
+            self.found.pop_front();
+        }
+        if self.found.is_empty() {
+            self.found = io.extents(at, there - at).await?.into();
+        }
+        let first = self.found.front();
+        Ok(first.map_or((ExtentKind::Data, there), |extent| {
+            (extent.kind, extent.end().min(there))
+        }))
+    }
 }
 
 /// A guide for each thread of a copy.

@@ -11,6 +11,7 @@ use guestmem::IoBuf;
 
 use super::guide::{Action, Step};
 use super::pieces::{Pieces, is_zero, runs};
+use super::regions::REGION_BYTES;
 use super::{CopyError, Job, Queues, no_memory};
 
 /// Length of one transfer, bytes; where a transfer ends on the disk is a multiple.
@@ -171,26 +172,38 @@ impl Lane<'_> {
     /// Deals with a piece that is not copied; with what follows the region and is alike, too, if nobody has it yet. Returns where
     /// to go on.
     async fn no_data(&mut self, step: Step, region_end: u64) -> Result<u64, CopyError> {
-        let mut end = step.end();
-        let total = self.job.regions.total();
-        if end == region_end && end < total {
-            let ahead = self
-                .queues
-                .guide
-                .steps(end, total - end)
-                .await
-                .map_err(CopyError::Source)?;
-            if let Some(first) = ahead.first()
-                && first.action == step.action
-                && self.job.regions.extend(end, first.end())
-            {
-                end = first.end();
-            }
-        }
+        let end = match step.end() == region_end {
+            true => self.alike(step.action, region_end).await?,
+            false => step.end(),
+        };
         if step.action == Action::Zero {
             self.write_zeroes(step.offset, end - step.offset).await?;
         }
         self.job.regions.finish(end - step.offset, self.job.watch);
+        Ok(end)
+    }
+
+    /// Takes what follows a region and is to be dealt with in the same way, and gives its end. Looks no farther ahead than it has
+    /// come, so that all looks together take no longer than one at the whole disk.
+    async fn alike(&self, action: Action, region_end: u64) -> Result<u64, CopyError> {
+        let (mut end, total) = (region_end, self.job.regions.total());
+        let mut ahead = REGION_BYTES;
+        while end < total {
+            let len = ahead.min(total - end);
+            let steps = self.queues.guide.steps(end, len).await.map_err(CopyError::Source)?;
+            let Some(first) = steps.first().filter(|first| first.action == action) else {
+                break;
+            };
+            if !self.job.regions.extend(end, first.end()) {
+                break;
+            }
+            let whole = first.len == len;
+            end = first.end();
+            if !whole {
+                break;
+            }
+            ahead = ahead.saturating_mul(2);
+        }
         Ok(end)
     }
 

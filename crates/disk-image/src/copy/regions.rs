@@ -7,7 +7,7 @@ use crate::watch::Watch;
 
 /// What is handed out at once, bytes: long enough that finding its extents costs little, short enough that all threads end
 /// together.
-const REGION_BYTES: u64 = 4 << 20;
+pub(crate) const REGION_BYTES: u64 = 4 << 20;
 
 /// A disk's regions, and how many of its bytes are done.
 pub(crate) struct Regions {

@@ -97,3 +97,48 @@ fn failures_and_stops_end_it() {
     let error = copy(&source, &good, None, RULES, &Once(AtomicU64::new(0))).unwrap_err();
     assert!(matches!(error, CopyError::Stopped), "{error}");
 }
+
+/// Nothing to copy, in pieces that differ from their neighbours; counts how many pieces were told.
+struct Stripes(Arc<AtomicU64>);
+
+const STRIPE_BYTES: usize = 4096;
+
+impl Guide for Stripes {
+    fn steps(&self, offset: u64, len: u64) -> disk::DiskFuture<'_, Result<Vec<guide::Step>, DiskError>> {
+        let stripe = |offset: u64| guide::Step {
+            offset,
+            len: STRIPE_BYTES as u64,
+            action: match (offset / STRIPE_BYTES as u64).is_multiple_of(2) {
+                true => Action::Zero,
+                false => Action::Skip,
+            },
+        };
+        let steps: Vec<_> = (offset..offset + len).step_by(STRIPE_BYTES).map(stripe).collect();
+        self.0.fetch_add(steps.len() as u64, Ordering::Relaxed);
+        Box::pin(async move { Ok(steps) })
+    }
+}
+
+#[test]
+fn what_is_alike_is_not_looked_for_to_the_end_of_the_disk() {
+    let size = 64 << 20;
+    let disk = InMemory::new(Geometry::of_size(size));
+    let told = Arc::new(AtomicU64::new(0));
+    let guide = || -> Result<Box<dyn Guide>, DiskError> { Ok(Box::new(Stripes(Arc::clone(&told)))) };
+    let progress = Progress::new();
+    run(Job {
+        source: &disk,
+        target: &disk,
+        reference: None,
+        guide: &guide,
+        packed: None,
+        rules: RULES,
+        regions: Regions::of(size),
+        watch: &progress,
+        failure: Mutex::new(None),
+    })
+    .unwrap();
+    assert_eq!(progress.done_bytes(), size);
+    let (told, pieces) = (told.load(Ordering::Relaxed), size / STRIPE_BYTES as u64);
+    assert!(told >= pieces && told <= 3 * pieces, "{told} of {pieces}");
+}

@@ -11,7 +11,6 @@
 
 mod copying;
 mod gate;
-mod kept;
 mod mirror;
 mod ranges;
 mod snapshot;

@@ -8,10 +8,10 @@ use disk::{
     Disk, DiskError, DiskErrorKind, DiskFuture, DiskIo, DiskOp, Extent, Geometry, Transferred, ZeroMode, total_len,
 };
 use guestmem::IoBuf;
+use uring::kept;
 
 use super::copying::Copying;
 use super::gate::{Gate, Inside, Seat};
-use super::kept::kept;
 use super::ranges::{Held, Ranges};
 
 /// A disk that may become another one while it is used: same size or larger, same sectors, same contents. Without a job it costs a

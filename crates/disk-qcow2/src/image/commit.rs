@@ -161,7 +161,8 @@ impl Engine {
         result
     }
 
-    /// Makes durable what was written to the file and the data file. A failure poisons the image.
+    /// Makes durable what was written to the file and the data file. A failure poisons the image; the kernel tells it to one of those
+    /// who sync at the same time, so another's counts, too.
     pub(crate) async fn sync(&self) -> Result<(), Fault> {
         let mut result = self.file.flush().await;
         if let Some(data) = &self.data {
@@ -170,7 +171,8 @@ impl Engine {
         if result.is_err() {
             self.image.poisoned.store(true, Ordering::Release);
         }
-        result.map_err(Fault::from)
+        result.map_err(Fault::from)?;
+        self.image.check_sound()
     }
 
     /// Writes the header's fields, all of which are in its first sector. Not yet durable.

@@ -6,6 +6,8 @@
 
 use std::sync::atomic::Ordering;
 
+use disk::DiskErrorKind;
+
 use super::fault::Fault;
 use super::state::Engine;
 use crate::meta::bitmap::{self, Marking};
@@ -29,13 +31,17 @@ impl Engine {
         if self.image.prepared.load(Ordering::Acquire) && marking == Marking::Auto {
             return Ok(());
         }
-        // Slices are written whole, and the last cluster of a file may be cut short.
+        // Slices are written whole, and the last cluster of a file may be cut short. A device's stays so, and is not used.
         let whole = self
             .file
             .geometry()
             .size_bytes
             .next_multiple_of(self.image.layout.cluster_bytes());
-        self.cover(&*self.file, whole).await?;
+        match self.cover(&*self.file, whole).await {
+            // The file has its length for ever; one that has no room left says so itself.
+            Err(Fault::Kind(DiskErrorKind::NoSpace)) => {}
+            covered => covered?,
+        }
         let mut new = header.clone();
         new.autoclear &= autoclear::KNOWN;
         let counts = new.autoclear & autoclear::BITMAPS != 0;

@@ -2,58 +2,16 @@
 //! future.
 
 use std::future::Future;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
 
 use disk::{
     Access, Discard, DiskError, DiskFuture, DiskIo, DiskOp, Extent, Geometry, Transferred, ZeroMode, total_len,
 };
 use guestmem::IoBuf;
-use uring::Ring;
+use uring::kept;
 
 use super::fault::Fault;
 use super::state::{Engine, Image};
-
-/// An operation that goes on when its future is dropped, as a task of this thread's executor. Where there is none (any more),
-/// it is cut off: what it held is let go, its epoch stays open.
-struct Kept<T: 'static> {
-    running: Option<DiskFuture<'static, T>>,
-    polled: bool,
-}
-
-impl<T: 'static> Future for Kept<T> {
-    type Output = T;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
-        self.polled = true;
-        let Some(running) = &mut self.running else {
-            return Poll::Pending;
-        };
-        let polled = running.as_mut().poll(context);
-        if polled.is_ready() {
-            self.running = None;
-        }
-        polled
-    }
-}
-
-impl<T: 'static> Drop for Kept<T> {
-    fn drop(&mut self) {
-        if let Some(running) = self.running.take().filter(|_| self.polled)
-            && let Ok(ring) = Ring::current()
-        {
-            drop(ring.spawn(async move { drop(running.await) }));
-        }
-    }
-}
-
-fn kept<T: 'static>(operation: impl Future<Output = T> + 'static) -> DiskFuture<'static, T> {
-    Box::pin(Kept {
-        running: Some(Box::pin(operation)),
-        polled: false,
-    })
-}
 
 impl Image {
     /// Size and abilities now. `physical` is what the file says of itself.

@@ -136,6 +136,9 @@ impl Engine {
         let written = match plan {
             Plan::InPlace { host, len } => self.write_part(host, len, parts).await?,
             Plan::Own { host, end, old } => {
+                if self.data.is_none() && host >= self.file.geometry().size_bytes {
+                    return Err(Damage::Outside(host).into());
+                }
                 let unit = layout.unit_bytes();
                 let target = Target {
                     host,

@@ -13,8 +13,9 @@ use crate::meta::header::incompatible;
 /// What a check may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Memory for counting references, bytes: two for each host cluster near one that is used, three where metadata is. The
-    /// default suffices for 2 TiB in clusters of 64 KiB.
+    /// Memory for counting references, bytes: one for each host cluster near one that is used, two or three where it is shared
+    /// or holds metadata. A file that holds more than twice as much, holes left out, may take half of what it holds, as a large
+    /// image needs and no small file can pretend. The default suffices for 3 TiB in clusters of 64 KiB whatever is in the file.
     pub memory_bytes: u64,
 }
 
@@ -61,7 +62,7 @@ pub(crate) async fn survey<'a>(
     hanging: &Tables,
     limits: Limits,
 ) -> Result<(Walk<'a>, Refcounts<'a>), WalkError> {
-    let mut walk = Walk::new(file, head, limits.memory_bytes);
+    let mut walk = Walk::new(file, head, limits.memory_bytes).await?;
     walk.report.dirty = head.header.incompatible & incompatible::DIRTY != 0;
     walk.report.corrupt = head.header.incompatible & incompatible::CORRUPT != 0;
     let mut refcounts = walk.run(head, hanging, Count::WithRefcounts).await?;

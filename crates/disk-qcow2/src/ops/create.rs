@@ -1,5 +1,7 @@
 //! Creating images.
 
+use std::ops::Range;
+
 use disk::{DiskError, DiskIo, ZeroMode};
 use serde::{Deserialize, Serialize};
 
@@ -188,6 +190,8 @@ pub async fn create(io: &dyn DiskIo, data: Option<&dyn DiskIo>, options: &Create
     let first = first_cluster::layout(&mut head)?;
 
     let file = File(io);
+    // A device has something where nothing was written yet.
+    let stale_bytes = data.map_or(file.len(), |data| File(data).len());
     if file.len() > 0 {
         // Whatever was here stops being an image first.
         file.write(0, &vec![0; short(SECTOR_BYTES)]).await?;
@@ -203,7 +207,7 @@ pub async fn create(io: &dyn DiskIo, data: Option<&dyn DiskIo>, options: &Create
         Some(_) => head.header.size_bytes,
         None => plan.data_clusters << layout.cluster_bits,
     };
-    fill(&space, start, len, preallocation).await?;
+    fill(&space, start..start + len, stale_bytes, preallocation).await?;
     if data.is_some() {
         space.sync().await?;
     }
@@ -226,13 +230,24 @@ impl Preallocation {
     }
 }
 
-/// Gives the data its space.
-async fn fill(file: &File<'_>, start: u64, len: u64, preallocation: Preallocation) -> Result<(), DiskError> {
-    file.grow(start + len).await?;
+/// Gives the data its space, of which the first `stale_bytes` of the file may hold anything.
+async fn fill(
+    file: &File<'_>,
+    Range { start, end }: Range<u64>,
+    stale_bytes: u64,
+    preallocation: Preallocation,
+) -> Result<(), DiskError> {
+    file.grow(end).await?;
     let sector = u64::from(file.0.geometry().logical_sector_bytes);
-    let len = len.next_multiple_of(sector);
+    let len = (end - start).next_multiple_of(sector);
     match preallocation {
-        Preallocation::Off | Preallocation::Metadata => {}
+        Preallocation::Off => {}
+        Preallocation::Metadata => {
+            let stale = stale_bytes.saturating_sub(start).min(len);
+            if stale > 0 {
+                file.0.write_zeroes(start, stale, ZeroMode::MayUnmap).await?;
+            }
+        }
         Preallocation::Falloc => file.0.write_zeroes(start, len, ZeroMode::KeepAllocated).await?,
         Preallocation::Full => {
             let zeroes = vec![0; short(CHUNK_BYTES)];

@@ -109,6 +109,19 @@ impl File<'_> {
         self.0.flush().await
     }
 
+    /// How much of the file is not known to be zeroes, bytes; where it is this much or more, no more is looked for.
+    pub(crate) async fn data_bytes(&self, enough: u64) -> Result<u64, DiskError> {
+        let (mut data, mut at, end) = (0, 0, self.len());
+        while at < end && data < enough {
+            let extents = self.0.extents(at, end - at).await?;
+            let Some(last) = extents.last() else { break };
+            at = last.end().max(at + 1);
+            let here = extents.iter().filter(|extent| extent.kind == ExtentKind::Data);
+            data += here.map(|extent| extent.len).sum::<u64>();
+        }
+        Ok(data)
+    }
+
     /// The first byte of `offset..end` that has to be read to be known; `end` if all of it is known to be zeroes.
     pub(crate) async fn data_from(&self, offset: u64, end: u64) -> Result<u64, DiskError> {
         let (start, there) = self.sectors(DiskOp::Extents, offset, end.saturating_sub(offset))?;
@@ -153,6 +166,7 @@ mod tests {
                 assert_eq!(file.read(9001, 20_000).await.unwrap()[..3], *b"nd\0");
                 assert_eq!(file.read(1 << 40, 3).await.unwrap(), [0; 3]);
                 assert!(file.read(u64::MAX - 1, 3).await.is_err());
+                assert!(file.data_bytes(u64::MAX).await.unwrap() <= file.len());
                 let hole = file.data_from(6144, 7168).await.unwrap();
                 assert_eq!(hole, if sector == 512 { 7168 } else { 6144 });
                 assert_eq!(file.data_from(5000, 9000).await.unwrap(), 5000);

@@ -119,7 +119,7 @@ pub(crate) async fn settle<'a>(
             true => Count::WithoutRefcounts,
             false => Count::WithRefcounts,
         };
-        let mut walk = Walk::new(file, head, terms.limits.memory_bytes);
+        let mut walk = Walk::new(file, head, terms.limits.memory_bytes).await?;
         let refcounts = walk.run(head, tables, count).await?;
         let missing = check_fit(&mut walk, &refcounts, head.header.layout())?;
         if rebuild || !missing {

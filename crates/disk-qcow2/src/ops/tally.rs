@@ -1,14 +1,17 @@
 //! How often each host cluster is referenced, and what for: the memory of a check.
 //!
-//! Two bytes per host cluster and one more where metadata is, in pages that exist only where something is referenced, so that
-//! a sparse file of any length costs what is in it. The total is bounded by whoever makes the tally.
+//! One byte per host cluster, two where one of its neighbours is referenced often, and one more where metadata is, in pages that
+//! exist only where something is referenced, so that a sparse file of any length costs what is in it. The total is bounded by
+//! whoever makes the tally.
 
 use std::collections::BTreeMap;
 
 /// Clusters in one page.
 const PAGE_CLUSTERS: usize = 2048;
-/// What a page without kinds takes, bytes (two per cluster, and what the map takes).
-const PAGE_BYTES: u64 = 2 * PAGE_CLUSTERS as u64 + 64;
+/// What a page of small counts without kinds takes, bytes (one per cluster, and what the map takes).
+const PAGE_BYTES: u64 = PAGE_CLUSTERS as u64 + 64;
+/// What large counts take in addition, bytes.
+const WIDE_BYTES: u64 = PAGE_CLUSTERS as u64;
 /// What the kinds of a page take, bytes.
 const KINDS_BYTES: u64 = PAGE_CLUSTERS as u64;
 
@@ -77,8 +80,73 @@ impl Kind {
     }
 }
 
+/// The counts of a page.
+enum Counts {
+    /// All of them are small, as a rule.
+    Narrow(Box<[u8; PAGE_CLUSTERS]>),
+    /// Some is not.
+    Wide(Box<[u16; PAGE_CLUSTERS]>),
+}
+
+impl Counts {
+    fn get(&self, index: usize) -> u16 {
+        match self {
+            Self::Narrow(counts) => counts.get(index).copied().unwrap_or(0).into(),
+            Self::Wide(counts) => counts.get(index).copied().unwrap_or(0),
+        }
+    }
+
+    /// False, and nothing is changed, if the count has no room.
+    fn set(&mut self, index: usize, count: u16) -> bool {
+        match self {
+            Self::Narrow(counts) => match (u8::try_from(count), counts.get_mut(index)) {
+                (Ok(count), Some(slot)) => *slot = count,
+                _ => return false,
+            },
+            Self::Wide(counts) => match counts.get_mut(index) {
+                Some(slot) => *slot = count,
+                None => return false,
+            },
+        }
+        true
+    }
+
+    fn widen(&mut self) {
+        if let Self::Narrow(counts) = self {
+            let mut wide = Box::new([0; PAGE_CLUSTERS]);
+            for (wide, narrow) in wide.iter_mut().zip(counts.iter()) {
+                *wide = u16::from(*narrow);
+            }
+            *self = Self::Wide(wide);
+        }
+    }
+
+    fn extend_to(&self, counts: &mut Vec<u16>, from: usize, len: usize) {
+        match self {
+            Self::Narrow(page) => counts.extend(page.iter().skip(from).take(len).map(|&count| u16::from(count))),
+            Self::Wide(page) => counts.extend(page.iter().skip(from).take(len)),
+        }
+    }
+
+    /// The first from `from` on that is not 0.
+    fn first_used(&self, from: usize) -> Option<usize> {
+        let found = match self {
+            Self::Narrow(counts) => counts.iter().skip(from).position(|&count| count != 0),
+            Self::Wide(counts) => counts.iter().skip(from).position(|&count| count != 0),
+        };
+        found.map(|index| from + index)
+    }
+
+    fn last_used(&self) -> Option<usize> {
+        match self {
+            Self::Narrow(counts) => counts.iter().rposition(|&count| count != 0),
+            Self::Wide(counts) => counts.iter().rposition(|&count| count != 0),
+        }
+    }
+}
+
 struct Page {
-    counts: [u16; PAGE_CLUSTERS],
+    counts: Counts,
     kinds: Option<Box<[u8; PAGE_CLUSTERS]>>,
 }
 
@@ -108,6 +176,12 @@ const fn place(cluster: u64) -> (u64, usize) {
 }
 
 impl Tally {
+    /// What a tally of so many clusters takes at most, bytes.
+    pub(crate) const fn most_bytes(clusters: u64) -> u64 {
+        let pages = clusters.div_ceil(PAGE_CLUSTERS as u64);
+        pages.saturating_mul(PAGE_BYTES + WIDE_BYTES + KINDS_BYTES)
+    }
+
     /// No references; never more memory than this.
     pub(crate) fn new(limit_bytes: u64) -> Self {
         Self {
@@ -142,7 +216,7 @@ impl Tally {
                 None => {
                     self.charge(PAGE_BYTES)?;
                     Box::new(Page {
-                        counts: [0; PAGE_CLUSTERS],
+                        counts: Counts::Narrow(Box::new([0; PAGE_CLUSTERS])),
                         kinds: None,
                     })
                 }
@@ -163,8 +237,13 @@ impl Tally {
     /// Counts `times` more references to a cluster. Counts stop at 65535.
     pub(crate) fn add(&mut self, cluster: u64, times: u16) -> Result<(), TallyFull> {
         let (number, index) = place(cluster);
-        if let Some(count) = self.page_mut(number)?.counts.get_mut(index) {
-            *count = count.saturating_add(times);
+        let counts = &mut self.page_mut(number)?.counts;
+        let count = counts.get(index).saturating_add(times);
+        if !counts.set(index, count) {
+            self.charge(WIDE_BYTES)?;
+            let counts = &mut self.page_mut(number)?.counts;
+            counts.widen();
+            counts.set(index, count);
         }
         Ok(())
     }
@@ -172,8 +251,7 @@ impl Tally {
     /// References to a cluster; 65535 stands for that or more.
     pub(crate) fn count(&self, cluster: u64) -> u16 {
         let (number, index) = place(cluster);
-        let page = self.page(number);
-        page.and_then(|page| page.counts.get(index)).copied().unwrap_or(0)
+        self.page(number).map_or(0, |page| page.counts.get(index))
     }
 
     /// References to the clusters `from..to`, one number for each.
@@ -183,8 +261,8 @@ impl Tally {
         while at < to {
             let (number, index) = place(at);
             let here = (PAGE_CLUSTERS - index).min(usize::try_from(to - at).unwrap_or(PAGE_CLUSTERS));
-            match self.page(number).and_then(|page| page.counts.get(index..index + here)) {
-                Some(page) => counts.extend_from_slice(page),
+            match self.page(number) {
+                Some(page) => page.counts.extend_to(&mut counts, index, here),
                 None => counts.resize(counts.len() + here, 0),
             }
             at += here as u64;
@@ -243,9 +321,8 @@ impl Tally {
         let (first, skip) = place(from);
         for (number, page) in self.pages.range(first..) {
             let skip = if *number == first { skip } else { 0 };
-            let found = page.counts.iter().skip(skip).position(|&count| count != 0);
-            if let Some(index) = found {
-                return Some(number * PAGE_CLUSTERS as u64 + (skip + index) as u64);
+            if let Some(index) = page.counts.first_used(skip) {
+                return Some(number * PAGE_CLUSTERS as u64 + index as u64);
             }
         }
         None
@@ -266,7 +343,7 @@ impl Tally {
     pub(crate) fn end(&mut self) -> u64 {
         self.settle();
         for (number, page) in self.pages.iter().rev() {
-            if let Some(index) = page.counts.iter().rposition(|&count| count != 0) {
+            if let Some(index) = page.counts.last_used() {
                 return number * PAGE_CLUSTERS as u64 + index as u64 + 1;
             }
         }
@@ -305,6 +382,26 @@ mod tests {
         assert_eq!(tally.next_used(2), Some(5000));
         assert_eq!((tally.free_run(0, 2), tally.free_run(0, 5000)), (2, 5001));
         assert_eq!(tally.end(), far + 1);
+    }
+
+    #[test]
+    fn small_counts_become_large_ones() {
+        let mut tally = Tally::new(PAGE_BYTES + WIDE_BYTES);
+        for cluster in 0..300 {
+            tally.add(cluster, 255).unwrap();
+        }
+        assert_eq!(tally.used_bytes, PAGE_BYTES);
+        tally.add(7, 1).unwrap();
+        tally.add(7, 1).unwrap();
+        tally.add(8, 1).unwrap();
+        assert_eq!([6, 7, 8, 300].map(|c| tally.count(c)), [255, 257, 256, 0]);
+        assert_eq!(tally.counts(298, 302), [255, 255, 0, 0]);
+        assert_eq!(
+            (tally.next_used(1), tally.next_used(300), tally.end()),
+            (Some(1), None, 300)
+        );
+        assert!(tally.add(PAGE_CLUSTERS as u64, 1).is_err());
+        assert!(tally.used_bytes <= Tally::most_bytes(2049));
     }
 
     #[test]

@@ -62,12 +62,20 @@ pub(crate) struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    pub(crate) fn new(file: &'a File<'a>, head: &Head, memory_bytes: u64) -> Self {
+    /// Nothing is counted yet. `memory_bytes` may be counted in, and half of what the file holds if that is more.
+    pub(crate) async fn new(file: &'a File<'a>, head: &Head, memory_bytes: u64) -> Result<Self, DiskError> {
         let layout = head.header.layout();
-        Self {
+        let end = layout.clusters(file.len());
+        // All that is counted lies in the file.
+        let most = Tally::most_bytes(end);
+        let memory_bytes = match most <= memory_bytes {
+            true => memory_bytes,
+            false => memory_bytes.max(file.data_bytes(most.saturating_mul(2)).await? / 2),
+        };
+        Ok(Self {
             file,
             layout,
-            end: layout.clusters(file.len()),
+            end,
             tally: Tally::new(memory_bytes),
             refcounts_sound: true,
             incomplete: false,
@@ -75,7 +83,7 @@ impl<'a> Walk<'a> {
                 total_clusters: layout.clusters(head.header.size_bytes),
                 ..CheckReport::default()
             },
-        }
+        })
     }
 
     /// Walks everything. Gives the stored refcounts, for comparison.

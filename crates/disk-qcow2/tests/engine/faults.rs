@@ -1,11 +1,35 @@
 //! Files that fail, and images that lie.
 
 use std::sync::Arc;
+use std::task::Poll;
 
 use disk::conformance::pattern;
 use disk::{Access, Disk, DiskErrorKind, DiskIo, DiskOp, Fault, FaultPlan, Faulty, InMemory, Strike, ZeroMode};
 
+use crate::jitter::Jitter;
 use crate::{Lab, block_on, open, open_on, read, read_all, write};
+
+/// An image's file, to be read and changed word by word.
+struct Words(Vec<u8>);
+
+impl Words {
+    fn of(lab: &Lab, name: &str) -> Self {
+        Self(lab.load(name).contents())
+    }
+
+    /// What a word of the header or a table refers to.
+    fn place(&self, at: usize) -> usize {
+        let word = u64::from_be_bytes(self.0[at..at + 8].try_into().unwrap());
+        (word & 0x00ff_ffff_ffff_fe00) as usize
+    }
+
+    /// The same file with one other word.
+    fn with(&self, at: usize, word: u64) -> InMemory {
+        let mut bytes = self.0.clone();
+        bytes[at..at + 8].copy_from_slice(&word.to_be_bytes());
+        InMemory::holding(bytes, Access::ReadWrite)
+    }
+}
 
 /// One write, and how it ended.
 async fn try_write(io: &dyn DiskIo, at: u64, bytes: &[u8]) -> Result<(), DiskErrorKind> {
@@ -109,6 +133,38 @@ fn a_failed_sync_stops_changes() {
     lab.check(&file, true);
 }
 
+/// The kernel tells a failure to one of those who sync at the same time.
+#[test]
+fn a_failed_sync_is_told_to_all_who_wait_for_one() {
+    let Some(lab) = Lab::new() else { return };
+    lab.run("qemu-img create -f qcow2 a.qcow2 4M");
+    let mut waited = 0;
+    while waited < 10 {
+        let plan = FaultPlan::new();
+        let file = Jitter::new(Arc::new(lab.load("a.qcow2")), 8);
+        let disk = open_on(Arc::new(Faulty::new(Arc::new(file), plan.clone())), None);
+        block_on(async {
+            let [one, other] = [(); 2].map(|()| disk.open_queue().unwrap());
+            for _ in 0..50 {
+                let mut flush = one.flush();
+                let ready = std::future::poll_fn(|context| Poll::Ready(flush.as_mut().poll(context).is_ready()));
+                if ready.await {
+                    continue;
+                }
+                plan.inject(Fault {
+                    count: 1,
+                    ..Fault::always(DiskOp::Flush, DiskErrorKind::Io)
+                });
+                assert!(other.flush().await.is_err());
+                assert!(flush.await.is_err(), "one succeeds after the other has failed");
+                waited += 1;
+                return;
+            }
+            panic!("no flush ever waits");
+        });
+    }
+}
+
 /// A file that can not grow is full, and stays usable.
 #[test]
 fn a_full_file_is_told() {
@@ -146,19 +202,15 @@ fn images_that_lie_do_no_harm() {
     let Some(lab) = Lab::new() else { return };
     lab.run("qemu-img create -f qcow2 -o cluster_size=4k a.qcow2 8M");
     lab.io("a.qcow2", &["write -P 1 0 64k", "write -P 2 4M 64k"]);
-    let sound = lab.load("a.qcow2").contents();
-    let long = |at: usize| u64::from_be_bytes(sound[at..at + 8].try_into().unwrap());
-    let (l1, reftable) = (long(40) as usize, long(48) as usize);
-    let l2 = (long(l1) & 0x00ff_ffff_ffff_fe00) as usize;
-    let refblock = long(reftable) as usize;
+    let sound = Words::of(&lab, "a.qcow2");
+    let (l1, reftable) = (sound.place(40), sound.place(48));
+    let (l2, refblock) = (sound.place(l1), sound.place(reftable));
     let copied = 1 << 63;
     let lies = [0, l1, reftable, l2, refblock, 1 << 40, 0xfff, 8192 + 1];
     for place in [l1, l2, l2 + 8, l2 + 512, reftable, refblock, refblock + 8] {
         for lie in lies {
             for flags in [0, copied, copied | 1, 1, 1 << 62] {
-                let mut bytes = sound.clone();
-                bytes[place..place + 8].copy_from_slice(&(lie as u64 | flags).to_be_bytes());
-                let file = InMemory::holding(bytes, Access::ReadWrite);
+                let file = sound.with(place, lie as u64 | flags);
                 let disk = open(&file, None);
                 block_on(async {
                     let io = disk.open_queue().unwrap();
@@ -174,7 +226,7 @@ fn images_that_lie_do_no_harm() {
                 });
                 let after = file.contents();
                 assert!(
-                    after[..72] == sound[..72],
+                    after[..72] == sound.0[..72],
                     "the header is what it was ({place:#x}: {lie:#x} {flags:#x})"
                 );
                 assert!(
@@ -194,20 +246,16 @@ fn what_lies_takes_no_table_away() {
     lab.io("a.qcow2", &["write -P 1 0 64k", "write -P 2 4M 64k"]);
     lab.run("qemu-img snapshot -c one a.qcow2");
     lab.io("a.qcow2", &["write -P 3 0 64k", "write -P 4 4M 64k"]);
-    let sound = lab.load("a.qcow2").contents();
-    let long = |at: usize| u64::from_be_bytes(sound[at..at + 8].try_into().unwrap());
-    let place = |at: usize| (long(at) & 0x00ff_ffff_ffff_fe00) as usize;
-    let (l1, reftable, snapshots) = (place(40), place(48), place(64));
-    let (l2, other_l2, refblock, snapshot_l1) = (place(l1), place(l1 + 16), place(reftable), place(snapshots));
+    let sound = Words::of(&lab, "a.qcow2");
+    let [l1, reftable, snapshots] = [40, 48, 64].map(|at| sound.place(at));
+    let [l2, other_l2, refblock, snapshot_l1] = [l1, l1 + 16, reftable, snapshots].map(|at| sound.place(at));
     let tables = [l1, reftable, snapshots, l2, refblock, snapshot_l1];
     let compressed = |table: usize| 1 << 62 | table as u64;
     for table in tables {
         // One entry of the guest's data points there, and everything else is sound.
         for word in [table as u64, table as u64 | 1 << 63, compressed(table)] {
             for way in 0..3 {
-                let mut bytes = sound.clone();
-                bytes[other_l2..other_l2 + 8].copy_from_slice(&word.to_be_bytes());
-                let file = InMemory::holding(bytes, Access::ReadWrite);
+                let file = sound.with(other_l2, word);
                 let disk = open(&file, None);
                 block_on(async {
                     let io = disk.open_queue().unwrap();
@@ -243,9 +291,7 @@ fn what_lies_takes_no_table_away() {
         (l1 + 8, reftable),
         (reftable + 8, snapshots),
     ] {
-        let mut bytes = sound.clone();
-        bytes[entry..entry + 8].copy_from_slice(&(table as u64 | u64::from(entry != reftable + 8) << 63).to_be_bytes());
-        let file = InMemory::holding(bytes, Access::ReadWrite);
+        let file = sound.with(entry, table as u64 | u64::from(entry != reftable + 8) << 63);
         let disk = open(&file, None);
         block_on(async {
             let io = disk.open_queue().unwrap();
@@ -257,8 +303,72 @@ fn what_lies_takes_no_table_away() {
         });
         let after = file.contents();
         assert!(
-            after[table..table + 4096] == sound[table..table + 4096],
+            after[table..table + 4096] == sound.0[table..table + 4096],
             "{entry:#x} {table:#x}"
         );
     }
+}
+
+/// A place far behind the end of the file does not make it that long.
+#[test]
+fn places_behind_the_end_are_refused() {
+    let Some(lab) = Lab::new() else { return };
+    lab.run("qemu-img create -f qcow2 -o cluster_size=4k a.qcow2 8M");
+    lab.io("a.qcow2", &["write -P 1 0 64k"]);
+    let sound = Words::of(&lab, "a.qcow2");
+    let l2 = sound.place(sound.place(40));
+    for host in [1u64 << 24, 1 << 40, 1 << 55] {
+        // Reads as zeroes, and keeps a place of its own.
+        let file = sound.with(l2, host | 1 << 63 | 1);
+        let disk = open(&file, None);
+        block_on(async {
+            let io = disk.open_queue().unwrap();
+            assert_eq!(
+                try_write(&*io, 0, &[9; 512]).await,
+                Err(DiskErrorKind::Corrupt),
+                "{host:#x}"
+            );
+            assert_eq!(try_write(&*io, 4096, &[9; 512]).await, Ok(()), "the next one is sound");
+        });
+        assert!(file.contents().len() <= sound.0.len() + (1 << 20), "{host:#x}");
+    }
+}
+
+/// A block device has the length it has, which need not be whole clusters.
+#[test]
+fn a_device_of_any_length_is_written() {
+    let Some(lab) = Lab::new() else { return };
+    lab.run("qemu-img create -f qcow2 a.qcow2 4M");
+    let mut bytes = lab.load("a.qcow2").contents();
+    bytes.resize((1 << 20) + 512, 0);
+    let file = InMemory::holding(bytes, Access::ReadWrite);
+    let plan = FaultPlan::new();
+    plan.inject(Fault::always(DiskOp::Grow, DiskErrorKind::Unsupported));
+    let disk = open_on(Arc::new(Faulty::new(Arc::new(file.clone()), plan)), None);
+    let written = block_on(async {
+        let io = disk.open_queue().unwrap();
+        let mut written = 0;
+        let full = loop {
+            match try_write(&*io, written * 65536, &[written as u8 + 1; 65536]).await {
+                Ok(()) => written += 1,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(full, DiskErrorKind::NoSpace);
+        disk.close().await.unwrap();
+        written
+    });
+    // Sixteen whole clusters, of which header, tables and refcounts have five.
+    assert!((8..=12).contains(&written), "{written}");
+    let again = open(&file, None);
+    let whole = block_on(async { read_all(&*again.open_queue().unwrap()).await });
+    for (cluster, bytes) in whole.chunks(65536).enumerate() {
+        let expected = if (cluster as u64) < written {
+            cluster as u8 + 1
+        } else {
+            0
+        };
+        assert!(bytes.iter().all(|&byte| byte == expected), "cluster {cluster}");
+    }
+    lab.check(&file, true);
 }

@@ -21,7 +21,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use disk::{Disk, DiskError, DiskFuture, DiskIo, DiskOp, Geometry, Transferred, ZeroMode, total_len};
+use disk_qcow2::ops::{CheckReport, Limits, check};
 use guestmem::IoBuf;
+use tempfile::TempDir;
 
 /// Runs a future whose operations all complete at once.
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -157,6 +159,24 @@ pub(crate) fn have_qemu() -> bool {
         eprintln!("SKIPPED: qemu-img and qemu-io are not installed");
     }
     there
+}
+
+/// A directory for images, where QEMU's tools are here.
+pub(crate) fn bench() -> Option<TempDir> {
+    have_qemu().then(|| tempfile::tempdir().unwrap())
+}
+
+/// What this crate finds when it checks an image.
+pub(crate) fn checked(path: &Path) -> CheckReport {
+    block_on(check(&*io(path), Limits::default())).unwrap()
+}
+
+/// What a guest reads, by QEMU, of an image that may be marked as in use.
+pub(crate) fn contents(path: &Path) -> Vec<u8> {
+    let raw = path.with_extension("raw");
+    let (image, copy) = (path.to_str().unwrap(), raw.to_str().unwrap());
+    qemu_img(&["convert", "-U", "-O", "raw", image, copy]);
+    std::fs::read(raw).unwrap()
 }
 
 /// Output of a command that has to succeed.

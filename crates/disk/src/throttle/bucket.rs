@@ -34,7 +34,8 @@ impl Bucket {
         let mut old = Self { ..*self };
         old.fill(now);
         let mut new = Self::full(rate, now);
-        let scaled = old.level / i128::from(old.rate.per_second) * i128::from(new.rate.per_second);
+        let time = old.level / i128::from(old.rate.per_second);
+        let scaled = time.saturating_mul(i128::from(new.rate.per_second));
         new.level = new.level.min(scaled);
         new
     }
@@ -130,6 +131,16 @@ mod tests {
         odd.take(u64::MAX);
         odd.take(u64::MAX);
         assert!(odd.wait(1, Duration::MAX) == Duration::ZERO);
+        let slow = Rate {
+            per_second: 1,
+            burst: u64::MAX,
+        };
+        let fast = Rate {
+            per_second: u64::MAX,
+            ..slow
+        };
+        let mut changed = Bucket::full(slow, Duration::ZERO).changed(fast, Duration::ZERO);
+        assert_eq!(changed.wait(u64::MAX, Duration::ZERO), Duration::ZERO);
         let mut zero = Bucket::full(
             Rate {
                 per_second: 0,

@@ -108,7 +108,7 @@ fn the_store_recovers_from_death_in_every_phase() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
 
     for (name, phase) in PHASES {
-        let root = dead_in(name, phase, &registry);
+        let root = dead_in(name, phase, &registry).unwrap();
         let fetched_before = registry.requests(&layer_path).len();
         let (store, recovery) = Store::open(registry.settings(root.path())).unwrap();
         assert!(

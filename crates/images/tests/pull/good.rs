@@ -270,10 +270,12 @@ async fn content_that_cannot_be_used_is_named() {
     let mut backed = vec![0; 4096];
     backed[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
     backed[15] = 200;
+    let mut sparse_extent = [0; 512];
+    sparse_extent[..5].copy_from_slice(b"KDMV\x01");
     type Files<'a> = &'a [(&'a str, &'a [u8])];
     let cases: [(Files<'_>, &str); 5] = [
         (&[("disk/a.qcow2", &backed)], "backing file"),
-        (&[("disk/a.img", b"KDMV and so on")], "VMDK"),
+        (&[("disk/a.img", &sparse_extent)], "vmdk"),
         (&[("etc/passwd", b"")], "no disk"),
         (
             &[("disk/a.img", b"1"), ("disk/b.img", b"2")],

@@ -4,13 +4,13 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use disk::DiskFuture;
-use uring::Ring;
+use crate::ring::Ring;
 
-/// An operation that becomes a task of the thread's executor when its future is dropped, so that what it holds is let go when it
-/// is over, and not before. Where there is no executor (any more), nothing is in flight either.
+/// An operation on its way.
+type Running<T> = Pin<Box<dyn Future<Output = T>>>;
+
 struct Kept<T: 'static> {
-    running: Option<DiskFuture<'static, T>>,
+    running: Option<Running<T>>,
     polled: bool,
 }
 
@@ -39,8 +39,10 @@ impl<T: 'static> Drop for Kept<T> {
     }
 }
 
-/// `operation`, to its end once it was polled.
-pub(super) fn kept<T: 'static>(operation: impl Future<Output = T> + 'static) -> DiskFuture<'static, T> {
+/// `operation`, which goes on as a task of the thread's executor when its future is dropped after the first poll, so that what it
+/// holds is let go when it is over, and not before. Where there is no executor (any more) it is cut off: what it held is let go,
+/// and nothing of it is in flight.
+pub fn kept<T: 'static>(operation: impl Future<Output = T> + 'static) -> Pin<Box<dyn Future<Output = T>>> {
     Box::pin(Kept {
         running: Some(Box::pin(operation)),
         polled: false,
