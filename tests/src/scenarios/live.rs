@@ -34,7 +34,10 @@ async fn has(guest: &mut Guest, device: &str, there: bool) -> anyhow::Result<()>
              [ {test} /sys/block/{device} ] && echo as-wanted || busybox ls /sys/block"
         ))
         .await?;
-    ensure!(seen == "as-wanted", "{device} is to be there: {there}; there are: {seen}");
+    ensure!(
+        seen == "as-wanted",
+        "{device} is to be there: {there}; there are: {seen}"
+    );
     Ok(())
 }
 
