@@ -64,9 +64,9 @@ pub(super) async fn disks_change_under_fio(daemon: &mut Daemon) -> anyhow::Resul
         .await?;
     // Until it is told to end, fio writes all of its file anew and reads it back.
     let load = format!(
-        "(while [ ! -e /tmp/enough ]; do /usr/bin/fio --thread --name=live --directory=/root --size={FIO_MIB}m --rw=randwrite \
+        "((while [ ! -e /tmp/enough ]; do /usr/bin/fio --thread --name=live --directory=/root --size={FIO_MIB}m --rw=randwrite \
          --bsrange=4k-64k --ioengine=libaio --iodepth=16 --direct=1 --verify=crc32c --verify_fatal=1 --output=/tmp/fio || break; \
-         echo round >> /tmp/rounds; done; busybox touch /tmp/ended) > /tmp/load 2>&1 &"
+         echo round >> /tmp/rounds; done; busybox touch /tmp/ended) > /tmp/load 2>&1 &)"
     );
     guest.run(&load).await?;
     let client = &daemon.client;
