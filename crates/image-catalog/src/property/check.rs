@@ -137,7 +137,14 @@ fn check_scsi(written: &BTreeMap<String, String>, faults: &mut Faults) {
 
 /// The command line is defined for Amazon images alone.
 fn check_command_line(written: &BTreeMap<String, String>, disk_format: Option<DiskFormat>, faults: &mut Faults) {
-    if written.contains_key("os_command_line") && !disk_format.is_some_and(DiskFormat::is_amazon) {
+    let Some(line) = written.get("os_command_line") else {
+        return;
+    };
+    if !line.bytes().all(|b| b == b' ' || b.is_ascii_graphic()) {
+        let message = "only printable ASCII and spaces, as kernels take them";
+        faults.add(FaultCode::PropertyValueInvalid, "properties.os_command_line", message);
+    }
+    if !disk_format.is_some_and(DiskFormat::is_amazon) {
         let is = disk_format.map_or("not said", DiskFormat::as_str);
         faults.add(
             FaultCode::PropertiesConflict,

@@ -73,6 +73,12 @@ fn a_command_line_is_for_amazon_images_s17_19() {
 }
 
 #[test]
+fn a_command_line_is_ascii() {
+    let (faults, _) = check(&[("os_command_line", "root=/dev/vdä")], DiskFormat::Ami);
+    assert_eq!(codes(&faults), ["property_value_invalid"]);
+}
+
+#[test]
 fn numa_nodes_are_counted_and_share_no_cpu() {
     let fine = [
         ("hw_numa_nodes", "2"),
