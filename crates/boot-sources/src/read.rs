@@ -199,7 +199,7 @@ fn read_text(path: &Path, text: &str, problems: &mut Vec<FileProblem>) -> Vec<Wr
         let line = line_of(text, key.span().start);
         match (key.get_ref().as_ref(), value.get_ref()) {
             ("boot_source", DeValue::Array(entries)) => {
-                for entry in entries.iter() {
+                for entry in entries {
                     let line = line_of(text, entry.span().start);
                     match entry.get_ref() {
                         DeValue::Table(table) => all.push(read_table(path, text, (table, line), problems)),

@@ -97,29 +97,27 @@ impl SourceRef {
 }
 
 fn check_companions(wish: &SourceWish, field: &str, problems: &mut Problems) {
+    let field_of = |name: &str| format!("{field}.{name}");
     match wish.pull_method.as_deref() {
-        None => {}
-        Some(_) if wish.registry.is_none() => {
-            problems.add(format!("{field}.pull_method"), "only beside registry");
-        }
-        Some("pod") => {}
+        Some(_) if wish.registry.is_none() => problems.add(field_of("pull_method"), "only beside registry"),
+        None | Some("pod") => {}
         Some("node") => {
             let message = "node takes images from a container engine's cache, which Karat does not use; leave it out";
-            problems.add(format!("{field}.pull_method"), message);
+            problems.add(field_of("pull_method"), message);
         }
-        Some(_) => problems.add(format!("{field}.pull_method"), "take pod, or leave it out"),
+        Some(_) => problems.add(field_of("pull_method"), "take pod, or leave it out"),
     }
     match &wish.checksums {
         None => {}
-        Some(_) if wish.url.is_none() => problems.add(format!("{field}.checksums"), "only beside url"),
-        Some(url) => check_url(&format!("{field}.checksums"), url, problems),
+        Some(_) if wish.url.is_none() => problems.add(field_of("checksums"), "only beside url"),
+        Some(url) => check_url(&field_of("checksums"), url, problems),
     }
     match &wish.checksums_signature {
         None => {}
         Some(_) if wish.checksums.is_none() => {
-            problems.add(format!("{field}.checksums_signature"), "only beside checksums");
+            problems.add(field_of("checksums_signature"), "only beside checksums");
         }
-        Some(url) => check_url(&format!("{field}.checksums_signature"), url, problems),
+        Some(url) => check_url(&field_of("checksums_signature"), url, problems),
     }
 }
 

@@ -57,6 +57,7 @@
 
 mod architecture;
 mod fault;
+mod field_rules;
 mod format;
 mod hints;
 mod metadef;

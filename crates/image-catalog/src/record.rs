@@ -8,7 +8,11 @@ use serde::{Deserialize, Serialize};
 use spec::Name;
 
 use crate::architecture::Architecture;
-use crate::fault::{FaultCode, Faults, Note};
+use crate::fault::{Faults, Note};
+use crate::field_rules::{
+    check_amazon, check_architecture, check_container_format, check_disk_format, check_minimum, check_name, check_tags,
+    check_text, check_visibility,
+};
 use crate::format::{ContainerFormat, DiskFormat, Visibility};
 use crate::property::{Properties, check_properties};
 
@@ -275,118 +279,6 @@ fn edit_architecture(wish: &mut ImageWish, edit: &ImageEdit) {
         }
     } else if let Some(property) = property {
         wish.architecture.clone_from(property);
-    }
-}
-
-fn check_name(text: &str, faults: &mut Faults) -> Option<Name> {
-    text.parse()
-        .map_err(|error| faults.add(FaultCode::NameInvalid, "name", error))
-        .ok()
-}
-
-fn check_text(field: &str, text: &str, faults: &mut Faults) {
-    if text.len() > TEXT_MAX {
-        let message = format!("{} bytes; take at most {TEXT_MAX}", text.len());
-        faults.add(FaultCode::TextTooLong, field, message);
-    }
-    if text.chars().any(char::is_control) {
-        faults.add(FaultCode::TextInvalid, field, "control characters are not taken");
-    }
-}
-
-/// `text` as one of several words; a fault that lists them otherwise.
-fn check_word<T>(
-    (field, code): (&str, FaultCode),
-    text: Option<&String>,
-    of: fn(&str) -> Option<T>,
-    texts: &[&str],
-    faults: &mut Faults,
-) -> Option<T> {
-    let text = text?;
-    let value = of(text);
-    if value.is_none() {
-        let start: String = text.chars().take(40).collect();
-        faults.add(code, field, format!("{start:?}; take one of {}", texts.join(", ")));
-    }
-    value
-}
-
-fn check_disk_format(wish: &ImageWish, faults: &mut Faults) -> Option<DiskFormat> {
-    let field = ("disk_format", FaultCode::DiskFormatUnknown);
-    check_word(
-        field,
-        wish.disk_format.as_ref(),
-        DiskFormat::of,
-        DiskFormat::TEXTS,
-        faults,
-    )
-}
-
-fn check_container_format(wish: &ImageWish, faults: &mut Faults) -> Option<ContainerFormat> {
-    let field = ("container_format", FaultCode::ContainerFormatUnknown);
-    let text = wish.container_format.as_ref();
-    check_word(field, text, ContainerFormat::of, ContainerFormat::TEXTS, faults)
-}
-
-/// An Amazon format is both or neither, and the same in both.
-fn check_amazon(disk: Option<DiskFormat>, container: Option<ContainerFormat>, faults: &mut Faults) {
-    let (Some(disk), Some(container)) = (disk, container) else {
-        return;
-    };
-    if (disk.is_amazon() || container.is_amazon()) && disk.as_str() != container.as_str() {
-        let message = format!("{container} around {disk}; aki, ari and ami go with themselves only");
-        faults.add(FaultCode::FormatsConflict, "container_format", message);
-    }
-}
-
-fn check_architecture(wish: &ImageWish, faults: &mut Faults) -> Option<Architecture> {
-    let property = wish.properties.get("architecture");
-    let Some(text) = wish.architecture.as_ref() else {
-        // A wrong one is told where properties are checked.
-        return property.and_then(|text| Architecture::of(text));
-    };
-    let value = Architecture::of(text);
-    if value.is_none() {
-        let start: String = text.chars().take(40).collect();
-        let message = match Architecture::meant_by(text) {
-            Some(meant) => format!("{start:?}; write {meant}"),
-            None => format!("{start:?}; take one of {}", Architecture::TEXTS.join(", ")),
-        };
-        faults.add(FaultCode::ArchitectureUnknown, "architecture", message);
-    } else if property.is_some_and(|property| property != text) {
-        let message = format!("differs from the field architecture, {text}; leave one of them out");
-        faults.add(FaultCode::PropertiesConflict, "properties.architecture", message);
-    }
-    value
-}
-
-fn check_minimum(field: &str, value: u64, faults: &mut Faults) -> u32 {
-    match u32::try_from(value) {
-        Ok(value) if value <= MINIMUM_MAX => value,
-        _ => {
-            let message = format!("{value}; take 0 for no minimum, up to {MINIMUM_MAX}");
-            faults.add(FaultCode::NumberOutOfRange, field, message);
-            0
-        }
-    }
-}
-
-fn check_visibility(wish: &ImageWish, faults: &mut Faults) -> Visibility {
-    let field = ("visibility", FaultCode::VisibilityUnknown);
-    let text = wish.visibility.as_ref();
-    check_word(field, text, Visibility::of, Visibility::TEXTS, faults).unwrap_or(Visibility::Shared)
-}
-
-fn check_tags(tags: &BTreeSet<String>, faults: &mut Faults) {
-    if tags.len() > TAGS_MAX {
-        let message = format!("{} of them; an image has at most {TAGS_MAX}", tags.len());
-        faults.add(FaultCode::TooManyTags, "tags", message);
-    }
-    for (index, tag) in tags.iter().enumerate() {
-        if tag.is_empty() || tag.len() > TAG_MAX || tag.chars().any(char::is_control) {
-            let message = format!("take 1 to {TAG_MAX} bytes without control characters");
-            faults.add(FaultCode::TagInvalid, format!("tags[{index}]"), message);
-        }
     }
 }
 
