@@ -7,6 +7,7 @@
 //!   begin with `hw_` or `os_`, since they look as if they meant something. `os_glance_…` is refused: the service writes it.
 //! - [`machine_hints`] turns properties into wishes for a machine, and into a [`Condition`] for each that can not be fulfilled.
 //! - [`ImageState`] has the table of what is allowed when; [`SavedState`] is its stored form.
+//! - [`Placement`] is in which stores an image is, and what becomes of one that fails.
 //! - [`Catalogue`] holds the metadata definitions.
 //!
 //! # Codes
@@ -39,6 +40,12 @@
 //! Of a state ([`NotAllowed`], [`SavedStateError`]): `image_state_conflict`, `image_state_version_unknown`,
 //! `image_state_damaged`.
 //!
+//! Of a machine that is too small ([`Shortfall`]) and of deletion ([`Protected`]): `image_min_disk`, `image_min_ram`,
+//! `image_protected`.
+//!
+//! Of stores ([`PlacementError`]): `store_unknown`, `store_missing`, `store_twice`, `store_has_image`,
+//! `image_not_in_default_store`, `image_copy_in_progress`, `image_last_copy`, `image_not_in_store`.
+//!
 //! Of the catalogue ([`MetadefError`], [`FileProblem`]): `metadef_invalid`, `metadef_exists`, `metadef_unknown`,
 //! `metadef_protected`, `metadef_limit`, `metadef_file_invalid`.
 //!
@@ -56,11 +63,15 @@
 //! | `video_not_available`, `rng_not_available`, `watchdog_not_available`, `guest_agent_not_available`, `numa_not_available`, `topology_not_available`, `page_size_not_available`, `pinning_not_available`, `machine_type_not_available`, `ramdisk_without_kernel`, `windows_not_tuned`, `other_hypervisor` | not applied |
 
 mod architecture;
+mod demands;
 mod fault;
 mod field_rules;
 mod format;
 mod hints;
 mod metadef;
+mod placement;
+#[cfg(test)]
+mod placement_tests;
 mod property;
 mod record;
 #[cfg(test)]
@@ -69,6 +80,7 @@ mod saved;
 mod state;
 
 pub use architecture::Architecture;
+pub use demands::{Protected, Resource, Shortfall};
 pub use fault::{Fault, FaultCode, Faults, Note};
 pub use format::{ContainerFormat, DiskFormat, Handling, ImageId, Viewer, Visibility};
 pub use hints::{
@@ -80,6 +92,7 @@ pub use metadef::{
     MetadefError, MetadefObject, MetadefOperation, MetadefProperty, MetadefTag, MetadefType, NAMESPACES_MAX, Namespace,
     Policy, RESOURCE_TYPES, Role, Verdict,
 };
+pub use placement::{Placed, Placement, PlacementError, StoreWish, Stores};
 pub use property::{
     AppliesTo, KEY_MAX, KeySpec, Origin, PROPERTIES_MAX, Properties, PropertyUse, RESERVED_PREFIX, TOTAL_MAX,
     VALUE_MAX, ValueRule, check_properties, find_key, known_keys,
