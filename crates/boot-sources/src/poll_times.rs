@@ -75,6 +75,17 @@ mod tests {
         assert_eq!(times("debian-12", "@daily", 0).offset(), SignedDuration::ZERO);
     }
 
+    #[test]
+    fn between_slot_and_offset_the_poll_is_yet_to_come() {
+        let times = times("debian-12", "@daily", 600);
+        let slot: Timestamp = "2026-11-22T00:00:00Z".parse().unwrap();
+        assert!(times.offset() > SignedDuration::from_secs(1));
+        assert_eq!(
+            times.next_after(slot + SignedDuration::from_secs(1)),
+            Some(slot + times.offset())
+        );
+    }
+
     proptest! {
         #[test]
         fn polls_are_late_by_no_more_than_the_jitter(
@@ -89,6 +100,9 @@ mod tests {
             let slot = first - times.offset();
             let fits = schedule.next_after(slot - SignedDuration::from_secs(1)) == Some(slot);
             prop_assert!(fits);
+            // None is left out on the way there.
+            let before = first - SignedDuration::from_secs(1);
+            prop_assert_eq!(times.next_after(before), Some(first));
             let offset = times.offset().as_secs();
             prop_assert!((0..=i64::from(jitter.min(JITTER_MAX_S))).contains(&offset));
             // Never into the next slot.
