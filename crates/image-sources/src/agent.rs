@@ -10,12 +10,14 @@ use reqwest::header::{
 use reqwest::{Method, Response, StatusCode};
 use url::Url;
 
-use crate::error::{SourceError, find};
+use crate::chain::find;
+use crate::error::SourceError;
 use crate::limits::Limits;
 use crate::login::Login;
 use crate::policy::{AddressPolicy, Refusal};
 use crate::resolve::{Guard, Lookup, SystemLookup, Unresolved};
-use crate::tls::{self, TlsFault};
+use crate::tls;
+use crate::tls_fault::TlsFault;
 
 const USER_AGENT: &str = concat!("karat/", env!("CARGO_PKG_VERSION"));
 /// How much of a failing answer is read for its explanation, bytes.
@@ -183,11 +185,12 @@ impl Agent {
         };
         let location = location.to_str().ok().and_then(|text| url.join(text).ok());
         let mut next = location.ok_or_else(|| wrong("to what is no URL".to_owned()))?;
-        // A redirect brings no credentials of its own.
-        let stripped = next.set_username("").and_then(|()| next.set_password(None));
-        if stripped.is_err() || !self.policy.may_follow(url, &next) {
+        // A redirect brings no credentials of its own. Where there can be none, the policy knows no such scheme either.
+        let _ = next.set_username("");
+        let _ = next.set_password(None);
+        if !self.policy.may_follow(url, &next) {
             return Err(wrong(format!(
-                "from https to {}, which may not be followed",
+                "from https to {}; if that is meant, set redirect_to_plain_http",
                 shown(&next)
             )));
         }

@@ -1,15 +1,12 @@
 //! Why bytes do not come.
 
-use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::chain::{Cause, find};
 use crate::policy::Refusal;
-use crate::tls::TlsFault;
-
-/// A cause whose type does not matter to callers.
-pub(crate) type Cause = Box<dyn Error + Send + Sync>;
+use crate::tls_fault::TlsFault;
 
 /// Why a source cannot be read. URLs in it are without user names, passwords and queries, which may hold secrets.
 #[derive(Debug, thiserror::Error)]
@@ -86,7 +83,7 @@ pub enum SourceError {
         source: Option<Cause>,
     },
     /// Credentials are missing, wrong, or not enough.
-    #[error("{url} refuses access (status {status}{}); check the source's credentials", Detail(.detail))]
+    #[error("expected status code 200 from {url}, got {status}{}: it refuses access; check the source's credentials", Detail(.detail))]
     Unauthorized {
         /// The URL.
         url: String,
@@ -96,7 +93,7 @@ pub enum SourceError {
         detail: Option<String>,
     },
     /// There is nothing there.
-    #[error("{url} does not exist (status {status}{}); check the spelling", Detail(.detail))]
+    #[error("expected status code 200 from {url}, got {status}{}: it does not exist; check the spelling", Detail(.detail))]
     NotFound {
         /// The URL.
         url: String,
@@ -285,21 +282,4 @@ impl SourceError {
             source,
         }
     }
-}
-
-/// The first error of type `T` among `error` and its sources.
-pub(crate) fn find<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(found) = error.downcast_ref::<T>() {
-            return Some(found);
-        }
-        // An I/O error made from another error passes that one over when asked for its source.
-        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        next = match inner {
-            Some(inner) => Some(inner),
-            None => error.source(),
-        };
-    }
-    None
 }

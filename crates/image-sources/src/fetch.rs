@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use reqwest::header::CONTENT_RANGE;
+use reqwest::header::{CONTENT_RANGE, TRANSFER_ENCODING};
 use reqwest::{Method, Response, StatusCode};
 use tokio::time::Instant;
 use url::Url;
@@ -238,6 +238,8 @@ impl Fetch {
         };
         Ok(Body {
             meter: RateMeter::new(&self.agent.limits),
+            // Without a stated length, an end that is seen at all was marked as such, or comes with a drop.
+            end_is_marked: left.is_none() && headers.contains_key(TRANSFER_ENCODING),
             response,
             left,
             slow: false,
@@ -320,6 +322,9 @@ impl Fetch {
                     self.progress.set_total(Some(self.offset));
                     return Ok(None);
                 }
+                Ok(None) if body.end_is_marked => {
+                    return Err(self.wrong_length(length.unwrap_or(self.offset), self.offset.to_string()));
+                }
                 Ok(None) => self.broke_off(None),
                 Err(Broken::Slow(problem)) => SourceError::TooSlow {
                     url: self.target.shown(),
@@ -377,6 +382,7 @@ struct Body {
     response: Response,
     /// Bytes it has still to bring; none if it was not stated.
     left: Option<u64>,
+    end_is_marked: bool,
     meter: RateMeter,
     slow: bool,
 }

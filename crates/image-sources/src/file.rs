@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
@@ -20,6 +21,8 @@ use crate::opened::{Opened, Progress};
 const PIECE: usize = 256 << 10;
 /// Pieces read ahead of the consumer.
 const PIECES_AHEAD: usize = 2;
+/// Writes closer together than this may leave a file with the same date: two ticks of the slowest kernel clock.
+const DATE_STEP: Duration = Duration::from_millis(20);
 /// Tries when directories are renamed while a path is followed (`EAGAIN` of `openat2`).
 const FOLLOW_TRIES: u32 = 16;
 
@@ -116,9 +119,10 @@ fn check_regular(file: &File, path: &Path) -> Result<Identity, SourceError> {
     Ok(Identity {
         length_bytes: Some(metadata.len()),
         etag: Some(format!(
-            "\"{:x}-{:x}-{:x}.{:09}\"",
+            "\"{:x}-{:x}-{:x}-{:x}.{:09}\"",
             metadata.dev(),
             metadata.ino(),
+            metadata.len(),
             metadata.mtime(),
             metadata.mtime_nsec()
         )),
@@ -242,12 +246,21 @@ struct Reading {
 
 impl Reading {
     fn run(mut self, sender: &mpsc::Sender<Result<Option<Bytes>, SourceError>>) {
+        self.settle();
         loop {
             let piece = self.piece();
             let last = !matches!(piece, Ok(Some(_)));
             if sender.blocking_send(piece).is_err() || last {
                 return;
             }
+        }
+    }
+
+    /// Waits until whatever is written from now on gets another date than the one recorded.
+    fn settle(&self) {
+        let modified = self.file.metadata().and_then(|metadata| metadata.modified());
+        if modified.is_ok_and(|modified| modified.elapsed().is_ok_and(|age| age < DATE_STEP)) {
+            std::thread::sleep(DATE_STEP);
         }
     }
 

@@ -35,12 +35,14 @@
 //! A fetch that gave up after several tries has the code of the last one's failure.
 
 mod agent;
+mod chain;
 mod error;
 mod fetch;
 mod file;
 mod identity;
 mod limits;
 mod login;
+mod object;
 mod opened;
 mod pattern;
 mod policy;
@@ -51,6 +53,7 @@ mod source;
 mod special;
 mod target;
 mod tls;
+mod tls_fault;
 mod web;
 
 pub use agent::{Agent, AgentOptions};
@@ -66,5 +69,5 @@ pub use read::PieceReader;
 pub use resolve::{Lookup, SystemLookup};
 pub use s3::{BucketStyle, S3Key, S3Server, S3Source};
 pub use source::Source;
-pub use tls::TlsFault;
+pub use tls_fault::TlsFault;
 pub use web::WebSource;

@@ -252,7 +252,7 @@ impl AddressPolicy {
 
     /// Checks the step from one URL to the next of a redirect; that URL is checked by [`Self::check_url`] too.
     pub(crate) fn may_follow(&self, from: &Url, to: &Url) -> bool {
-        self.redirect_to_plain_http || from.scheme() == to.scheme() || to.scheme() == "https"
+        self.redirect_to_plain_http || from.scheme() != "https" || to.scheme() != "http"
     }
 }
 

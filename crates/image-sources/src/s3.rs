@@ -5,10 +5,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
-use reqwest::Method;
-use rusty_s3::actions::{GetObject, HeadObject, S3Action};
 use rusty_s3::{Bucket, Credentials, UrlStyle};
 use url::Url;
 
@@ -16,11 +13,10 @@ use crate::agent::{Agent, shown};
 use crate::error::SourceError;
 use crate::fetch;
 use crate::identity::Identity;
+use crate::object::Object;
 use crate::opened::Opened;
 use crate::target::Target;
 
-/// How long a signed URL is good for: it is used at once, but clocks differ (S3 tolerates 15 minutes).
-const SIGNED_FOR: Duration = Duration::from_secs(15 * 60);
 /// Longest key (S3 user guide, "object key names"), bytes.
 const KEY_MAX: usize = 1024;
 
@@ -69,45 +65,6 @@ pub struct S3Server {
 pub struct S3Source {
     agent: Agent,
     target: Arc<Target>,
-}
-
-/// Bucket, key and credentials.
-pub(crate) struct Object {
-    bucket: Bucket,
-    key: String,
-    version: Option<String>,
-    credentials: Option<Credentials>,
-}
-
-impl fmt::Debug for Object {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.shown())
-    }
-}
-
-impl Object {
-    pub(crate) fn sign(&self, method: &Method) -> Url {
-        let credentials = self.credentials.as_ref();
-        if *method == Method::HEAD {
-            let action = HeadObject::new(&self.bucket, credentials, &self.key);
-            sign(action, self.version.as_deref())
-        } else {
-            let action = GetObject::new(&self.bucket, credentials, &self.key);
-            sign(action, self.version.as_deref())
-        }
-    }
-
-    pub(crate) fn shown(&self) -> String {
-        let host = self.bucket.base_url().host_str().unwrap_or_default();
-        format!("s3://{}/{} ({host})", self.bucket.name(), self.key)
-    }
-}
-
-fn sign<'a>(mut action: impl S3Action<'a>, version: Option<&'a str>) -> Url {
-    if let Some(version) = version {
-        action.query_mut().insert("versionId", version);
-    }
-    action.sign(SIGNED_FOR)
 }
 
 impl S3Source {
@@ -202,6 +159,8 @@ fn check_name(bucket: &str, key: &str) -> Result<(), &'static str> {
 
 #[cfg(test)]
 mod tests {
+    use reqwest::Method;
+
     use super::*;
     use crate::agent::AgentOptions;
     use crate::policy::AddressPolicy;

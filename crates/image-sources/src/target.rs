@@ -5,7 +5,7 @@ use url::Url;
 
 use crate::agent::shown;
 use crate::login::Login;
-use crate::s3::Object;
+use crate::object::Object;
 
 /// What is fetched.
 #[derive(Debug)]
