@@ -36,6 +36,32 @@ fn free_port() -> u16 {
     listener.local_addr().unwrap().port()
 }
 
+/// What every server has.
+const LOCATIONS: &str = "location / { root www; }
+    location /private/ { root www; auth_basic 'images'; auth_basic_user_file passwords; }
+    location /whole/ { alias www/; max_ranges 0; }
+    location /unsure/ { alias www/; etag off; add_header Last-Modified ''; }
+";
+
+fn configuration(servers: &str) -> String {
+    // As root it would serve as somebody else, who may not read the directory.
+    let user = if rustix::process::geteuid().is_root() {
+        "user root;"
+    } else {
+        ""
+    };
+    format!(
+        "{user} daemon off; pid pid; error_log error.log; worker_processes 1;
+        events {{ worker_connections 64; }}
+        http {{
+            log_format counted '$request_method $uri $status [$http_range] $body_bytes_sent';
+            access_log access.log counted;
+            client_body_temp_path t1; proxy_temp_path t2; fastcgi_temp_path t3; uwsgi_temp_path t4; scgi_temp_path t5;
+            {servers}
+        }}"
+    )
+}
+
 impl Nginx {
     /// Starts it, for `*.test`; none, and a line on stderr, where it is not installed.
     pub(crate) fn start() -> Option<Self> {
@@ -83,29 +109,8 @@ impl Nginx {
             server(tls_future, Some("future")),
             server(tls_wrong_name, Some("wrong")),
         ];
-        let locations = "location / { root www; }
-            location /private/ { root www; auth_basic 'images'; auth_basic_user_file passwords; }
-            location /moved/ { return 302 /; }
-            location /whole/ { alias www/; max_ranges 0; }
-            location /unsure/ { alias www/; etag off; add_header Last-Modified ''; }\n";
-        std::fs::write(path.join("locations"), locations).unwrap();
-        let user = if rustix::process::geteuid().is_root() {
-            "user root;"
-        } else {
-            ""
-        };
-        let configuration = format!(
-            "{user} daemon off; pid pid; error_log error.log; worker_processes 1;
-            events {{ worker_connections 64; }}
-            http {{
-                log_format counted '$request_method $uri $status [$http_range] $body_bytes_sent';
-                access_log access.log counted;
-                client_body_temp_path t1; proxy_temp_path t2; fastcgi_temp_path t3; uwsgi_temp_path t4; scgi_temp_path t5;
-                {}
-            }}",
-            servers.concat()
-        );
-        std::fs::write(path.join("conf"), configuration).unwrap();
+        std::fs::write(path.join("locations"), LOCATIONS).unwrap();
+        std::fs::write(path.join("conf"), configuration(&servers.concat())).unwrap();
         let process = Command::new(program)
             .args(["-p", path.to_str()?, "-c", "conf", "-e", "error.log"])
             .stdin(Stdio::null())
