@@ -78,11 +78,12 @@ pub(crate) async fn open(
 /// Asks what `target` is, without its bytes.
 pub(crate) async fn probe(agent: &Agent, target: &Target) -> Result<Identity, SourceError> {
     let mut patience = Patience::new(0);
+    let mut method = Method::HEAD;
     loop {
         patience.request();
         let question = Question {
-            method: Method::HEAD,
-            url: target.url(&Method::HEAD),
+            method: method.clone(),
+            url: target.url(&method),
             offset: 0,
             if_range: None,
             login: target.login(),
@@ -91,6 +92,11 @@ pub(crate) async fn probe(agent: &Agent, target: &Target) -> Result<Identity, So
             Ok(answer) => {
                 let headers = answer.response.headers();
                 return Ok(Identity::of_headers(headers, content_length(headers)));
+            }
+            // Some servers know no `HEAD`: then the body is begun and left.
+            Err(SourceError::Status { status: 405 | 501, .. }) if method == Method::HEAD => {
+                method = Method::GET;
+                continue;
             }
             Err(error) => error,
         };

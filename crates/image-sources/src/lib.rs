@@ -8,6 +8,25 @@
 //! Who may be asked is said by an [`AddressPolicy`]. It holds for URLs, for each redirect, and for the addresses that names turn
 //! out to have. Local files lie below [`FileRoots`].
 //!
+//! ```no_run
+//! # async fn fetch() -> Result<(), Box<dyn std::error::Error>> {
+//! use image_sources::{Agent, AgentOptions, Source, WebSource};
+//!
+//! let agent = Agent::new(AgentOptions::default())?; // one for all sources that share policy and authorities
+//! let source = Source::Web(WebSource::new(&agent, "https://mirror.example.org/debian-12.qcow2", None)?);
+//! let opened = source.open().await?;
+//! let (identity, progress) = (opened.identity().clone(), opened.progress());
+//! let mut read = opened.into_read(&tokio::runtime::Handle::current(), 1 << 20);
+//! tokio::task::spawn_blocking(move || std::io::copy(&mut read, &mut std::io::sink())).await??;
+//! assert_eq!(Some(progress.fetched_bytes()), progress.total_bytes());
+//! // Another day: is there anything new?
+//! println!("{:?}", identity.compare(&source.probe().await?));
+//! # Ok(()) }
+//! ```
+//!
+//! Bytes come as the server sends them: a `Content-Encoding`, which is not asked for, is not undone (servers of `.gz` files state
+//! one for what is in fact the file).
+//!
 //! Errors carry a code that does not change ([`SourceError::code`]):
 //!
 //! | code | meaning |

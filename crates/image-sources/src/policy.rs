@@ -20,6 +20,8 @@ use crate::special;
 /// Beyond these lists, loopback, link-local, multicast, reserved and metadata-service addresses are refused unless an entry of
 /// `allowed_networks` names them *by itself*, as `127.0.0.0/8` or `169.254.10.1`: `0.0.0.0/0` does not. Private networks are
 /// allowed.
+///
+/// An object store is judged by the URL of its endpoint, so `s3` is no scheme here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AddressPolicy {

@@ -385,6 +385,23 @@ async fn a_blocking_reader_gets_the_same() {
 }
 
 #[tokio::test]
+async fn a_handshake_that_does_not_come() {
+    let quick = Limits {
+        connect_timeout_ms: 200,
+        tries_max: 2,
+        ..limits()
+    };
+    // The kernel takes the connections; nobody ever reads or writes.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://mirror.test:{}/", silent.local_addr().unwrap().port());
+    let begun = Instant::now();
+    let (code, text) = failure(&web(&agent_with(quick), &url)).await;
+    assert_eq!(code, "too_slow");
+    assert!(text.contains("not made in time"), "{text}");
+    assert!(begun.elapsed() < Duration::from_secs(3));
+}
+
+#[tokio::test]
 async fn nobody_there() {
     // Bound and closed again: nobody listens.
     let port = std::net::TcpListener::bind("127.0.0.1:0")
@@ -414,5 +431,19 @@ async fn a_poll_asks_for_the_head_alone() {
             .seen()
             .iter()
             .all(|seen| seen.request.method == "HEAD" && seen.sent() == 0)
+    );
+}
+
+#[tokio::test]
+async fn a_poll_of_a_server_that_knows_no_head() {
+    let server = Faulty::start(|_, request| match request.method.as_str() {
+        "HEAD" => Reply::new(405, b""),
+        _ => object(request, &content(1000), "\"v1\""),
+    })
+    .await;
+    let identity = web(&agent(), &server.url("/")).probe().await.unwrap();
+    assert_eq!(
+        (identity.length_bytes, identity.etag.as_deref()),
+        (Some(1000), Some("\"v1\""))
     );
 }
