@@ -219,6 +219,21 @@ impl Inspector {
         self.stage.format()
     }
 
+    /// What an image is that was shown whole and is shorter than 64 KiB, so that [`Inspector::format_so_far`] does not know. An
+    /// archive has to be opened however small it is.
+    ///
+    /// # Errors
+    /// The image is refused.
+    pub fn judge_short(&mut self) -> Result<Format, Refusal> {
+        if self.position == 0 {
+            return Err(Refusal::Empty);
+        }
+        if matches!(self.stage, Stage::Head) {
+            self.advance()?;
+        }
+        self.stage.format().ok_or(Refusal::Empty)
+    }
+
     /// The partition table, once 64 KiB have passed.
     pub fn partitions_so_far(&self) -> Option<Partitions> {
         self.partitions
@@ -229,13 +244,8 @@ impl Inspector {
     /// # Errors
     /// The image is refused.
     pub fn finish(mut self) -> Result<Inspection, Refusal> {
-        if self.position == 0 {
-            return Err(Refusal::Empty);
-        }
-        if matches!(self.stage, Stage::Head) {
-            self.advance()?;
-        }
-        if let (Some(format), Some((at, len))) = (self.stage.format(), self.missing()) {
+        let format = self.judge_short()?;
+        if let Some((at, len)) = self.missing() {
             return Err(Refusal::Truncated {
                 format,
                 needed_bytes: at.saturating_add(len as u64),

@@ -100,8 +100,12 @@ pub fn take(path: &Path, rules: &Rules) -> Result<Inspection, String> {
         ..rules.expected.clone()
     });
     inspector.feed(&start).map_err(|refusal| refusal.code().to_owned())?;
+    let format = match inspector.format_so_far() {
+        Some(format) => format,
+        None => inspector.judge_short().map_err(|refusal| refusal.code().to_owned())?,
+    };
     let rest = start.as_slice().chain(stream);
-    if inspector.format_so_far() != Some(Format::Packed(Packing::Tar)) {
+    if format != Format::Packed(Packing::Tar) {
         return push(start.len(), rest, inspector);
     }
     let ova_rules = OvaRules {
