@@ -1,4 +1,12 @@
 //! Every format as `qemu-img` makes it: told by content, small and large, pushed and with seeks; converted back to what it was.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::needless_pass_by_value,
+    reason = "a test fails by panicking, and says what it skips"
+)]
 
 mod support;
 

@@ -2,6 +2,14 @@
 //!
 //! The images are made here, most by changing one that `qemu-img` made. Another process of this test binary takes them one after
 //! the other and tells how much memory it came to need.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::needless_pass_by_value,
+    reason = "a test fails by panicking, and says what it skips"
+)]
 
 mod support;
 
@@ -234,6 +242,18 @@ fn archives(maker: &mut Maker) {
     let head = tar(&[ovf]);
     let bytes = [&head[..head.len() - 1024], link.as_bytes(), &[0; 1024]].concat();
     maker.add("link", "archive_link", "", bytes);
+    descriptions(maker, disk.1);
+    let mut name = tar::Header::new_gnu();
+    name.set_entry_type(tar::EntryType::GNULongName);
+    name.set_size(1 << 40);
+    name.set_cksum();
+    let bytes = [&head[..head.len() - 1024], name.as_bytes(), &[b'n'; 4096]].concat();
+    maker.add("long-name", "archive_damaged", "", bytes);
+}
+
+fn descriptions(maker: &mut Maker, disk: &[u8]) {
+    let ovf = ("a.ovf", OVF.as_bytes());
+    let disk = ("d.vmdk", disk);
     let two = OVF.replace("</DiskSection>", "<Disk fileRef=\"f\"/></DiskSection>");
     maker.add(
         "two-disks",
@@ -269,12 +289,6 @@ fn archives(maker: &mut Maker) {
         "",
         tar(&[("a.ovf", away.as_bytes()), disk]),
     );
-    let mut name = tar::Header::new_gnu();
-    name.set_entry_type(tar::EntryType::GNULongName);
-    name.set_size(1 << 40);
-    name.set_cksum();
-    let bytes = [&head[..head.len() - 1024], name.as_bytes(), &[b'n'; 4096]].concat();
-    maker.add("long-name", "archive_damaged", "", bytes);
 }
 
 fn rules(name: &str, claim: &str) -> Rules {

@@ -211,7 +211,7 @@ impl Conversion {
         let command = ["convert", "-p", "-f", driver]
             .iter()
             .chain(words)
-            .fold(ConfinedCommand::new(program, time), |command, word| command.arg(word))
+            .fold(ConfinedCommand::new(program, time), ConfinedCommand::arg)
             .arg(&self.source)
             .arg(&self.target)
             .read(&self.source)

@@ -26,7 +26,7 @@ pub(super) fn packing(start: &[u8]) -> Option<Packing> {
 
 pub(super) enum Member<R> {
     Plain(Source<R>),
-    Gzip(GzDecoder<Source<R>>),
+    Gzip(Box<GzDecoder<Source<R>>>),
     Bzip2(BzDecoder<Source<R>>),
     Xz(Box<Coder<Stream, R>>),
     Zstd(Box<Coder<Decoder<'static>, R>>),
@@ -52,7 +52,7 @@ impl<R: Read> Member<R> {
             source: error,
         };
         Ok(match packing {
-            Some(Packing::Gzip) => Self::Gzip(GzDecoder::new(source)),
+            Some(Packing::Gzip) => Self::Gzip(Box::new(GzDecoder::new(source))),
             Some(Packing::Bzip2) => Self::Bzip2(BzDecoder::new(source)),
             Some(Packing::Xz) => {
                 let decoder = Stream::new_stream_decoder(limit_bytes, 0).map_err(|error| no_decoder(error.into()))?;

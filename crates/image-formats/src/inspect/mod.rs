@@ -8,6 +8,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 
 use disk::probe::{Format, Packing};
 
+mod found;
 mod marks;
 mod partitions;
 mod qcow2;
@@ -18,9 +19,10 @@ mod vhd;
 mod vhdx;
 mod vmdk;
 
+use found::{Need, Settled};
 pub use partitions::Partitions;
 pub use refusal::{InspectError, Refusal};
-use stage::{HEAD_BYTES, Need, Settled, Stage};
+use stage::{HEAD_BYTES, Stage};
 pub use vmdk::{DESCRIPTION_MAX as VMDK_DESCRIPTION_MAX, Descriptor as VmdkDescriptor};
 
 /// How much of the end is kept, bytes: a VHD's footer is the last 512, a VMDK's begins 1024 before the end.
@@ -253,10 +255,13 @@ impl Inspector {
             });
         }
         let stage = std::mem::replace(&mut self.stage, Stage::Head);
-        let Stage::Settled(settled) = stage else {
+        let Stage::Settled(settled, vmdk) = stage else {
             return Err(Refusal::Empty);
         };
         let settled = self.judge_end(settled)?;
+        if let Some(header) = vmdk {
+            header.check_end(&self.tail)?;
+        }
         if settled.least_bytes > self.position {
             return Err(Refusal::Truncated {
                 format: settled.format,
@@ -284,9 +289,6 @@ impl Inspector {
             other if ends_as_vhd => return Err(Refusal::Polyglot(other, Format::Vhd)),
             _ => settled,
         };
-        if let Some(header) = &settled.vmdk {
-            header.check_end(&self.tail)?;
-        }
         // What was undecided at the start is decided now.
         stage::check_kind(settled.format, self.partitions, &self.expected)?;
         if settled.format == Format::Raw {
@@ -326,7 +328,7 @@ impl Inspector {
             }
             later => later.next(&std::mem::take(&mut self.window))?,
         };
-        if let Stage::Settled(settled) = &self.stage {
+        if let Stage::Settled(settled, _) = &self.stage {
             self.check_virtual(settled.virtual_size_bytes)?;
         }
         // The next window may begin within the head, or lie in it whole.

@@ -6,7 +6,7 @@ use disk_qcow2::meta::head::{Head, HeadError};
 use disk_qcow2::meta::header::{Header, HeaderError, incompatible};
 
 use super::Refusal;
-use super::stage::Settled;
+use super::found::Settled;
 
 /// Judges the start of an image.
 pub(super) fn judge(start: &[u8]) -> Result<Settled, Refusal> {
@@ -36,7 +36,6 @@ pub(super) fn judge(start: &[u8]) -> Result<Settled, Refusal> {
         format: Format::Qcow2,
         virtual_size_bytes: Some(header.size_bytes),
         least_bytes: l1_end.max(reftable_end),
-        vmdk: None,
     })
 }
 

@@ -8,32 +8,12 @@
 
 use disk::probe::{Format, Packing};
 
+use super::found::{Need, Settled};
 use super::partitions::{self, Partitions};
 use super::{Expectations, Refusal, Wrapping, marks, qcow2, vdi, vhd, vhdx, vmdk};
 
 /// How much of the beginning is judged first, bytes: everything up to a CD-ROM's mark, and the header extensions of a qcow2.
 pub(super) const HEAD_BYTES: usize = 64 << 10;
-
-/// A piece of the image that is waited for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Need {
-    /// Where, bytes.
-    pub(super) at: u64,
-    /// How long, bytes.
-    pub(super) len: usize,
-}
-
-/// What is known when no more than the end can change it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Settled {
-    pub(super) format: Format,
-    /// What its header says; `None` where the length decides.
-    pub(super) virtual_size_bytes: Option<u64>,
-    /// A whole image is at least this long, bytes.
-    pub(super) least_bytes: u64,
-    /// To be compared with the footer.
-    pub(super) vmdk: Option<vmdk::Header>,
-}
 
 /// What is waited for.
 #[derive(Debug)]
@@ -42,17 +22,22 @@ pub(super) enum Stage {
     Description(vmdk::Header),
     RegionTable,
     Metadata(vhdx::Regions),
-    Settled(Settled),
+    /// The header of a vmdk is kept, to be compared with the footer.
+    Settled(Settled, Option<vmdk::Header>),
 }
 
 impl Stage {
+    const fn settled(found: Settled) -> Self {
+        Self::Settled(found, None)
+    }
+
     pub(super) fn need(&self) -> Option<Need> {
         match self {
             Self::Head => Some(Need { at: 0, len: HEAD_BYTES }),
             Self::Description(header) => Some(header.description),
             Self::RegionTable => Some(vhdx::REGION_TABLE),
             Self::Metadata(regions) => Some(regions.metadata),
-            Self::Settled(_) => None,
+            Self::Settled(..) => None,
         }
     }
 
@@ -62,17 +47,17 @@ impl Stage {
             Self::Head => None,
             Self::Description(_) => Some(Format::Vmdk),
             Self::RegionTable | Self::Metadata(_) => Some(Format::Vhdx),
-            Self::Settled(settled) => Some(settled.format),
+            Self::Settled(settled, _) => Some(settled.format),
         }
     }
 
     /// The next stage of one whose bytes are there. Not for [`Stage::Head`].
     pub(super) fn next(self, bytes: &[u8]) -> Result<Self, Refusal> {
         match self {
-            Self::Description(header) => header.judge(bytes).map(Self::Settled),
+            Self::Description(header) => header.judge(bytes).map(|settled| Self::Settled(settled, Some(header))),
             Self::RegionTable => vhdx::regions(bytes).map(Self::Metadata),
-            Self::Metadata(regions) => vhdx::judge(regions, bytes).map(Self::Settled),
-            Self::Head | Self::Settled(_) => Ok(self),
+            Self::Metadata(regions) => Ok(Self::settled(vhdx::judge(regions, bytes)?)),
+            Self::Head | Self::Settled(..) => Ok(self),
         }
     }
 }
@@ -103,16 +88,15 @@ pub(super) fn judge_head(head: &[u8], expected: &Expectations) -> Result<Verdict
     }
     check_kind(format, partitions, expected)?;
     let stage = match format {
-        Format::Qcow2 => Stage::Settled(qcow2::judge(head)?),
+        Format::Qcow2 => Stage::settled(qcow2::judge(head)?),
         Format::Vmdk => Stage::Description(vmdk::Header::parse(head)?),
         Format::Vhdx => Stage::RegionTable,
-        Format::Vdi => Stage::Settled(vdi::judge(head)?),
-        Format::Vhd if vhd::begins_with_footer(head) => Stage::Settled(vhd::judge_start(head)?),
-        plain => Stage::Settled(Settled {
+        Format::Vdi => Stage::settled(vdi::judge(head)?),
+        Format::Vhd if vhd::begins_with_footer(head) => Stage::settled(vhd::judge_start(head)?),
+        plain => Stage::settled(Settled {
             format: plain,
             virtual_size_bytes: None,
             least_bytes: 0,
-            vmdk: None,
         }),
     };
     Ok(Verdict { stage, partitions })

@@ -3,7 +3,7 @@
 use disk::probe::Format;
 
 use super::Refusal;
-use super::stage::Settled;
+use super::found::Settled;
 use crate::fields::{array, le32, le64};
 
 /// Version 1.1, the only one in use since 2005.
@@ -45,6 +45,5 @@ fn parse(start: &[u8]) -> Option<Result<Settled, Refusal>> {
         format: Format::Vdi,
         virtual_size_bytes: Some(size_bytes),
         least_bytes: data_end.max(map_at.saturating_add(blocks * 4)),
-        vmdk: None,
     }))
 }

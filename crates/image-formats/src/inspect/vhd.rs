@@ -3,7 +3,7 @@
 use disk::probe::Format;
 
 use super::Refusal;
-use super::stage::Settled;
+use super::found::Settled;
 use crate::fields::{be32, be64};
 
 /// Length of the footer, bytes.
@@ -47,7 +47,6 @@ pub(super) fn judge_start(start: &[u8]) -> Result<Settled, Refusal> {
         format: Format::Vhd,
         virtual_size_bytes: Some(size_bytes),
         least_bytes: table_at.saturating_add(entries * 4).saturating_add(FOOTER_BYTES as u64),
-        vmdk: None,
     })
 }
 
@@ -82,7 +81,6 @@ pub(super) fn judge_end(end: &[u8], size_bytes: u64, settled: Option<Settled>) -
                 format: Format::Vhd,
                 virtual_size_bytes: Some(size),
                 least_bytes: size_bytes,
-                vmdk: None,
             })
         }
         (None, Some((DIFFERENCING, _))) => Err(Refusal::Parent(Format::Vhd)),

@@ -3,7 +3,7 @@
 use disk::probe::Format;
 
 use super::Refusal;
-use super::stage::{Need, Settled};
+use super::found::{Need, Settled};
 use crate::fields::{array, le16, le32, le64};
 
 /// The first region table (MS-VHDX §2.2.3).
@@ -100,7 +100,6 @@ pub(super) fn judge(regions: Regions, region: &[u8]) -> Result<Settled, Refusal>
         format: Format::Vhdx,
         virtual_size_bytes: Some(size_bytes),
         least_bytes: regions.end,
-        vmdk: None,
     })
 }
 

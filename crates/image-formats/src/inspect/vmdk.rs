@@ -7,7 +7,7 @@
 use disk::probe::Format;
 
 use super::Refusal;
-use super::stage::{Need, Settled};
+use super::found::{Need, Settled};
 use crate::fields::{array, le16, le64};
 
 /// Unit of everything the header counts, bytes.
@@ -22,8 +22,11 @@ const DIRECTORY_AT_END: u64 = u64::MAX;
 const CREATE_TYPES: [&str; 2] = ["monolithicSparse", "streamOptimized"];
 /// The footer, which is a header, begins this far before the end, bytes: it and the marker for the end follow.
 const FOOTER_FROM_END: usize = 1024;
-/// Where the header's field that a footer may change is, bytes: the place of the grain directory.
-const DIRECTORY_FIELD: std::ops::Range<usize> = 56..64;
+/// What a footer must have in common with the header, bytes: all up to the tables' places, and from the bytes that show a
+/// transfer as text on. Between are the places of the two grain directories, the overhead and a flag for a crash.
+const COMMON: [std::ops::Range<usize>; 2] = [0..48, 73..79];
+/// Where the place of the grain directory is told, bytes.
+const DIRECTORY_FIELD: usize = 56;
 /// Fields of the header that matter, bytes.
 const FIELDS_BYTES: usize = 79;
 /// Least and most sectors of a grain: 4 KiB to 128 MiB.
@@ -35,6 +38,7 @@ pub(super) struct Header {
     fields: [u8; FIELDS_BYTES],
     /// Size of the disk, bytes.
     size_bytes: u64,
+    grain_sectors: u64,
     /// Where its description is.
     pub(super) description: Need,
     directory_at: u64,
@@ -88,15 +92,17 @@ impl Header {
         Some(Ok(Self {
             fields: array(start, 0)?,
             size_bytes,
+            grain_sectors: grain,
             description,
-            directory_at: le64(start, 56)?,
+            directory_at: le64(start, DIRECTORY_FIELD)?,
         }))
     }
 
     /// Judges the image by its description.
-    pub(super) fn judge(self, description: &[u8]) -> Result<Settled, Refusal> {
+    pub(super) fn judge(&self, description: &[u8]) -> Result<Settled, Refusal> {
         let said = Descriptor::parse(description)?;
-        if said.sectors.checked_mul(SECTOR) != Some(self.size_bytes) {
+        // Some writers round the one, and not the other, to whole grains.
+        if said.sectors.abs_diff(self.size_bytes / SECTOR) >= self.grain_sectors {
             return Err(damaged(format!(
                 "its header tells {} sectors and its description {}",
                 self.size_bytes / SECTOR,
@@ -113,7 +119,6 @@ impl Header {
             format: Format::Vmdk,
             virtual_size_bytes: Some(self.size_bytes),
             least_bytes: directory.saturating_add(1).saturating_mul(SECTOR).max(description_end),
-            vmdk: Some(self),
         })
     }
 
@@ -132,9 +137,8 @@ impl Header {
             };
         };
         let same = |part: std::ops::Range<usize>| self.fields.get(part.clone()) == footer.get(part);
-        // The version and every field but the place of the directory.
-        let told = le64(footer, DIRECTORY_FIELD.start).is_some_and(|at| at != DIRECTORY_AT_END);
-        if told && same(0..DIRECTORY_FIELD.start) && same(DIRECTORY_FIELD.end..FIELDS_BYTES) {
+        let told = le64(footer, DIRECTORY_FIELD).is_some_and(|at| at != DIRECTORY_AT_END);
+        if told && COMMON.into_iter().all(same) {
             Ok(())
         } else if self.directory_at == DIRECTORY_AT_END || le16(footer, 4).is_some_and(|version| version <= 3) {
             Err(Refusal::Footer)
@@ -179,11 +183,10 @@ impl Descriptor {
         {
             let value = |(key, value): (&str, &str)| (key.trim().to_ascii_lowercase(), unquoted(value).to_owned());
             match line.split_once('=').map(value) {
-                Some((key, value)) if key == "createtype" => {
-                    if create_type.replace(value).is_some() {
-                        return Err(damaged("its description tells createType twice"));
-                    }
+                Some((key, _)) if key == "createtype" && create_type.is_some() => {
+                    return Err(damaged("its description tells createType twice"));
                 }
+                Some((key, value)) if key == "createtype" => create_type = Some(value),
                 Some((key, value)) if key == "parentcid" && !value.eq_ignore_ascii_case("ffffffff") => {
                     return Err(Refusal::Parent(Format::Vmdk));
                 }
