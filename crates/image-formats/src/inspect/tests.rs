@@ -183,6 +183,26 @@ fn packed_in_packed_is_refused_and_other_packings_are_not_taken() {
 }
 
 #[test]
+fn a_long_image_is_not_copied() {
+    let piece = vec![7; 8 << 20];
+    let mut inspector = Inspector::new(expected());
+    let began = std::time::Instant::now();
+    for _ in 0..100_000 {
+        inspector.feed(&piece).unwrap();
+    }
+    // Reading these 800 GiB once would take minutes.
+    assert!(
+        began.elapsed() < std::time::Duration::from_secs(20),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!(
+        inspector.finish().unwrap().virtual_size_bytes,
+        Some(100_000 * (8 << 20))
+    );
+}
+
+#[test]
 fn a_cut_qcow2_is_told() {
     let image = qcow2(1 << 30);
     assert_eq!(code(&image[..image.len() - (1 << 16)], &expected()), "truncated");
