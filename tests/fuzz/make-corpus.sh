@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes the seed corpus of the fuzz targets from images that qemu-img and qemu-io write. Small on purpose: it is committed.
-# Usage: tests/fuzz/make-corpus.sh   (needs qemu-img, qemu-io, python3)
+# Usage: tests/fuzz/make-corpus.sh   (needs qemu-img, qemu-io, python3, gzip, bzip2, xz, zstd)
 set -eu
 cd "$(dirname "$0")"
 rm -rf corpus
@@ -66,5 +66,45 @@ for name in sorted(os.listdir(work)):
         shift = 62 - (12 - 8)
         at = word & ((1 << shift) - 1)
         put("compressed", name, bytes([name == "zstd"]) + b[at:at + 512])
+PYTHON
+
+# Images of other formats, compressed streams, a vmdk's description, an OVA. Inputs of `inspector` and `decompress` begin with
+# the target's other arguments.
+mkdir -p corpus/inspector corpus/decompress corpus/vmdk_descriptor corpus/ovf
+for format in vmdk vpc vdi; do qemu-img create -q -f $format "$work/$format" 1M; done
+head -c 4096 /dev/zero | tr '\0' 'a' > "$work/data"
+qemu-img convert -q -f raw -O vmdk -o subformat=streamOptimized "$work/data" "$work/stream"
+python3 - "$work" corpus <<'PYTHON'
+import bz2, gzip, hashlib, io, lzma, os, struct, subprocess, sys, tarfile
+work, out = sys.argv[1:]
+def put(kind, name, data):
+    open(os.path.join(out, kind, name), "wb").write(data)
+def read(name):
+    return open(os.path.join(work, name), "rb").read()
+arguments = b"\xff\x0f\x01"
+for name in ("vmdk", "stream", "vpc", "vdi", "plain", "v2"):
+    put("inspector", name, arguments + read(name)[:20000].rstrip(b"\0") + b"\0" * 8)
+text = read("vmdk")[512:512 + 10240].rstrip(b"\0")
+put("vmdk_descriptor", "sparse", text)
+put("vmdk_descriptor", "parent", text + b'parentFileNameHint="x"\n')
+data = b"some data, " * 20
+zstd = subprocess.run(["zstd", "-q", "-c"], input=data, stdout=subprocess.PIPE, check=True).stdout
+for name, packed in (("gzip", gzip.compress(data, mtime=0)), ("bzip2", bz2.compress(data)), ("xz", lzma.compress(data)), ("zstd", zstd)):
+    put("decompress", name, b"\x07" + packed)
+    put("decompress", name + "-twice", b"\x07" + packed + packed)
+ovf = b"""<Envelope><References><File id="f" href="d.vmdk" size="4"/></References><DiskSection>
+<Disk fileRef="f" capacity="1" capacityAllocationUnits="byte * 2^20"/></DiskSection></Envelope>"""
+put("ovf", "description", ovf)
+mf = "".join("SHA256(%s)= %s\n" % (n, hashlib.sha256(b).hexdigest()) for n, b in (("a.ovf", ovf), ("d.vmdk", b"disk")))
+for name, order in (("plain", ("a.ovf", "d.vmdk")), ("signed", ("a.ovf", "a.mf", "d.vmdk")), ("last", ("a.ovf", "d.vmdk", "a.mf"))):
+    buffer = io.BytesIO()
+    tar = tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT)
+    for entry in order:
+        content = {"a.ovf": ovf, "a.mf": mf.encode(), "d.vmdk": b"disk"}[entry]
+        info = tarfile.TarInfo(entry)
+        info.size = len(content)
+        tar.addfile(info, io.BytesIO(content))
+    tar.close()
+    put("ovf", name, buffer.getvalue()[:4608])
 PYTHON
 du -sh corpus
