@@ -43,7 +43,7 @@ const SIGNATURE_MAX_CHARS: usize = 2048;
 pub const SIGNATURES_MAX: usize = 32;
 
 /// Why an image's signatures do not make it trusted.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum CosignError {
     /// The registry's answer is no signature manifest.
     #[error("the signature manifest of the image cannot be read ({problem})")]
@@ -55,7 +55,9 @@ pub enum CosignError {
     #[error("the image has no cosign signature: sign it (cosign sign --key), or change the policy for its source")]
     Unsigned,
     /// A payload's blob is not what the manifest says.
-    #[error("a signature's payload is not the blob that its manifest names: the registry is damaged or not to be trusted")]
+    #[error(
+        "a signature's payload is not the blob that its manifest names: the registry is damaged or not to be trusted"
+    )]
     PayloadDigest,
     /// No signature is by a trusted key.
     #[error("none of the image's {count} signatures is by a trusted key: check the keys in the policy, and who signed")]
@@ -186,7 +188,9 @@ impl SignatureManifest {
         let manifest: Manifest = json(manifest)?;
         let layer = |layer: Layer| {
             let signature = layer.annotations?.remove(SIGNATURE_ANNOTATION)?;
-            let payload_bytes = usize::try_from(layer.size).ok().filter(|&size| size <= PAYLOAD_MAX_BYTES)?;
+            let payload_bytes = usize::try_from(layer.size)
+                .ok()
+                .filter(|&size| size <= PAYLOAD_MAX_BYTES)?;
             if layer.media_type != PAYLOAD_MEDIA_TYPE || signature.len() > SIGNATURE_MAX_CHARS {
                 return None;
             }
@@ -197,7 +201,12 @@ impl SignatureManifest {
             })
         };
         Ok(Self {
-            layers: manifest.layers.into_iter().filter_map(layer).take(SIGNATURES_MAX).collect(),
+            layers: manifest
+                .layers
+                .into_iter()
+                .filter_map(layer)
+                .take(SIGNATURES_MAX)
+                .collect(),
         })
     }
 }
@@ -327,7 +336,9 @@ fn verifies(key: &PublicKey, payload: &[u8], signature: &[u8]) -> bool {
         // cosign knows no DSA.
         KeyKind::Dsa => &[],
     };
-    methods.iter().any(|&method| key.verifies_message(method, payload, signature, Padding::Pkcs1))
+    methods
+        .iter()
+        .any(|&method| key.verifies_message(method, payload, signature, Padding::Pkcs1))
 }
 
 fn shortened(text: &str) -> String {

@@ -134,7 +134,10 @@ impl Digests {
 impl fmt::Debug for Digests {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Digests")
-            .field("methods", &self.hashers.iter().map(|(method, _)| *method).collect::<Vec<_>>())
+            .field(
+                "methods",
+                &self.hashers.iter().map(|(method, _)| *method).collect::<Vec<_>>(),
+            )
             .field("size_bytes", &self.size_bytes)
             .finish()
     }
@@ -186,7 +189,7 @@ impl DigestSet {
 }
 
 /// Why bytes are not those that were pinned.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum DigestError {
     /// Other bytes.
     #[error(
@@ -249,7 +252,7 @@ impl Pinned {
 }
 
 /// The text is not a digest that can be pinned.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 #[error("digest {0:?} is not sha256: and 64, or sha512: and 128, lower-case hexadecimal digits")]
 pub struct BadPinned(pub String);
 
@@ -305,10 +308,12 @@ impl fmt::Debug for Pinned {
 /// Lower-case hexadecimal digits of `bytes`.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     use fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}"); // Writing to a String cannot fail.
-        text
-    })
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}"); // Writing to a String cannot fail.
+            text
+        })
 }
 
 /// The bytes that hexadecimal `digits` of either case stand for; at most those of the longest digest.
@@ -320,7 +325,11 @@ pub(crate) fn unhex(digits: &[u8]) -> Option<Vec<u8>> {
     if !rest.is_empty() {
         return None;
     }
-    let nibble = |digit: u8| char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok());
+    let nibble = |digit: u8| {
+        char::from(digit)
+            .to_digit(16)
+            .and_then(|value| u8::try_from(value).ok())
+    };
     pairs
         .iter()
         .map(|[high, low]| Some(nibble(*high)? << 4 | nibble(*low)?))
@@ -333,7 +342,10 @@ mod tests {
 
     /// `printf 'abc' | sha256sum`, and the same with the other tools (FIPS 180-4, examples).
     const ABC: [(HashMethod, &str); 4] = [
-        (HashMethod::Sha224, "23097d223405d8228642a477bda255b32aadbce4bda0b3f7e36c9da7"),
+        (
+            HashMethod::Sha224,
+            "23097d223405d8228642a477bda255b32aadbce4bda0b3f7e36c9da7",
+        ),
         (
             HashMethod::Sha256,
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
@@ -368,7 +380,9 @@ mod tests {
 
     #[test]
     fn long_pieces_are_the_same_as_short_ones() {
-        let bytes: Vec<u8> = (0..100_000_u32).map(|n| n.to_le_bytes()[0] ^ n.to_le_bytes()[1]).collect();
+        let bytes: Vec<u8> = (0..100_000_u32)
+            .map(|n| n.to_le_bytes()[0] ^ n.to_le_bytes()[1])
+            .collect();
         let mut long = Digests::sha256_sha512();
         long.update(&bytes);
         let mut short = Digests::sha256_sha512();

@@ -38,7 +38,7 @@ const PACKETS_MAX: usize = 32;
 const CLOCK_SKEW: Duration = Duration::from_mins(5);
 
 /// Why a signature does not make a document trusted.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum OpenPgpError {
     /// The document or the signature is larger than what is read.
     #[error("the {what} is {size_bytes} bytes, more than {max_bytes}: check its address")]
@@ -75,7 +75,9 @@ pub enum OpenPgpError {
         key: String,
     },
     /// The signature's hash has been broken.
-    #[error("the signature was made with {hash}, which proves nothing any more: the publisher has to sign with SHA-256 or stronger")]
+    #[error(
+        "the signature was made with {hash}, which proves nothing any more: the publisher has to sign with SHA-256 or stronger"
+    )]
     WeakHash {
         /// Its name.
         hash: String,
@@ -275,7 +277,9 @@ fn read_signatures(bytes: &[u8]) -> Result<Vec<Signature>, OpenPgpError> {
     signature_packets(PacketParser::new(bytes))
 }
 
-fn signature_packets(packets: impl Iterator<Item = pgp::errors::Result<Packet>>) -> Result<Vec<Signature>, OpenPgpError> {
+fn signature_packets(
+    packets: impl Iterator<Item = pgp::errors::Result<Packet>>,
+) -> Result<Vec<Signature>, OpenPgpError> {
     let mut signatures = Vec::new();
     for packet in packets.take(PACKETS_MAX) {
         match packet {
@@ -341,11 +345,13 @@ fn is_strong(hash: HashAlgorithm) -> bool {
 /// Number of a subpacket that must be understood and is not (RFC 9580 §5.2.3.7); notations are never understood here.
 fn unknown_critical(signature: &Signature) -> Option<u8> {
     let subpackets = signature.config()?.hashed_subpackets();
-    subpackets.filter(|subpacket| subpacket.is_critical).find_map(|subpacket| match &subpacket.data {
-        SubpacketData::Other(number, _) | SubpacketData::Experimental(number, _) => Some(*number),
-        SubpacketData::Notation(_) => Some(20),
-        _ => None,
-    })
+    subpackets
+        .filter(|subpacket| subpacket.is_critical)
+        .find_map(|subpacket| match &subpacket.data {
+            SubpacketData::Other(number, _) | SubpacketData::Experimental(number, _) => Some(*number),
+            SubpacketData::Notation(_) => Some(20),
+            _ => None,
+        })
 }
 
 /// Whether a time `after` `start` has come; no time, or zero, never comes (RFC 9580 §5.2.3.13, §5.2.3.18).
@@ -355,7 +361,17 @@ fn expired(start: SystemTime, after: Option<pgp::types::Duration>, now: SystemTi
 }
 
 fn issuer_of(signature: &Signature) -> String {
-    let fingerprint = signature.issuer_fingerprint().first().map(|fingerprint| format!("key {fingerprint:X}"));
-    let id = || signature.issuer_key_id().first().map(|id| format!("key {}", crate::digests::hex(id.as_ref()).to_uppercase()));
-    fingerprint.or_else(id).unwrap_or_else(|| "a key it does not name".to_owned())
+    let fingerprint = signature
+        .issuer_fingerprint()
+        .first()
+        .map(|fingerprint| format!("key {fingerprint:X}"));
+    let id = || {
+        signature
+            .issuer_key_id()
+            .first()
+            .map(|id| format!("key {}", crate::digests::hex(id.as_ref()).to_uppercase()))
+    };
+    fingerprint
+        .or_else(id)
+        .unwrap_or_else(|| "a key it does not name".to_owned())
 }

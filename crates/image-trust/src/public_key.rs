@@ -33,7 +33,7 @@ const P384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.34");
 const P521: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.35");
 
 /// Why a key cannot be used.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum KeyError {
     /// The text is not PEM of `PUBLIC KEY`, or the bytes in it are no key.
     #[error("the key cannot be read: it has to be PEM of PUBLIC KEY (openssl pkey -pubout)")]
@@ -147,7 +147,9 @@ impl PublicKey {
                 }
                 Ok(Self(Inner::Ed25519(key)))
             }
-            other => Err(KeyError::Unsupported { kind: other.to_string() }),
+            other => Err(KeyError::Unsupported {
+                kind: other.to_string(),
+            }),
         }
     }
 
@@ -183,7 +185,11 @@ impl PublicKey {
             P256 => p256::ecdsa::VerifyingKey::from_sec1_bytes(point).ok().map(Inner::P256),
             P384 => p384::ecdsa::VerifyingKey::from_sec1_bytes(point).ok().map(Inner::P384),
             P521 => p521::PublicKey::from_sec1_bytes(point).ok().map(Inner::P521),
-            other => return Err(KeyError::Unsupported { kind: other.to_string() }),
+            other => {
+                return Err(KeyError::Unsupported {
+                    kind: other.to_string(),
+                });
+            }
         };
         inner.map(Self).ok_or(KeyError::Malformed)
     }
@@ -272,7 +278,10 @@ fn rsa_verifies(key: &RsaPublicKey, method: HashMethod, digest: &[u8], signature
 
 /// Bits of a big-endian number.
 fn bits(number: &[u8]) -> usize {
-    let number = number.iter().position(|&byte| byte != 0).and_then(|at| number.get(at..));
+    let number = number
+        .iter()
+        .position(|&byte| byte != 0)
+        .and_then(|at| number.get(at..));
     number.map_or(0, |number| {
         let first = number.first().map_or(0, |byte| byte.leading_zeros() as usize);
         number.len() * 8 - first

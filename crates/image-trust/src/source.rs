@@ -15,7 +15,7 @@ const TEXT_MAX_BYTES: usize = 4096;
 const DOCKER_HUB: [&str; 3] = ["docker.io", "index.docker.io", "registry-1.docker.io"];
 
 /// Why a text names no source, and what to write instead.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 #[error("source {text:?}: {problem}")]
 pub struct BadSource {
     /// What was written, shortened to 300 characters.
@@ -101,7 +101,12 @@ fn url(text: &str, scheme: &str, rest: &str) -> Result<Source, BadSource> {
         "http" => ":80",
         "https" => ":443",
         "s3" | "file" => "",
-        _ => return Err(BadSource::of(text, "begins with none of http://, https://, s3://, file://")),
+        _ => {
+            return Err(BadSource::of(
+                text,
+                "begins with none of http://, https://, s3://, file://",
+            ));
+        }
     };
     let rest = rest.split(['?', '#']).next().unwrap_or_default();
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
@@ -180,7 +185,10 @@ fn registry(text: &str) -> Result<Source, BadSource> {
         false => path,
     };
     if path.contains('%') || path.split('/').any(|segment| matches!(segment, "" | "." | "..")) {
-        return Err(BadSource::of(text, "is no registry reference: write host/repository:tag"));
+        return Err(BadSource::of(
+            text,
+            "is no registry reference: write host/repository:tag",
+        ));
     }
     Ok(Source {
         scheme: String::new(),
@@ -228,20 +236,36 @@ impl Pattern {
         }
         let parts = url(text, &scheme.to_ascii_lowercase(), rest)?;
         if !rest.contains('/') {
-            return Err(BadSource::of(text, "has no path: write /* after the host for everything there"));
+            return Err(BadSource::of(
+                text,
+                "has no path: write /* after the host for everything there",
+            ));
         }
-        if parts.path.len() != rest.split_once('/').map_or(0, |(_, path)| path.trim_end_matches('/').len()) {
-            return Err(BadSource::of(text, "has dots or doubled slashes in its path: write the path they lead to"));
+        if parts.path.len()
+            != rest
+                .split_once('/')
+                .map_or(0, |(_, path)| path.trim_end_matches('/').len())
+        {
+            return Err(BadSource::of(
+                text,
+                "has dots or doubled slashes in its path: write the path they lead to",
+            ));
         }
         of(Some(parts))
     }
 
     fn registry(text: &str) -> Result<Source, BadSource> {
         let Some((host, path)) = text.split_once('/') else {
-            return Err(BadSource::of(text, "has no repository: write host/* for everything on a registry"));
+            return Err(BadSource::of(
+                text,
+                "has no repository: write host/* for everything on a registry",
+            ));
         };
         if path.contains(['@', ':', '%']) {
-            return Err(BadSource::of(text, "has a tag or digest: rules are for repositories, leave it out"));
+            return Err(BadSource::of(
+                text,
+                "has a tag or digest: rules are for repositories, leave it out",
+            ));
         }
         if !host.contains(['.', ':', '*']) && host != "localhost" {
             return Err(BadSource::of(
@@ -250,7 +274,10 @@ impl Pattern {
             ));
         }
         if path.is_empty() {
-            return Err(BadSource::of(text, "has no repository: write host/* for everything on a registry"));
+            return Err(BadSource::of(
+                text,
+                "has no repository: write host/* for everything on a registry",
+            ));
         }
         let host = host.to_ascii_lowercase();
         let hub = DOCKER_HUB.contains(&host.as_str());
@@ -258,7 +285,11 @@ impl Pattern {
         Ok(Source {
             scheme: String::new(),
             host: if hub { "docker.io".to_owned() } else { host },
-            path: if official { format!("library/{path}") } else { path.to_owned() },
+            path: if official {
+                format!("library/{path}")
+            } else {
+                path.to_owned()
+            },
         })
     }
 
@@ -309,7 +340,9 @@ fn glob(pattern: &str, text: &str) -> bool {
             }
         }
     }
-    pattern.get(p..).is_some_and(|rest| rest.iter().all(|&byte| byte == b'*'))
+    pattern
+        .get(p..)
+        .is_some_and(|rest| rest.iter().all(|&byte| byte == b'*'))
 }
 
 #[cfg(test)]

@@ -25,7 +25,10 @@ fn every_spelling_of_a_source_is_one() {
         ),
         ("http://host:8080/a", &["http://host:8080/a", "http://HOST:8080/a"]),
         ("https://host/", &["https://host", "https://host/", "https://host?x"]),
-        ("file:///srv/a", &["file:///srv/a", "file://localhost/srv/a", "file:///srv/../srv/a"]),
+        (
+            "file:///srv/a",
+            &["file:///srv/a", "file://localhost/srv/a", "file:///srv/../srv/a"],
+        ),
         ("s3://bucket/a/b", &["s3://bucket/a/b"]),
         (
             "docker.io/library/debian",
@@ -75,13 +78,41 @@ fn refuses_what_has_no_one_spelling() {
 fn patterns_reach_what_they_say() {
     let cases: [(&str, &[&str], &[&str]); 10] = [
         ("*", &["debian", "https://h/a", "file:///a"], &[]),
-        ("https://host/*", &["https://host/a/b", "https://host/"], &["http://host/a", "https://host.evil/a", "host/a"]),
-        ("https://host/a/*", &["https://host/a/b", "https://host/b/../a/c"], &["https://host/a/../b", "https://host/ab"]),
-        ("https://*.example.com/*", &["https://x.example.com/a"], &["https://evil/x.example.com/a", "https://example.com/a"]),
-        ("https://host/*.img", &["https://host/a/b.img"], &["https://host/a.img.sig"]),
-        ("reg.io/team/*", &["reg.io/team/a:1", "reg.io/team/a/b@sha256:00"], &["reg.io/teams/a", "reg.io:5000/team/a"]),
-        ("*/golden/*", &["reg.io/golden/a", "r:5000/golden/b"], &["reg.io/a/golden/b", "https://r/golden/b"]),
-        ("docker.io/debian", &["debian:12", "docker.io/library/debian"], &["docker.io/team/debian"]),
+        (
+            "https://host/*",
+            &["https://host/a/b", "https://host/"],
+            &["http://host/a", "https://host.evil/a", "host/a"],
+        ),
+        (
+            "https://host/a/*",
+            &["https://host/a/b", "https://host/b/../a/c"],
+            &["https://host/a/../b", "https://host/ab"],
+        ),
+        (
+            "https://*.example.com/*",
+            &["https://x.example.com/a"],
+            &["https://evil/x.example.com/a", "https://example.com/a"],
+        ),
+        (
+            "https://host/*.img",
+            &["https://host/a/b.img"],
+            &["https://host/a.img.sig"],
+        ),
+        (
+            "reg.io/team/*",
+            &["reg.io/team/a:1", "reg.io/team/a/b@sha256:00"],
+            &["reg.io/teams/a", "reg.io:5000/team/a"],
+        ),
+        (
+            "*/golden/*",
+            &["reg.io/golden/a", "r:5000/golden/b"],
+            &["reg.io/a/golden/b", "https://r/golden/b"],
+        ),
+        (
+            "docker.io/debian",
+            &["debian:12", "docker.io/library/debian"],
+            &["docker.io/team/debian"],
+        ),
         ("file:///srv/*", &["file:///srv/a"], &["file:///srv/../etc/a"]),
         ("upload://", &[], &["https://h/a", "debian"]),
     ];
@@ -89,10 +120,16 @@ fn patterns_reach_what_they_say() {
         let parsed = Pattern::parse(pattern).unwrap();
         assert_eq!(parsed.to_string(), pattern);
         for source in meant {
-            assert!(parsed.matches(&Source::parse(source).unwrap()), "{pattern} means {source}");
+            assert!(
+                parsed.matches(&Source::parse(source).unwrap()),
+                "{pattern} means {source}"
+            );
         }
         for source in not_meant {
-            assert!(!parsed.matches(&Source::parse(source).unwrap()), "{pattern} does not mean {source}");
+            assert!(
+                !parsed.matches(&Source::parse(source).unwrap()),
+                "{pattern} does not mean {source}"
+            );
         }
     }
     assert!(Pattern::parse("upload://").unwrap().matches(&Source::upload()));
@@ -141,5 +178,9 @@ fn knows_when_a_pattern_is_covered() {
 fn stars_cost_no_more_than_length_times_length() {
     let pattern = format!("https://host/{}b", "a*".repeat(1500));
     let source = format!("https://host/{}", "a".repeat(4000));
-    assert!(!Pattern::parse(&pattern).unwrap().matches(&Source::parse(&source).unwrap()));
+    assert!(
+        !Pattern::parse(&pattern)
+            .unwrap()
+            .matches(&Source::parse(&source).unwrap())
+    );
 }

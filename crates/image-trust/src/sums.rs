@@ -17,10 +17,12 @@ pub const SUMS_MAX_BYTES: usize = 1 << 20;
 const LINE_MAX_BYTES: usize = 128 + 16 + 2 * 4096;
 
 /// Why a sums file does not tell the digest of an image.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum SumsError {
     /// Longer than [`SUMS_MAX_BYTES`].
-    #[error("the sums file is {size_bytes} bytes, more than {SUMS_MAX_BYTES}: give the address of a list, not of an image")]
+    #[error(
+        "the sums file is {size_bytes} bytes, more than {SUMS_MAX_BYTES}: give the address of a list, not of an image"
+    )]
     TooLong {
         /// Its size.
         size_bytes: usize,
@@ -190,7 +192,10 @@ fn gnu(line: &[u8]) -> Option<(Pinned, &[u8])> {
 
 /// `SHA256 (name) = <hex>`; the name may hold parentheses, so the last `) = ` counts.
 fn bsd(line: &[u8]) -> Option<(Pinned, &[u8])> {
-    let methods = [(&b"SHA256 ("[..], HashMethod::Sha256), (&b"SHA512 ("[..], HashMethod::Sha512)];
+    let methods = [
+        (&b"SHA256 ("[..], HashMethod::Sha256),
+        (&b"SHA512 ("[..], HashMethod::Sha512),
+    ];
     let (method, rest) = methods
         .into_iter()
         .find_map(|(start, method)| Some((method, line.strip_prefix(start)?)))?;

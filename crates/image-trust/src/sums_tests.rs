@@ -19,13 +19,37 @@ fn every_documented_form_of_a_line() {
         (format!("{A}  disk.img\n"), "disk.img", Ok(format!("sha256:{A}"))),
         (format!("{A} *disk.img"), "disk.img", Ok(format!("sha256:{A}"))),
         (format!("{A}  disk.img\r\n"), "disk.img", Ok(format!("sha256:{A}"))),
-        (format!("\u{feff}{A}  disk.img\n"), "disk.img", Ok(format!("sha256:{A}"))),
-        (format!("{}  disk.img\n", A.to_uppercase()), "disk.img", Ok(format!("sha256:{A}"))),
+        (
+            format!("\u{feff}{A}  disk.img\n"),
+            "disk.img",
+            Ok(format!("sha256:{A}")),
+        ),
+        (
+            format!("{}  disk.img\n", A.to_uppercase()),
+            "disk.img",
+            Ok(format!("sha256:{A}")),
+        ),
         (format!("{A}  ./sub/disk.img\n"), "disk.img", Ok(format!("sha256:{A}"))),
-        (format!("SHA256 (disk.img) = {A}\n"), "disk.img", Ok(format!("sha256:{A}"))),
-        (format!("SHA256 (a (1) = b) = {A}\n"), "a (1) = b", Ok(format!("sha256:{A}"))),
-        (format!("SHA512 (disk.img) = {sha512}\n"), "disk.img", Ok(format!("sha512:{sha512}"))),
-        (format!("# note\n\nMD5 (x) = 00\n{A}  x\n"), "x", Ok(format!("sha256:{A}"))),
+        (
+            format!("SHA256 (disk.img) = {A}\n"),
+            "disk.img",
+            Ok(format!("sha256:{A}")),
+        ),
+        (
+            format!("SHA256 (a (1) = b) = {A}\n"),
+            "a (1) = b",
+            Ok(format!("sha256:{A}")),
+        ),
+        (
+            format!("SHA512 (disk.img) = {sha512}\n"),
+            "disk.img",
+            Ok(format!("sha512:{sha512}")),
+        ),
+        (
+            format!("# note\n\nMD5 (x) = 00\n{A}  x\n"),
+            "x",
+            Ok(format!("sha256:{A}")),
+        ),
         (format!("\\{A}  a\\\\b\\nc\n"), "a\\b\nc", Ok(format!("sha256:{A}"))),
         (format!("{A}  x\n{sha512}  x\n"), "x", Ok(format!("sha512:{sha512}"))),
         (format!("{sha512}  x\n{A}  x\n"), "x", Ok(format!("sha512:{sha512}"))),
@@ -35,7 +59,11 @@ fn every_documented_form_of_a_line() {
         (format!("{A}  disk.img.old\n"), "disk.img", Err("sums_name_missing")),
         (format!("{A}  x\n{B}  x\n"), "x", Err("sums_name_ambiguous")),
         (format!("{A}  x\n{B}  old/x\n"), "x", Err("sums_name_ambiguous")),
-        (format!("{sha512}  x\n{A}  x\n{B}  x\n"), "x", Err("sums_name_ambiguous")),
+        (
+            format!("{sha512}  x\n{A}  x\n{B}  x\n"),
+            "x",
+            Err("sums_name_ambiguous"),
+        ),
         (format!("{A} x\n"), "x", Err("sums_malformed")),
         (format!("{A}\tx\n"), "x", Err("sums_malformed")),
         (format!("{}  x\n", &A[1..]), "x", Err("sums_malformed")),
@@ -75,11 +103,7 @@ fn names_of_urls() {
         ("https://host/a%ff", Err("sums_no_name")),
     ] {
         let name = name_of_url(url);
-        assert_eq!(
-            name.as_deref().map_err(SumsError::code),
-            expected,
-            "{url}"
-        );
+        assert_eq!(name.as_deref().map_err(SumsError::code), expected, "{url}");
     }
 }
 
@@ -97,7 +121,11 @@ fn reads_what_the_tools_write() {
         ("sha512sum", "--tag", "sha512:"),
         ("sha512sum", "--text", "sha512:"),
     ] {
-        let output = Command::new(tool).arg(option).args(names).current_dir(dir.path()).output();
+        let output = Command::new(tool)
+            .arg(option)
+            .args(names)
+            .current_dir(dir.path())
+            .output();
         let Ok(output) = output else {
             eprintln!("skipped: no {tool}");
             return;

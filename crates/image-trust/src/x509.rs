@@ -48,7 +48,7 @@ pub const CERTIFICATE_UUID: &str = "img_signature_certificate_uuid";
 const SIGNATURE_MAX_CHARS: usize = 2048;
 
 /// Why an image's signature does not make it trusted.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum X509Error {
     /// Some of the four properties are there, this one is not.
     #[error("the image has signature properties, but no {missing}: set all four or none")]
@@ -65,13 +65,17 @@ pub enum X509Error {
         value: String,
     },
     /// A documented key type that nobody supports any more.
-    #[error("{KEY_TYPE} {key_type} is a binary curve, which is not supported: sign with RSA-PSS, ECC_SECP384R1 or ECC_SECP521R1")]
+    #[error(
+        "{KEY_TYPE} {key_type} is a binary curve, which is not supported: sign with RSA-PSS, ECC_SECP384R1 or ECC_SECP521R1"
+    )]
     KeyTypeUnsupported {
         /// The type.
         key_type: String,
     },
     /// No directory of certificates is configured.
-    #[error("the image is signed, but no directory of certificates is configured: set certificates in the trust section")]
+    #[error(
+        "the image is signed, but no directory of certificates is configured: set certificates in the trust section"
+    )]
     NoDirectory,
     /// The directory has no such certificate.
     #[error("certificate {uuid} is not in {}: put it there as {uuid}.pem if you trust it", directory.display())]
@@ -119,16 +123,22 @@ pub enum X509Error {
         oid: String,
     },
     /// No chain leads to a configured root.
-    #[error("the certificate does not lead to a root in the trust store: add its issuers, with their root, if you trust them")]
+    #[error(
+        "the certificate does not lead to a root in the trust store: add its issuers, with their root, if you trust them"
+    )]
     Untrusted,
     /// The digest the signature is over was not computed.
-    #[error("the image's {method} digest was not computed, so its signature cannot be verified: verify the image again")]
+    #[error(
+        "the image's {method} digest was not computed, so its signature cannot be verified: verify the image again"
+    )]
     NotHashed {
         /// The hash.
         method: HashMethod,
     },
     /// The image is not what was signed.
-    #[error("the signature does not fit the image: the bytes, the certificate or the signature's parameters are others")]
+    #[error(
+        "the signature does not fit the image: the bytes, the certificate or the signature's parameters are others"
+    )]
     Mismatch,
 }
 
@@ -248,7 +258,9 @@ impl ImageSignature {
                 key_type: self.key_type.name(),
             });
         }
-        let digest = digests.get(self.method).ok_or(X509Error::NotHashed { method: self.method })?;
+        let digest = digests
+            .get(self.method)
+            .ok_or(X509Error::NotHashed { method: self.method })?;
         if !key.verifies_digest(self.method, digest, &self.signature, Padding::PssMaxSalt) {
             return Err(X509Error::Mismatch);
         }

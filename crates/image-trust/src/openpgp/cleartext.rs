@@ -48,8 +48,12 @@ impl<'a> ClearSigned<'a> {
         let mut text = Vec::with_capacity(document.len());
         let mut first = true;
         let signature = loop {
-            let Some(before) = lines.rest else { return fail("it has no signature") };
-            let Some(line) = lines.next() else { return fail("it has no signature") };
+            let Some(before) = lines.rest else {
+                return fail("it has no signature");
+            };
+            let Some(line) = lines.next() else {
+                return fail("it has no signature");
+            };
             let line = line.trim_ascii_end();
             if line == BEGIN_SIGNATURE {
                 break before;
@@ -65,7 +69,9 @@ impl<'a> ClearSigned<'a> {
             }
             text.extend_from_slice(line);
         };
-        let ends = Lines { rest: Some(signature) }.filter(|line| line.trim_ascii_end() == END_SIGNATURE).count();
+        let ends = Lines { rest: Some(signature) }
+            .filter(|line| line.trim_ascii_end() == END_SIGNATURE)
+            .count();
         if !signature.ends_with(END_SIGNATURE) || ends != 1 {
             return fail("something stands behind its signature, or the signature has no end");
         }
@@ -116,7 +122,11 @@ mod tests {
             ("\n\nend\n\n", "\n\nend\n"),
             ("", ""),
         ] {
-            assert_eq!(text(&format!("{head}{body}{SIGNATURE}\n\n")), Ok(expected.to_owned()), "{body:?}");
+            assert_eq!(
+                text(&format!("{head}{body}{SIGNATURE}\n\n")),
+                Ok(expected.to_owned()),
+                "{body:?}"
+            );
         }
         let plain = format!("\n-----BEGIN PGP SIGNED MESSAGE-----\n\nx\n{SIGNATURE}");
         assert_eq!(text(&plain), Ok("x".to_owned()));
@@ -147,7 +157,10 @@ mod tests {
 
     #[test]
     fn takes_time_proportional_to_length() {
-        let document = format!("-----BEGIN PGP SIGNED MESSAGE-----\n\n{}{SIGNATURE}", "\n".repeat(1 << 20));
+        let document = format!(
+            "-----BEGIN PGP SIGNED MESSAGE-----\n\n{}{SIGNATURE}",
+            "\n".repeat(1 << 20)
+        );
         assert_eq!(text(&document).unwrap().len(), (1 << 20) - 1);
     }
 }

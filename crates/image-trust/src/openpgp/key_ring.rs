@@ -15,10 +15,12 @@ const KEYS_MAX: usize = 1000;
 const BEGIN: &str = "-----BEGIN PGP PUBLIC KEY BLOCK-----";
 
 /// Why a file is no key ring.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum KeyRingError {
     /// More than is read.
-    #[error("the key ring is larger than {KEY_RING_MAX_BYTES} bytes or holds more than {KEYS_MAX} keys: export only keys you trust")]
+    #[error(
+        "the key ring is larger than {KEY_RING_MAX_BYTES} bytes or holds more than {KEYS_MAX} keys: export only keys you trust"
+    )]
     TooLong,
     /// Not OpenPGP public keys.
     #[error("the key ring cannot be read ({problem}): make it by gpg --export")]
@@ -114,7 +116,10 @@ impl KeyRing {
 
     /// Fingerprints of the primary keys.
     pub fn fingerprints(&self) -> Vec<String> {
-        self.certificates.iter().map(|key| format!("{:X}", key.fingerprint())).collect()
+        self.certificates
+            .iter()
+            .map(|key| format!("{:X}", key.fingerprint()))
+            .collect()
     }
 
     /// Keys that `signature` may be by: those it names, or all when it names none.

@@ -28,7 +28,11 @@ pub(super) fn check(certificate: &SignedPublicKey, key: &Candidate<'_>, now: Sys
 fn check_primary(certificate: &SignedPublicKey, now: SystemTime) -> Result<bool, OpenPgpError> {
     let primary = &certificate.primary_key;
     let details = &certificate.details;
-    if details.revocation_signatures.iter().any(|signature| signature.verify_key(primary).is_ok()) {
+    if details
+        .revocation_signatures
+        .iter()
+        .any(|signature| signature.verify_key(primary).is_ok())
+    {
         return Err(OpenPgpError::KeyRevoked { key: name(primary) });
     }
     check_strength(primary)?;
@@ -38,7 +42,12 @@ fn check_primary(certificate: &SignedPublicKey, now: SystemTime) -> Result<bool,
     let of_users = latest(details.users.iter().filter_map(|user| {
         let by_itself = |signature: &&Signature| signature.verify_certification(primary, Tag::UserId, &user.id).is_ok();
         let is_revocation = |signature: &&Signature| signature.typ() == Some(SignatureType::CertRevocation);
-        if user.signatures.iter().filter(is_revocation).any(|signature| by_itself(&signature)) {
+        if user
+            .signatures
+            .iter()
+            .filter(is_revocation)
+            .any(|signature| by_itself(&signature))
+        {
             return None;
         }
         let own = user.signatures.iter().filter(|signature| !is_revocation(signature));
@@ -50,10 +59,15 @@ fn check_primary(certificate: &SignedPublicKey, now: SystemTime) -> Result<bool,
     }
     let created = SystemTime::from(primary.created_at());
     // The strictest of the two kinds holds.
-    if statements.iter().any(|statement| expired(created, statement.key_expiration_time(), now)) {
+    if statements
+        .iter()
+        .any(|statement| expired(created, statement.key_expiration_time(), now))
+    {
         return Err(OpenPgpError::KeyExpired { key: name(primary) });
     }
-    Ok(statements.iter().all(|statement| flags(statement).is_none_or(KeyFlags::sign)))
+    Ok(statements
+        .iter()
+        .all(|statement| flags(statement).is_none_or(KeyFlags::sign)))
 }
 
 fn check_subkey(
@@ -77,7 +91,9 @@ fn check_subkey(
         return Err(unfit(subkey, "it is not for signing"));
     }
     // RFC 9580 §5.2.1.9: else anybody could take another's subkey, and its signatures, for his own.
-    let back = binding.embedded_signature().filter(|back| back.hash_alg().is_some_and(is_strong));
+    let back = binding
+        .embedded_signature()
+        .filter(|back| back.hash_alg().is_some_and(is_strong));
     if !back.is_some_and(|back| back.verify_primary_key_binding(subkey, primary).is_ok()) {
         return Err(unfit(subkey, "it does not say that it belongs to its primary key"));
     }
@@ -93,7 +109,9 @@ fn usable(signature: &Signature, now: SystemTime) -> bool {
     let Some(created) = signature.created().map(SystemTime::from) else {
         return false;
     };
-    signature.hash_alg().is_some_and(|hash| is_strong(hash) || hash == HashAlgorithm::Sha1)
+    signature
+        .hash_alg()
+        .is_some_and(|hash| is_strong(hash) || hash == HashAlgorithm::Sha1)
         && unknown_critical(signature).is_none()
         && created <= now + CLOCK_SKEW
         && !expired(created, signature.signature_expiration_time(), now)
@@ -104,10 +122,13 @@ fn latest<'a>(signatures: impl Iterator<Item = &'a Signature>) -> Option<&'a Sig
 }
 
 fn flags(signature: &Signature) -> Option<&KeyFlags> {
-    signature.config()?.hashed_subpackets().find_map(|subpacket| match &subpacket.data {
-        SubpacketData::KeyFlags(flags) => Some(flags),
-        _ => None,
-    })
+    signature
+        .config()?
+        .hashed_subpackets()
+        .find_map(|subpacket| match &subpacket.data {
+            SubpacketData::KeyFlags(flags) => Some(flags),
+            _ => None,
+        })
 }
 
 fn check_strength(key: &impl KeyDetails) -> Result<(), OpenPgpError> {

@@ -151,7 +151,9 @@ impl Certificate {
 
     fn key_usage(&self) -> Result<Option<KeyUsage>, X509Error> {
         let usage = self.parsed.tbs_certificate.get::<KeyUsage>();
-        usage.map(|usage| usage.map(|(_, usage)| usage)).map_err(|_| X509Error::CertificateMalformed)
+        usage
+            .map(|usage| usage.map(|(_, usage)| usage))
+            .map_err(|_| X509Error::CertificateMalformed)
     }
 
     /// Whether the key of `issuer` signed this certificate, by an algorithm nobody has broken.
@@ -173,7 +175,9 @@ fn scheme(algorithm: &AlgorithmIdentifierOwned) -> Option<(HashMethod, Padding)>
     let method = match algorithm.oid.to_string().as_str() {
         // RFC 4055 §5 (RSA), RFC 5758 §3.1 (DSA), §3.2 (ECDSA), RFC 8410 §3 (Ed25519, where the method does not count).
         "1.2.840.113549.1.1.14" | "2.16.840.1.101.3.4.3.1" | "1.2.840.10045.4.3.1" => HashMethod::Sha224,
-        "1.2.840.113549.1.1.11" | "2.16.840.1.101.3.4.3.2" | "1.2.840.10045.4.3.2" | "1.3.101.112" => HashMethod::Sha256,
+        "1.2.840.113549.1.1.11" | "2.16.840.1.101.3.4.3.2" | "1.2.840.10045.4.3.2" | "1.3.101.112" => {
+            HashMethod::Sha256
+        }
         "1.2.840.113549.1.1.12" | "1.2.840.10045.4.3.3" => HashMethod::Sha384,
         "1.2.840.113549.1.1.13" | "1.2.840.10045.4.3.4" => HashMethod::Sha512,
         _ if algorithm.oid == RSASSA_PSS => return pss(algorithm),
@@ -222,8 +226,8 @@ impl CertificateDirectory {
         for ending in ["pem", "crt", "der"] {
             let path = self.path.join(format!("{uuid}.{ending}"));
             let mut bytes = Vec::new();
-            let read = File::open(&path)
-                .and_then(|file| file.take(CERTIFICATE_MAX_BYTES as u64 + 1).read_to_end(&mut bytes));
+            let read =
+                File::open(&path).and_then(|file| file.take(CERTIFICATE_MAX_BYTES as u64 + 1).read_to_end(&mut bytes));
             match read {
                 Ok(_) => return Certificate::parse(&bytes),
                 Err(error) if error.kind() == ErrorKind::NotFound => {}

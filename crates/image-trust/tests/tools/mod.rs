@@ -6,13 +6,13 @@ use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
 /// A directory in which commands are run.
-pub struct Bench {
+pub(crate) struct Bench {
     dir: TempDir,
 }
 
 impl Bench {
     /// A fresh directory, unless `tool` is missing here.
-    pub fn with(tool: &str) -> Option<Self> {
+    pub(crate) fn with(tool: &str) -> Option<Self> {
         let found = Command::new(tool).arg("--version").output();
         if !found.is_ok_and(|output| output.status.success()) && Command::new(tool).arg("version").output().is_err() {
             eprintln!("skipped: no {tool} here (apt install gnupg openssl)");
@@ -23,24 +23,24 @@ impl Bench {
         })
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }
 
-    pub fn at(&self, name: &str) -> PathBuf {
+    pub(crate) fn at(&self, name: &str) -> PathBuf {
         self.path().join(name)
     }
 
-    pub fn write(&self, name: &str, bytes: impl AsRef<[u8]>) {
+    pub(crate) fn write(&self, name: &str, bytes: impl AsRef<[u8]>) {
         std::fs::write(self.at(name), bytes).unwrap();
     }
 
-    pub fn read(&self, name: &str) -> Vec<u8> {
+    pub(crate) fn read(&self, name: &str) -> Vec<u8> {
         std::fs::read(self.at(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
     }
 
     /// Runs a line of blank-separated words in the directory; it has to succeed.
-    pub fn run(&self, line: &str) {
+    pub(crate) fn run(&self, line: &str) {
         let mut words = line.split(' ').filter(|word| !word.is_empty());
         let output = Command::new(words.next().unwrap())
             .args(words)
