@@ -284,15 +284,14 @@ fn signature_packets(
     for packet in packets.take(PACKETS_MAX) {
         match packet {
             Ok(Packet::Signature(signature)) => signatures.push(signature),
-            // RFC 9580 §5.8, §5.14: to be ignored.
-            Ok(Packet::Marker(_) | Packet::Padding(_)) => {}
+            // Markers and padding are to be ignored (RFC 9580 §5.8, §5.14), and a signature of a version or kind not known is
+            // passed over beside one that is.
+            Ok(Packet::Marker(_) | Packet::Padding(_)) | Err(pgp::errors::Error::Unsupported { .. }) => {}
             Ok(_) => {
                 return Err(OpenPgpError::Malformed {
                     problem: "it holds other things than signatures".to_owned(),
                 });
             }
-            // A signature of a version or kind not known beside one that is known is passed over.
-            Err(pgp::errors::Error::Unsupported { .. }) => {}
             Err(error) => {
                 return Err(OpenPgpError::Malformed {
                     problem: error.to_string().chars().take(200).collect(),

@@ -24,14 +24,8 @@ fn all_four_or_none() {
     let signature = read(&GOOD).unwrap().unwrap();
     assert_eq!(signature.hash_method(), HashMethod::Sha256);
     assert_eq!(signature.certificate().to_string(), GOOD[3].1);
-    for left_out in 0..4 {
-        let some: Vec<_> = GOOD
-            .into_iter()
-            .enumerate()
-            .filter(|(n, _)| *n != left_out)
-            .map(|(_, pair)| pair)
-            .collect();
-        let missing = GOOD[left_out].0;
+    for (missing, _) in GOOD {
+        let some: Vec<_> = GOOD.into_iter().filter(|(name, _)| *name != missing).collect();
         assert_eq!(read(&some), Err(X509Error::Incomplete { missing }));
     }
 }

@@ -1,4 +1,5 @@
 //! Policies over images that real tools signed: each kind of demand met, missed and lied to.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failure here is a failed test")]
 
 mod tools;
 
@@ -47,9 +48,9 @@ fn code(policy: &TrustPolicy, evidence: &Evidence<'_>) -> String {
     )
 }
 
-#[test]
-fn signed_sums_files() {
-    let Some(bench) = Bench::with("gpg") else { return };
+/// A sums file, its signature by each of two keys, the same clear-signed, and the key rings.
+fn sums_files() -> Option<Bench> {
+    let bench = Bench::with("gpg")?;
     std::fs::DirBuilder::new()
         .mode(0o700)
         .create(bench.at("gnupg"))
@@ -57,11 +58,10 @@ fn signed_sums_files() {
     let gpg = |line: &str| {
         bench.run(&format!(
             "gpg --batch --quiet --yes --pinentry-mode loopback --passphrase= {line}"
-        ))
+        ));
     };
     bench.write("disk.img", IMAGE);
-    let right = digests(IMAGE);
-    let listed = right.pinned(HashMethod::Sha256).unwrap().hex();
+    let listed = digests(IMAGE).pinned(HashMethod::Sha256).unwrap().hex();
     bench.write("sums", format!("{listed} *disk.img\n"));
     for name in ["mine", "other"] {
         gpg(&format!("--quick-generate-key {name} ed25519 sign never"));
@@ -71,6 +71,13 @@ fn signed_sums_files() {
     gpg("--local-user mine --output sums.asc --clear-sign sums");
     gpg("--local-user other --output other.sig --detach-sign sums");
     bench.run("gpgconf --kill gpg-agent");
+    Some(bench)
+}
+
+#[test]
+fn signed_sums_files() {
+    let Some(bench) = sums_files() else { return };
+    let right = digests(IMAGE);
     let policy = policy(&bench, "demand = \"openpgp\"\nkeys = [\"DIR/mine.gpg\"]");
 
     let (sums, clear) = (bench.read("sums"), bench.read("sums.asc"));

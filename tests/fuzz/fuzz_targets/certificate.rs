@@ -9,7 +9,9 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
-    let Ok(certificate) = Certificate::parse(bytes) else { return };
+    let Ok(certificate) = Certificate::parse(bytes) else {
+        return;
+    };
     for key_type in ["RSA-PSS", "DSA", "ECC_SECP384R1", "ECC_SECP521R1"] {
         let signature = ImageSignature::from_properties(|name| match name {
             "img_signature" => Some("MAYCAQECAQE="),
@@ -19,7 +21,10 @@ fuzz_target!(|bytes: &[u8]| {
         });
         let signature = signature.expect("documented values").expect("all four");
         let digests = Digests::new(HashMethod::ALL).finish();
-        assert!(signature.verify(&digests, &certificate, None, now).is_err(), "nobody signed this");
+        assert!(
+            signature.verify(&digests, &certificate, None, now).is_err(),
+            "nobody signed this"
+        );
     }
     if let Ok(roots) = TrustStore::parse(bytes) {
         let _ = roots.check(&certificate, now);

@@ -6,13 +6,17 @@ use image_trust::{HashMethod, Pinned, PublicKey};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    let Some((&choice, bytes)) = bytes.split_first() else { return };
+    let Some((&choice, bytes)) = bytes.split_first() else {
+        return;
+    };
     match choice % 3 {
         0 => {
             let _ = referrers(bytes);
         }
         1 => {
-            let Ok(manifest) = SignatureManifest::parse(bytes) else { return };
+            let Ok(manifest) = SignatureManifest::parse(bytes) else {
+                return;
+            };
             let cosign = Cosign::default();
             let image = Pinned::new(HashMethod::Sha256, vec![0; 32]).expect("32 bytes");
             for layer in manifest.layers {

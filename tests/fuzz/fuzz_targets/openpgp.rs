@@ -13,7 +13,9 @@ const SIGNED: &[u8] = include_bytes!("../corpus/openpgp/list");
 
 fuzz_target!(|bytes: &[u8]| {
     let now = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_800_000_000);
-    let _ = RING.verify_detached(b"never signed", bytes, now).expect_err("nobody signed this");
+    let _ = RING
+        .verify_detached(b"never signed", bytes, now)
+        .expect_err("nobody signed this");
     let _ = RING.verify_detached(SIGNED, bytes, now);
     if let Ok((text, _)) = RING.verify_clear_signed(bytes, now) {
         assert_eq!(text, SIGNED.strip_suffix(b"\n").expect("a line"));

@@ -7,7 +7,11 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|bytes: &[u8]| {
     if let Ok(sums) = Sums::parse(bytes) {
         for entry in sums.entries() {
-            let name = entry.name.rsplit(|&byte| byte == b'/').next().expect("at least one segment");
+            let name = entry
+                .name
+                .rsplit(|&byte| byte == b'/')
+                .next()
+                .expect("at least one segment");
             let Ok(name) = std::str::from_utf8(name) else { continue };
             if let Ok(found) = sums.find(name) {
                 assert!(sums.entries().iter().any(|entry| entry.digest == *found));

@@ -94,7 +94,7 @@ fn check_subkey(
     let back = binding
         .embedded_signature()
         .filter(|back| back.hash_alg().is_some_and(is_strong));
-    if !back.is_some_and(|back| back.verify_primary_key_binding(subkey, primary).is_ok()) {
+    if back.is_none_or(|back| back.verify_primary_key_binding(subkey, primary).is_err()) {
         return Err(unfit(subkey, "it does not say that it belongs to its primary key"));
     }
     let created = SystemTime::from(subkey.created_at());

@@ -1,4 +1,11 @@
 //! Real tools in a directory of the test's own. A test whose tool is missing says so on stderr and ends.
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "each test uses some of these, and a failure here is a failed test"
+)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
