@@ -256,3 +256,25 @@ fn unknown_keys_are_errors() {
         assert!(toml::from_str::<File>(text).is_err(), "{text}");
     }
 }
+
+#[test]
+fn the_documented_section_is_one() {
+    let page = include_str!("policy/section.rs");
+    let lines = page
+        .lines()
+        .skip_while(|line| *line != "//! ```toml")
+        .skip(1)
+        .take_while(|line| *line != "//! ```");
+    let text: String = lines
+        .map(|line| format!("{}\n", line.trim_start_matches("//!")))
+        .collect();
+    let section = toml::from_str::<File>(&text).unwrap().trust;
+    assert_eq!(section.rule.len(), 3);
+    // Only the files are missing here.
+    let problems = TrustPolicy::build(&section, no_files).unwrap_err().0;
+    let fields: Vec<_> = problems.iter().map(|problem| problem.field.as_str()).collect();
+    assert_eq!(
+        fields,
+        ["trust.rule[0].keys[0]", "trust.rule[1].keys[0]", "trust.roots"]
+    );
+}

@@ -7,6 +7,11 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::time::{Duration, SystemTime};
 
 use image_trust::openpgp::{KeyRing, OpenPgpError, Signer};
+use pgp::composed::{Deserializable as _, SignedPublicKey, SignedPublicSubKey, SignedSecretKey};
+use pgp::crypto::hash::HashAlgorithm;
+use pgp::packet::{KeyFlags, Signature, SignatureConfig, SignatureType, Subpacket, SubpacketData};
+use pgp::ser::Serialize as _;
+use pgp::types::{KeyDetails as _, Password, Timestamp};
 use tools::Bench;
 
 const LIST: &[u8] = b"0000000000000000000000000000000000000000000000000000000000000001  disk.img\n- dashed \t\nlast\n";
@@ -247,6 +252,51 @@ fn subkeys(key: &[u8]) -> &[u8] {
         };
     }
     panic!("no subkey");
+}
+
+#[test]
+fn a_subkey_that_never_said_it_belongs_there() {
+    let Some(gpg) = Gpg::new() else { return };
+    let now = SystemTime::now();
+    gpg.gpg("--quick-generate-key victim ed25519 cert never");
+    let fingerprint = gpg.ring("victim").fingerprints().remove(0);
+    gpg.gpg(&format!("--quick-add-key {fingerprint} ed25519 sign never"));
+    let signature = gpg.sign("--local-user victim");
+    gpg.key("thief", "ed25519", "never");
+    gpg.gpg("--output thief --export-secret-keys thief");
+    gpg.gpg("--output victim --export victim");
+
+    // gpg makes no such key: a binding by the thief's primary key over the victim's subkey, with its own secret.
+    let thief = SignedSecretKey::from_bytes(&gpg.0.read("thief")[..]).unwrap();
+    let victim = SignedPublicKey::from_bytes(&gpg.0.read("victim")[..]).unwrap();
+    let subkey = &victim.public_subkeys[0].key;
+    let primary = &thief.primary_key;
+    let mut flags = KeyFlags::default();
+    flags.set_sign(true);
+    let bind = |embedded: Option<Signature>| {
+        let mut config = SignatureConfig::v4(SignatureType::SubkeyBinding, primary.algorithm(), HashAlgorithm::Sha256);
+        config.hashed_subpackets = vec![
+            Subpacket::regular(SubpacketData::SignatureCreationTime(Timestamp::now())).unwrap(),
+            Subpacket::regular(SubpacketData::KeyFlags(flags.clone())).unwrap(),
+        ];
+        if let Some(embedded) = embedded {
+            let embedded = SubpacketData::EmbeddedSignature(Box::new(embedded));
+            config.hashed_subpackets.push(Subpacket::regular(embedded).unwrap());
+        }
+        let binding = config
+            .sign_subkey_binding(primary, primary.public_key(), &Password::empty(), subkey)
+            .unwrap();
+        let mut certificate = thief.to_public_key();
+        certificate.public_subkeys = vec![SignedPublicSubKey::new(subkey.clone(), vec![binding])];
+        KeyRing::parse(&certificate.to_bytes().unwrap()).unwrap()
+    };
+    let ring = bind(None);
+    assert_eq!(code(ring.verify_detached(LIST, &signature, now)), "openpgp_key_unfit");
+    // The statement that the subkey belongs to the victim is no statement that it belongs to the thief.
+    let embedded = victim.public_subkeys[0].signatures[0].embedded_signature().cloned();
+    assert!(embedded.is_some());
+    let ring = bind(embedded);
+    assert_eq!(code(ring.verify_detached(LIST, &signature, now)), "openpgp_key_unfit");
 }
 
 #[test]
