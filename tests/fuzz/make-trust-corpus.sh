@@ -20,6 +20,8 @@ sha512sum --binary disk.img > "$out/sums/binary"
 sha256sum --tag disk.img back* > "$out/sums/tag"
 printf 'https://user@Host:443/a/../b%%20c/./disk.img?q#f' > "$out/sums/url"
 printf 'registry.example.com:5000/golden/*' > "$out/sums/pattern"
+# Failed once: a host of dots alone.
+printf 'https://../f' > "$out/sums/empty-labels"
 
 # A key with a signing subkey, and what it signed: at a fixed time, for a target that knows when "now" is.
 run() { gpg --batch --quiet --yes --pinentry-mode loopback --passphrase '' --faked-system-time 20260101T000000 "$@"; }

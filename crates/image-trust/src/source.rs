@@ -118,7 +118,8 @@ fn url(text: &str, scheme: &str, rest: &str) -> Result<Source, BadSource> {
         "file" => return Err(BadSource::of(text, "names a host: files are local, write file:///path")),
         _ => without_last_dot(host),
     };
-    if scheme != "file" && (host.is_empty() || host.contains('%')) {
+    let empty_label = host.starts_with(['.', ':']) || host.ends_with('.') || host.contains("..");
+    if scheme != "file" && (host.is_empty() || empty_label || host.contains('%')) {
         return Err(BadSource::of(text, "names no host"));
     }
     let path = path_of(path).ok_or_else(|| BadSource::of(text, "has a path whose percent signs cannot be decoded"))?;

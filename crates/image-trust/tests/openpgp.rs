@@ -7,7 +7,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::time::{Duration, SystemTime};
 
 use image_trust::openpgp::{KeyRing, OpenPgpError, Signer};
-use pgp::composed::{Deserializable as _, SignedPublicKey, SignedPublicSubKey, SignedSecretKey};
+use pgp::composed::{Deserializable as _, DetachedSignature, SignedPublicKey, SignedPublicSubKey, SignedSecretKey};
 use pgp::crypto::hash::HashAlgorithm;
 use pgp::packet::{KeyFlags, Signature, SignatureConfig, SignatureType, Subpacket, SubpacketData};
 use pgp::ser::Serialize as _;
@@ -297,6 +297,71 @@ fn a_subkey_that_never_said_it_belongs_there() {
     assert!(embedded.is_some());
     let ring = bind(embedded);
     assert_eq!(code(ring.verify_detached(LIST, &signature, now)), "openpgp_key_unfit");
+}
+
+#[test]
+fn keys_that_are_for_other_things() {
+    let Some(gpg) = Gpg::new() else { return };
+    let now = SystemTime::now();
+    gpg.gpg("--quick-generate-key main ed25519 cert never");
+    let fingerprint = gpg.ring("main").fingerprints().remove(0);
+    gpg.gpg(&format!("--quick-add-key {fingerprint} ed25519 sign never"));
+    let signature = gpg.sign("--local-user main");
+    gpg.gpg("--output secret --export-secret-keys main");
+    let secret = SignedSecretKey::from_bytes(&gpg.0.read("secret")[..]).unwrap();
+    let (primary, subkey) = (&secret.primary_key, &secret.secret_subkeys[0].key);
+    let config = |kind, flags: Option<KeyFlags>| {
+        let mut config = SignatureConfig::v4(kind, primary.algorithm(), HashAlgorithm::Sha256);
+        let created = SubpacketData::SignatureCreationTime(Timestamp::now());
+        config.hashed_subpackets = vec![Subpacket::regular(created).unwrap()];
+        let flags = flags.map(|flags| Subpacket::regular(SubpacketData::KeyFlags(flags)).unwrap());
+        config.hashed_subpackets.extend(flags);
+        config
+    };
+    // The subkey bound anew, as gpg would, but for what it is said to be for.
+    let mut sign = KeyFlags::default();
+    sign.set_sign(true);
+    let mut authenticate = KeyFlags::default();
+    authenticate.set_authentication(true);
+    let password = Password::empty();
+    for (flags, expected) in [
+        (Some(sign), "ok"),
+        (Some(authenticate), "openpgp_key_unfit"),
+        (None, "openpgp_key_unfit"),
+    ] {
+        let back = config(SignatureType::KeyBinding, None)
+            .sign_primary_key_binding(subkey, subkey.public_key(), &password, primary.public_key())
+            .unwrap();
+        let mut binding = config(SignatureType::SubkeyBinding, flags);
+        let back = SubpacketData::EmbeddedSignature(Box::new(back));
+        binding.hashed_subpackets.push(Subpacket::regular(back).unwrap());
+        let binding = binding
+            .sign_subkey_binding(primary, primary.public_key(), &password, subkey.public_key())
+            .unwrap();
+        let mut certificate = secret.to_public_key();
+        certificate.public_subkeys = vec![SignedPublicSubKey::new(subkey.public_key().clone(), vec![binding])];
+        let ring = KeyRing::parse(&certificate.to_bytes().unwrap()).unwrap();
+        assert_eq!(code(ring.verify_detached(LIST, &signature, now)), expected);
+    }
+    // The primary key, which may only certify, over a document; gpg refuses to make that.
+    let by_primary = config(SignatureType::Binary, None)
+        .sign(primary, &password, LIST)
+        .unwrap();
+    let by_primary = DetachedSignature::new(by_primary).to_bytes().unwrap();
+    assert_eq!(
+        code(gpg.ring("main").verify_detached(LIST, &by_primary, now)),
+        "openpgp_key_unfit"
+    );
+    // A signature that is no signature of a document, over the same bytes.
+    let mut odd = config(SignatureType::Binary, None);
+    let unknown = SubpacketData::Experimental(101, b"x".to_vec().into());
+    odd.hashed_subpackets.push(Subpacket::critical(unknown).unwrap());
+    let odd = odd.sign(subkey, &password, LIST).unwrap();
+    let odd = DetachedSignature::new(odd).to_bytes().unwrap();
+    assert_eq!(
+        code(gpg.ring("main").verify_detached(LIST, &odd, now)),
+        "openpgp_wrong_kind"
+    );
 }
 
 #[test]
