@@ -344,9 +344,10 @@ fn keys_that_are_for_other_things() {
         assert_eq!(code(ring.verify_detached(LIST, &signature, now)), expected);
     }
     // The primary key, which may only certify, over a document; gpg refuses to make that.
-    let by_primary = config(SignatureType::Binary, None)
-        .sign(primary, &password, LIST)
-        .unwrap();
+    let mut by_primary = config(SignatureType::Binary, None);
+    let issuer = SubpacketData::IssuerFingerprint(primary.fingerprint());
+    by_primary.hashed_subpackets.push(Subpacket::regular(issuer).unwrap());
+    let by_primary = by_primary.sign(primary, &password, LIST).unwrap();
     let by_primary = DetachedSignature::new(by_primary).to_bytes().unwrap();
     assert_eq!(
         code(gpg.ring("main").verify_detached(LIST, &by_primary, now)),
