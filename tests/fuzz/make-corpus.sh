@@ -3,7 +3,7 @@
 # Usage: tests/fuzz/make-corpus.sh   (needs qemu-img, qemu-io, python3, gzip, bzip2, xz, zstd)
 set -eu
 cd "$(dirname "$0")"
-rm -rf corpus
+(cd corpus && rm -rf image header extensions snapshots bitmaps compressed)
 mkdir -p corpus/image corpus/header corpus/extensions corpus/snapshots corpus/bitmaps corpus/compressed
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
