@@ -354,11 +354,44 @@ fn a_converter_that_lies_or_reaches_out_is_not_believed() {
     // What the landlock rules close is closed to it; where there is no landlock, this shows nothing.
     let reaching = format!("{info} cat {} >&2 && exit 3; exit 4", secret.display());
     let error = run(&reaching).to_string();
+    // The last two arguments are the source, for reading, and the target.
+    let changing = format!("{info} for a; do s=$t; t=$a; done; (echo x >> \"$s\") && exit 3; exit 4");
+    let changed = run(&changing).to_string();
     if has_landlock() {
         assert!(error.contains("status 4"), "{error}");
+        assert!(changed.contains("status 4"), "{changed}");
     } else {
         eprintln!("skipped: this kernel has no landlock");
     }
+}
+
+#[test]
+fn a_conversion_is_killed_when_asked() {
+    if !have("qemu-img") {
+        return;
+    }
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let (image, script) = (dir.path().join("i"), dir.path().join("qemu-img"));
+    create(&image, "vmdk", "", "1M");
+    let text = "#!/bin/sh\n[ $1 = info ] && exec echo '{\"format\":\"vmdk\",\"virtual-size\":1048576}'\n\
+                echo '(50.00/100%)'; sleep 60 & sleep 60\n";
+    std::fs::write(&script, text).unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let mut job = Conversion {
+        program: Some(script),
+        source: image,
+        target: dir.path().join("t"),
+        format: Target::Raw,
+        limits: ConvertLimits::up_to(1 << 30),
+    };
+    let half = std::cell::Cell::new(0);
+    let began = std::time::Instant::now();
+    let error = job.run(&mut |bytes| half.set(bytes), &|| half.get() > 0).unwrap_err();
+    assert_eq!((error.code(), half.get()), ("cancelled", 1 << 19));
+    job.limits.time = Duration::from_millis(500);
+    assert_eq!(job.run(&mut |_| (), &|| false).unwrap_err().code(), "converter_too_slow");
+    assert!(began.elapsed() < Duration::from_secs(30) && !job.target.exists());
 }
 
 fn has_landlock() -> bool {
