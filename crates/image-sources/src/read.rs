@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::{Buf, Bytes};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::AbortHandle;
 
 use crate::error::SourceError;
 use crate::opened::Opened;
@@ -22,6 +23,15 @@ pub struct PieceReader {
     items: mpsc::Receiver<Item>,
     current: Option<(Bytes, OwnedSemaphorePermit)>,
     ended: bool,
+    pump: AbortHandle,
+}
+
+impl PieceReader {
+    /// Ends the fetch from another thread: a read that waits for the peer returns an error at once, and so do all later ones.
+    #[must_use]
+    pub fn abort_handle(&self) -> AbortHandle {
+        self.pump.clone()
+    }
 }
 
 impl std::fmt::Debug for PieceReader {
@@ -37,11 +47,12 @@ impl Opened {
     #[must_use]
     pub fn into_read(self, runtime: &Handle, ahead_bytes: u32) -> PieceReader {
         let (sender, items) = mpsc::channel(PIECES_MAX);
-        runtime.spawn(pump(self, sender, ahead_bytes.max(1)));
+        let task = runtime.spawn(pump(self, sender, ahead_bytes.max(1)));
         PieceReader {
             items,
             current: None,
             ended: false,
+            pump: task.abort_handle(),
         }
     }
 }
@@ -116,6 +127,20 @@ mod tests {
 
     fn opened(pieces: impl stream::Stream<Item = Result<Bytes, SourceError>> + Send + 'static) -> Opened {
         Opened::new(Identity::default(), 0, Progress::new(None), pieces.boxed())
+    }
+
+    #[tokio::test]
+    async fn an_abort_ends_a_read_that_waits() {
+        let mut read = opened(stream::pending()).into_read(&Handle::current(), 1);
+        let abort = read.abort_handle();
+        let reading = tokio::task::spawn_blocking(move || read.read(&mut [0; 10]));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        abort.abort();
+        let result = tokio::time::timeout(Duration::from_secs(10), reading)
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(result.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 
     #[tokio::test]

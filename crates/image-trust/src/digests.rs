@@ -235,6 +235,14 @@ impl Pinned {
         (may && digest.len() == method.digest_bytes()).then_some(Self { method, digest })
     }
 
+    /// A SHA-256 digest.
+    pub fn sha256(digest: [u8; 32]) -> Self {
+        Self {
+            method: HashMethod::Sha256,
+            digest: digest.to_vec(),
+        }
+    }
+
     /// How the digest is made.
     pub fn method(&self) -> HashMethod {
         self.method

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use image_trust::Pinned;
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 
@@ -34,6 +35,16 @@ impl ImageDigest {
             let _ = write!(text, "{byte:02x}"); // Writing to a String cannot fail.
             text
         })
+    }
+
+    /// A digest of 32 bytes; none for another length.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
+
+    /// The same as `image-trust` has it.
+    pub fn to_pinned(&self) -> Pinned {
+        Pinned::sha256(self.0)
     }
 
     /// The digest whose digits are `hex`.

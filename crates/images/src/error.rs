@@ -155,6 +155,44 @@ pub enum PullError {
 }
 
 impl PullError {
+    /// A stable name for programs.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::NotFound(_) => "registry_not_found",
+            Self::Unauthorized(_) => "registry_unauthorized",
+            Self::Unreachable { .. } => "registry_unreachable",
+            Self::Insecure { .. } => "registry_not_tls",
+            Self::Status { .. } => "registry_status",
+            Self::BrokeOff { .. } => "registry_broke_off",
+            Self::DigestMismatch { .. } => "registry_digest_mismatch",
+            Self::TooLong { .. } => "registry_too_long",
+            Self::Manifest { .. } => "registry_manifest",
+            Self::Layer { .. } => "container_layer",
+            Self::NoDisk { .. } => "container_no_disk",
+            Self::Ambiguous { .. } => "container_ambiguous",
+            Self::Disk { .. } => "container_disk",
+            Self::Cmdline(_) => "container_cmdline",
+            Self::Convert { .. } => "converter_failed",
+            Self::DiskFull { .. } => "store_full",
+            Self::Io { .. } => "io",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// Whether the image is at fault: the same pull fails again until somebody changes it.
+    pub const fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::TooLong { .. }
+                | Self::Manifest { .. }
+                | Self::Layer { .. }
+                | Self::NoDisk { .. }
+                | Self::Ambiguous { .. }
+                | Self::Disk { .. }
+                | Self::Cmdline(_)
+        )
+    }
+
     /// True if the same pull may succeed later without anybody changing the image or the configuration.
     pub fn is_transient(&self) -> bool {
         matches!(

@@ -1,212 +1,425 @@
-//! From layers on disk to a sealed image.
+//! Imports: from any source to a sealed image, in one pass.
+//!
+//! ```text
+//!   what proves it ─► foreseen refusals ─► source ─► pass ─► judged ─► converted if foreign ─► sealed
+//!   (sums file,       (policy says no       web, s3, file, upload: `intake`
+//!    signatures)       to all of it)        registry: layers, `unpack`
+//! ```
 
 use std::fs::File;
+use std::future::Future;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
+use image_formats::{DecompressLimits, Expectations};
+use image_sources::{Identity, Opened, Source};
+use image_trust::policy::{Grounds, TrustPolicy, Verdict};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::flatten::Flatten;
+use crate::intake::{Pass, Resumable, Room, Taken};
+use crate::partial::{Kept, Partial};
 use crate::progress::Meter;
-use crate::store::{DISK, INITRD, KERNEL, Wanted};
-use crate::unpack::{Contents, Found, LayerFile, Unpacker};
+use crate::proof::{Proofs, trusted_source};
+use crate::registry::Registry;
+use crate::seal::{DiskFile, Sealing, Workspace, now_s};
+use crate::store::{INITRD, KERNEL};
 use crate::{
-    ConvertError, DiskFormat, DiskRecord, FileRecord, ImageDigest, ImageRecord, Phase, Progress, PullError, Store,
-    disk_format, durable, record,
+    ImageDigest, ImageRecord, ImportError, ImportRequest, ImportSource, Imported, Origin, Phase, Progress, Reference,
+    Store,
 };
 
-/// The blocking half of a pull: from layers on disk to the sealed image.
-pub(crate) struct Import {
+/// How far the network may be ahead of the pass, bytes.
+const AHEAD_BYTES: u32 = 4 << 20;
+/// Name of a disk being taken in, inside a workspace.
+const INCOMING: &str = "incoming";
+/// How much more the decompressor lets out than the image may have, bytes: the inspection then tells that it is too long.
+const OVERHANG_BYTES: u64 = 1 << 20;
+
+impl Store {
+    /// Imports an image, unless the store has the same bytes already. `progress` is updated as the work goes on.
+    ///
+    /// Ends with [`ImportError::Cancelled`] soon after `cancel` is triggered; dropping the future does the same. Finished and
+    /// partial layers of container disks stay for the next import, nothing else does. The stores that the request names are not
+    /// looked at: see [`crate::Stores::import`].
+    ///
+    /// # Errors
+    /// See [`ImportError`].
+    pub async fn import(
+        &self,
+        request: ImportRequest,
+        progress: &watch::Sender<Progress>,
+        cancel: &CancellationToken,
+    ) -> Result<Imported, ImportError> {
+        let stop = cancel.child_token();
+        let _stop_when_dropped = stop.clone().drop_guard();
+        let result = self.import_steps(request, progress, &stop).await;
+        match result {
+            Err(_) if stop.is_cancelled() => Err(ImportError::Cancelled),
+            result => result,
+        }
+    }
+
+    /// What a source is now, without its bytes: to be compared with the origin of an earlier import.
+    ///
+    /// # Errors
+    /// See [`ImportError`].
+    pub fn probe(&self, source: &ImportSource) -> impl Future<Output = Result<Origin, ImportError>> + Send + use<> {
+        // Uploads can not be shared between threads, so the future holds no reference to the source.
+        let (store, object) = (self.clone(), source.object());
+        let reference = match source {
+            ImportSource::Registry { reference } => Some(reference.clone()),
+            _ => None,
+        };
+        let stored = match source {
+            ImportSource::Stored { digest, store } => Some((digest.clone(), store.clone())),
+            _ => None,
+        };
+        async move {
+            if let Some(source) = object {
+                let identity = source.probe().await.map_err(ImportError::Source)?;
+                return Ok(Origin::Object { identity });
+            }
+            if let Some(reference) = reference {
+                let registry = store.connect(&reference).await?;
+                let digest = registry.manifest_digest(&reference.manifest_name()).await?;
+                return Ok(Origin::Registry { digest });
+            }
+            let Some((digest, store)) = stored else {
+                return Ok(Origin::Upload);
+            };
+            store.get(&digest)?;
+            Ok(Origin::Stored { digest })
+        }
+    }
+
+    pub(crate) async fn connect(&self, reference: &Reference) -> Result<Registry, ImportError> {
+        Ok(Registry::connect(reference, &self.settings().insecure_registries).await?)
+    }
+
+    async fn import_steps(
+        &self,
+        request: ImportRequest,
+        progress: &watch::Sender<Progress>,
+        stop: &CancellationToken,
+    ) -> Result<Imported, ImportError> {
+        Meter::new(progress, Phase::Resolving, 0);
+        self.check_available()?;
+        let object = request.source.object();
+        let mut job = Job {
+            store: self.clone(),
+            trusted: trusted_source(&request.source)?,
+            location: request.source.location(),
+            expected: self.bounded(request.expected),
+            trust: request.trust,
+            proofs: until(stop, Proofs::fetch(request.evidence)).await?,
+            origin: Origin::Upload,
+            total_bytes: 0,
+            progress: progress.clone(),
+            stop: stop.clone(),
+        };
+        match (request.source, object) {
+            (ImportSource::Registry { reference }, _) => job.registry(&reference).await,
+            (ImportSource::Stored { digest, store }, _) => {
+                job.origin = Origin::Stored { digest: digest.clone() };
+                blocking(move || job.copy(&store, &digest)).await
+            }
+            (_, Some(source)) => job.object(&source).await,
+            (ImportSource::Upload(mut reader), _) => {
+                job.proofs.foresee(&job.trust, &job.trusted)?;
+                blocking(move || job.stream(&mut *reader, None)).await
+            }
+            // All sources that are objects were taken above.
+            (source, None) => {
+                tracing::error!(?source, "a source that is of no kind");
+                Err(ImportError::Cancelled)
+            }
+        }
+    }
+
+    /// The request's bounds, no wider than the store's.
+    fn bounded(&self, mut expected: Expectations) -> Expectations {
+        let own = Expectations::up_to(self.settings().max_disk_bytes);
+        expected.max_virtual_bytes = expected.max_virtual_bytes.min(own.max_virtual_bytes);
+        expected.max_bytes = expected.max_bytes.min(own.max_bytes);
+        expected
+    }
+}
+
+/// Waits for `work`, but not beyond a stop.
+pub(crate) async fn until<T>(
+    stop: &CancellationToken,
+    work: impl Future<Output = Result<T, ImportError>>,
+) -> Result<T, ImportError> {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => Err(ImportError::Cancelled),
+        result = work => result,
+    }
+}
+
+/// Runs `work` where blocking is allowed; it looks after stops by itself.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ImportError> + Send + 'static,
+) -> Result<T, ImportError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        // The runtime is shutting down, or the work panicked and said so.
+        Err(_) => Err(ImportError::Cancelled),
+    }
+}
+
+/// Ends a fetch when it goes.
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// One import.
+pub(crate) struct Job {
     pub(crate) store: Store,
-    pub(crate) reference: String,
-    pub(crate) digest: ImageDigest,
-    pub(crate) index_digest: Option<ImageDigest>,
-    pub(crate) label: Option<String>,
-    pub(crate) layers: Vec<LayerFile>,
+    pub(crate) trusted: image_trust::Source,
+    pub(crate) location: String,
+    pub(crate) expected: Expectations,
+    pub(crate) trust: Arc<TrustPolicy>,
+    pub(crate) proofs: Proofs,
+    pub(crate) origin: Origin,
+    /// Length of the source, bytes; 0 if nobody knows.
+    pub(crate) total_bytes: u64,
     pub(crate) progress: watch::Sender<Progress>,
     pub(crate) stop: CancellationToken,
-    /// Keeps the layers until this is done, also when nobody waits for it any more.
-    pub(crate) wanted: Arc<Wanted>,
 }
 
-/// A directory under `tmp/` that goes when its import does.
-struct Workspace(PathBuf);
-
-impl Drop for Workspace {
-    fn drop(&mut self) {
-        if let Err(error) = durable::remove_all(&self.0) {
-            tracing::warn!(path = %self.0.display(), "cannot remove what an import left: {error}");
-        }
-    }
-}
-
-impl Import {
-    /// Runs; once more if the file system was full and dropping layers nobody wants made room.
-    pub(crate) fn run_with_room(self) -> Result<ImageRecord, PullError> {
-        let result = match self.run() {
-            Err(PullError::DiskFull { .. }) if self.store.drop_unused() => self.run(),
-            result => result,
+impl Job {
+    /// A web server's or object store's object, or a local file.
+    async fn object(mut self, source: &Source) -> Result<Imported, ImportError> {
+        self.proofs.foresee(&self.trust, &self.trusted)?;
+        let stop = self.stop.clone();
+        let partial = Partial::of(&self.store, &self.location);
+        let turn = until(&stop, async { Ok(self.store.lock(partial.lock_name()).await) }).await?;
+        let (opened, there) = until(&stop, open(source, &partial)).await?;
+        let identity = opened.identity().clone();
+        self.origin = Origin::Object {
+            identity: identity.clone(),
         };
-        drop(self.wanted);
-        match result {
-            // Whatever part ran into the full disk, the operator looks at the store.
-            Err(PullError::DiskFull { .. }) => Err(PullError::DiskFull {
-                path: self.store.0.settings.root.clone(),
-            }),
-            result => result,
+        self.total_bytes = opened.length_bytes().unwrap_or(0);
+        // A local file is as quickly read again.
+        let comparable = identity.etag.is_some() || identity.modified.is_some();
+        let keeps = there > 0 || (comparable && !matches!(source, Source::File(_)));
+        let begun = keeps.then_some(Begun {
+            partial,
+            identity,
+            there,
+        });
+        let mut reader = opened.into_read(&Handle::current(), AHEAD_BYTES);
+        let fetch = AbortOnDrop(reader.abort_handle());
+        let work = blocking(move || {
+            // Held until nobody works with the beginning any more.
+            let _turn = turn;
+            self.stream(&mut reader, begun)
+        });
+        tokio::pin!(work);
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => drop(fetch),
+            result = &mut work => return result,
         }
+        // The pass ends with the fetch, and cleans up.
+        work.await
     }
 
-    fn run(&self) -> Result<ImageRecord, PullError> {
-        let workspace = Workspace(self.store.fresh_tmp("import"));
-        let dir = workspace.0.as_path();
-        std::fs::create_dir(dir).map_err(PullError::io("create", dir))?;
-        let contents = self.unpack(dir)?;
-        let disk = self.make_disk(dir, &contents.disk)?;
-        self.check_stop()?;
-        Meter::new(&self.progress, Phase::Sealing, 0);
-        let kernel = place(dir, contents.kernel, KERNEL)?;
-        let initrd = place(dir, contents.initrd, INITRD)?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let image = ImageRecord {
-            digest: self.digest.clone(),
-            index_digest: self.index_digest.clone(),
-            reference: self.reference.clone(),
+    /// Takes a stream in, judges and seals it. Blocks.
+    fn stream(self, reader: &mut dyn Read, begun: Option<Begun>) -> Result<Imported, ImportError> {
+        let workspace = Workspace::make(&self.store)?;
+        let (dir, room) = (workspace.0.as_path(), self.store.room()?);
+        let path = dir.join(INCOMING);
+        let taken = match &begun {
+            None => self.take_in(reader, path.clone(), &room, None),
+            Some(begun) => self.go_on(reader, &path, &room, begun),
+        };
+        let Taken {
+            inspection,
+            digests,
+            packed,
+            file_sha256,
+            source_path,
+        } = taken?;
+        let verdict = self
+            .proofs
+            .judge(&self.trust, &self.trusted, &digests, packed.as_ref())?;
+        let sealing = self.sealing(dir, &room);
+        let (disk, digest) = sealing.place_disk(DiskFile {
+            path,
+            inspection,
+            sha256: file_sha256.as_deref().and_then(ImageDigest::from_bytes),
+            source_path,
+        })?;
+        let (image, was_there) = sealing.seal(ImageRecord {
+            digest,
+            index_digest: None,
+            reference: self.location.clone(),
             disk,
-            kernel,
-            initrd,
-            cmdline: contents.cmdline.or_else(|| self.label.clone()),
-            imported_at_s: now.as_secs(),
-        };
-        self.seal(dir, &image)?;
-        Ok(image)
+            kernel: None,
+            initrd: None,
+            cmdline: None,
+            imported_at_s: now_s(),
+            origin: Some(self.origin.clone()),
+        })?;
+        Ok(Imported {
+            image,
+            was_there,
+            origin: self.origin.clone(),
+            verdict,
+            digests: Some(digests),
+        })
     }
 
-    fn check_stop(&self) -> Result<(), PullError> {
-        if self.stop.is_cancelled() {
-            Err(PullError::Cancelled)
-        } else {
-            Ok(())
-        }
-    }
-
-    fn unpack(&self, dir: &Path) -> Result<Contents, PullError> {
-        let length = |layer: &LayerFile| layer.file.metadata().map(|metadata| metadata.len()).unwrap_or_default();
-        let mut meter = Meter::new(&self.progress, Phase::Unpacking, self.layers.iter().map(length).sum());
-        let mut unpacker = Unpacker::new(dir, self.store.0.settings.max_disk_bytes);
-        for layer in &self.layers {
-            unpacker.add(layer, &mut |bytes| {
+    /// The pass.
+    fn take_in(
+        &self,
+        reader: &mut dyn Read,
+        target: PathBuf,
+        room: &Room,
+        resumable: Option<Resumable<'_>>,
+    ) -> Result<Taken, ImportError> {
+        let mut meter = Meter::new(&self.progress, Phase::Fetching, self.total_bytes);
+        let pass = Pass {
+            target,
+            expected: &self.expected,
+            unpack: DecompressLimits::up_to(self.expected.max_bytes.saturating_add(OVERHANG_BYTES)),
+            methods: &self.proofs.methods(),
+            room: room.clone(),
+            resumable,
+            seen: &mut |bytes| {
                 meter.add(bytes);
                 !self.stop.is_cancelled()
+            },
+        };
+        pass.run(reader)
+    }
+
+    /// The pass over a source that can be entered where an import before ended; the disk is at `path` then.
+    fn go_on(&self, reader: &mut dyn Read, path: &Path, room: &Room, begun: &Begun) -> Result<Taken, ImportError> {
+        let Begun {
+            partial,
+            identity,
+            there,
+        } = begun;
+        let file = partial.file();
+        let mut before: Box<dyn Read> = Box::new(std::io::empty());
+        if *there == 0 {
+            partial.begin().map_err(ImportError::io("create", &file))?;
+        } else {
+            let known = File::open(&file).map_err(ImportError::io("open", &file))?;
+            before = Box::new(known.take(*there));
+        }
+        let resumable = Resumable {
+            there: *there,
+            every: self.store.settings().checkpoint_bytes,
+            note: &mut |offset| {
+                let identity = identity.clone();
+                partial.note(&Kept { offset, identity })
+            },
+        };
+        let taken = self.take_in(&mut before.chain(reader), file.clone(), room, Some(resumable));
+        match taken {
+            Ok(taken) => {
+                std::fs::rename(&file, path).map_err(ImportError::io("rename", &file))?;
+                partial.discard();
+                Ok(taken)
+            }
+            Err(error) => {
+                if error.is_refusal() || partial.load().is_none() {
+                    partial.discard();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    pub(crate) fn sealing<'a>(&'a self, dir: &'a Path, room: &'a Room) -> Sealing<'a> {
+        Sealing {
+            store: &self.store,
+            dir,
+            room,
+            progress: &self.progress,
+            stop: &self.stop,
+        }
+    }
+
+    /// An image of another store. Blocks.
+    fn copy(self, from: &Store, digest: &ImageDigest) -> Result<Imported, ImportError> {
+        from.check_available()?;
+        let mut image = from.get(digest)?;
+        let workspace = Workspace::make(&self.store)?;
+        let (dir, room) = (workspace.0.as_path(), self.store.room()?);
+        let mut meter = Meter::new(&self.progress, Phase::Fetching, image.disk.file_bytes);
+        let kernel = image.kernel.as_ref().map(|_| KERNEL);
+        let initrd = image.initrd.as_ref().map(|_| INITRD);
+        for name in [Some(image.disk.format.file_name()), kernel, initrd]
+            .into_iter()
+            .flatten()
+        {
+            let (source, target) = (from.image_dir(digest).join(name), dir.join(name));
+            crate::clone::copy_sealed(&source, &target, &|| self.stop.is_cancelled()).map_err(|error| {
+                if self.stop.is_cancelled() {
+                    ImportError::Cancelled
+                } else {
+                    ImportError::io("copy", &target)(error)
+                }
             })?;
         }
-        unpacker.finish()
-    }
-
-    /// Turns what the image brought into `disk.raw`.
-    fn make_disk(&self, dir: &Path, found: &Found) -> Result<DiskRecord, PullError> {
-        let settings = &self.store.0.settings;
-        let file = File::open(&found.file).map_err(PullError::io("open", &found.file))?;
-        let probed = disk_format::probe(&file, settings.max_disk_bytes).map_err(PullError::io("read", &found.file))?;
-        let (source_format, size_bytes) = probed.map_err(|source| PullError::Disk {
-            path: format!("/{}", found.path),
-            source,
-        })?;
-        let target = dir.join(DISK);
-        let virtual_bytes = size_bytes.next_multiple_of(512);
-        match source_format {
-            DiskFormat::Raw => {
-                std::fs::rename(&found.file, &target).map_err(PullError::io("rename", &found.file))?;
-                File::options()
-                    .write(true)
-                    .open(&target)
-                    .and_then(|file| file.set_len(virtual_bytes))
-                    .map_err(PullError::io("grow", &target))?;
+        meter.set(image.disk.file_bytes);
+        let sealing = self.sealing(dir, &room);
+        let found = sealing.hash(&dir.join(image.disk.format.file_name()))?;
+        match &image.disk.digest {
+            Some(expected) if *expected != found => {
+                return Err(ImportError::Store(crate::StoreError::Damaged {
+                    digest: digest.clone(),
+                    problem: format!("its disk has digest {found} instead of {expected}"),
+                }));
             }
-            DiskFormat::Qcow2 => {
-                self.convert(found, &target, size_bytes)?;
-                std::fs::remove_file(&found.file).map_err(PullError::io("remove", &found.file))?;
-            }
+            Some(_) => {}
+            None => image.disk.digest = Some(found),
         }
-        Ok(DiskRecord {
-            source_path: found.path.clone(),
-            source_format,
-            source_bytes: found.size,
-            virtual_bytes,
+        image.imported_at_s = now_s();
+        let (image, was_there) = sealing.seal(image)?;
+        Ok(Imported {
+            image,
+            was_there,
+            origin: self.origin.clone(),
+            verdict: Verdict::Accepted(Grounds {
+                rule: None,
+                proofs: Vec::new(),
+            }),
+            digests: None,
         })
-    }
-
-    fn convert(&self, found: &Found, target: &Path, size_bytes: u64) -> Result<(), PullError> {
-        let settings = &self.store.0.settings;
-        let mut meter = Meter::new(&self.progress, Phase::Converting, size_bytes);
-        let job = Flatten {
-            program: settings.qemu_img.as_deref(),
-            source: &found.file,
-            target,
-            size_bytes,
-            limit: settings.convert_limit,
-        };
-        let done = job.run(&mut |done| meter.set(done), &|| self.stop.is_cancelled());
-        done.map_err(|error| match error {
-            ConvertError::Cancelled => PullError::Cancelled,
-            ConvertError::DiskFull => PullError::DiskFull {
-                path: settings.root.clone(),
-            },
-            ConvertError::Target(source) => PullError::io("create", target)(source),
-            source => PullError::Convert {
-                path: format!("/{}", found.path),
-                source,
-            },
-        })
-    }
-
-    /// Makes every file durable and read-only, then lets the image appear in one step.
-    fn seal(&self, dir: &Path, image: &ImageRecord) -> Result<(), PullError> {
-        let path = dir.join(record::FILE_NAME);
-        let json = image
-            .to_json()
-            .map_err(|error| PullError::io("write", &path)(error.into()))?;
-        std::fs::write(&path, json).map_err(PullError::io("write", &path))?;
-        let parts = [
-            Some(record::FILE_NAME),
-            Some(DISK),
-            image.kernel.as_ref().map(|_| KERNEL),
-            image.initrd.as_ref().map(|_| INITRD),
-        ];
-        for name in parts.into_iter().flatten() {
-            let path = dir.join(name);
-            durable::seal_file(&path).map_err(PullError::io("seal", &path))?;
-        }
-        for entry in std::fs::read_dir(dir).map_err(PullError::io("list", dir))? {
-            let path = entry.map_err(PullError::io("list", dir))?.path();
-            if path
-                .file_name()
-                .is_some_and(|name| name.to_string_lossy().starts_with("found-"))
-            {
-                std::fs::remove_file(&path).map_err(PullError::io("remove", &path))?;
-            }
-        }
-        durable::sync_dir(dir).map_err(PullError::io("sync", dir))?;
-        self.check_stop()?;
-        let target = self.store.image_dir(&image.digest);
-        // What may lie there is damaged, or `pull` would have used it.
-        durable::remove_all(&target).map_err(PullError::io("replace", &target))?;
-        std::fs::rename(dir, &target).map_err(PullError::io("rename", &target))?;
-        durable::seal_dir(&target).map_err(PullError::io("seal", &target))?;
-        let parent = self.store.images();
-        durable::sync_dir(&parent).map_err(PullError::io("sync", &parent))
     }
 }
 
-/// Gives a found file its place in the image.
-fn place(dir: &Path, found: Option<Found>, name: &str) -> Result<Option<FileRecord>, PullError> {
-    let Some(found) = found else { return Ok(None) };
-    let target = dir.join(name);
-    std::fs::rename(&found.file, &target).map_err(PullError::io("rename", &found.file))?;
-    Ok(Some(FileRecord {
-        source_path: found.path,
-        size_bytes: found.size,
-    }))
+/// An object whose import may have been begun before.
+struct Begun {
+    partial: Partial,
+    identity: Identity,
+    /// Bytes that are there.
+    there: u64,
+}
+
+/// Opens a source behind what is there of it; returns how much that is.
+async fn open(source: &Source, partial: &Partial) -> Result<(Opened, u64), ImportError> {
+    if let Some(Kept { offset, identity }) = partial.load() {
+        match source.open_at(offset, Some(&identity)).await {
+            Ok(opened) => return Ok((opened, offset)),
+            Err(error) if error.is_transient() => return Err(ImportError::Source(error)),
+            Err(error) => tracing::info!(source = source.location(), "an import begins anew: {error}"),
+        }
+    }
+    let opened = source.open().await.map_err(ImportError::Source)?;
+    Ok((opened, 0))
 }

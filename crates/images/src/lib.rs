@@ -1,63 +1,88 @@
-//! Golden images: where they are kept, how they are imported from OCI registries, how machines get their copies.
+//! Golden images: where they are kept, how they are imported, how machines get their copies.
 //!
-//! An image is one flat disk and, optionally, a kernel, an initrd and a default command line. It is named by the SHA-256
-//! digest of its OCI image manifest (of the linux/amd64 one when the reference leads to an index), so the same content under
-//! two tags is stored once. This crate keeps bytes; which machine uses which image is recorded elsewhere.
+//! An image is one disk and, optionally, a kernel, an initrd and a default command line. It is named by what it is made of: the
+//! SHA-256 digest of the sealed disk, or of the list of its parts where there are several ([`ImageRecord`]). So the same bytes
+//! from two sources are stored once. This crate keeps bytes; which machine uses which image is recorded elsewhere.
 //!
 //! ```text
 //! <root>/images.lock             held while a Store is open
-//! <root>/images/sha256/<hex>/    one sealed image: disk.raw, kernel, initrd, manifest.json; never opened for writing
+//! <root>/images/sha256/<hex>/    one sealed image: disk.raw or disk.qcow2, kernel, initrd, manifest.json; never opened for writing
 //! <root>/blobs/<hex>             a fetched and verified layer, kept until the import that wanted it is done
-//! <root>/blobs/<hex>.partial     the beginning of a layer, continued by the next pull
+//! <root>/blobs/<hex>.partial     the beginning of a layer, continued by the next import
+//! <root>/partial/<hex>/          the beginning of a disk from the web, continued by the next import from there
 //! <root>/tmp/                    imports under way; emptied when a Store opens
 //! ```
 //!
-//! An import goes through these phases; each leaves the store such that the next [`Store::open`] and pull can go on:
+//! An import goes through these phases; each leaves the store such that the next [`Store::open`] and import can go on:
 //!
 //! ```text
 //! Resolving ──► Fetching ──► Unpacking ──► Converting ──► Sealing ──► an image
-//! manifest      layers into   disk, kernel,  qcow2 to raw    fsync, rename
-//! and config    blobs/        initrd: tmp/   (raw: skipped)  into images/
+//! manifest,     a stream to   container     foreign        fsync, rename
+//! sums file,    its file; or  disks: disk,  formats to     into images/
+//! signatures    layers to     kernel,       qcow2 (others:
+//!               blobs/        initrd        skipped)
 //!     └─────────────┴─────────────┴──────────────┴──────────────┴──► error: tmp/ entry gone, blobs/ stays
 //! ```
 //!
-//! # What an image contains
+//! raw, ISO and qcow2 disks are sealed as they are, all others as qcow2. [`Store::pull`] is the way of old: it flattens every
+//! disk to raw and names the image by its OCI manifest; images made so go on working.
 //!
-//! A *container disk*: in any layer exactly one `/disk/*.qcow2`, `/disk/*.raw` or `/disk/*.img`, and at most one of each
-//! `/boot/vmlinuz*` (or `vmlinux*`), `/boot/initrd*` (or `initramfs*`); where several are there, the one without a suffix is
-//! taken. What the disk is, is read from its first bytes, not from its name. The default kernel command line is the file
-//! `/boot/cmdline`, else the image label `io.karat.cmdline`. Links are never followed. A later layer replaces or (by OCI
-//! whiteouts) removes what an earlier one brought.
+//! # What a container disk contains
+//!
+//! In any layer exactly one `/disk/*.qcow2`, `/disk/*.raw` or `/disk/*.img`, and at most one of each `/boot/vmlinuz*` (or
+//! `vmlinux*`), `/boot/initrd*` (or `initramfs*`); where several are there, the one without a suffix is taken. What the disk is,
+//! is read from its content, not from its name. The default kernel command line is the file `/boot/cmdline`, else the image
+//! label `io.karat.cmdline`. Links are never followed. A later layer replaces or (by OCI whiteouts) removes what an earlier one
+//! brought.
 
 mod clone;
+mod container;
 mod digest;
 mod disk_format;
 mod durable;
 mod error;
+mod examine;
 mod fetch;
 mod flatten;
 mod import;
+mod import_error;
+mod intake;
 mod layer;
 mod manifest;
+mod origin;
+mod partial;
 mod progress;
+mod proof;
 mod pull;
+mod pull_import;
 mod qcow2;
 mod record;
 mod reference;
 mod registry;
+mod request;
+mod seal;
 mod sparse;
 mod store;
+mod store_name;
+mod stores;
 mod tape;
 mod unpack;
+mod wanted;
 
-pub use clone::{CloneError, CloneMethod, Cloned};
+pub use clone::{CloneError, CloneMethod, CloneWay, Cloned};
 pub use digest::{BadDigest, ImageDigest};
-pub use disk_format::{DiskFormat, DiskFormatError};
+pub use disk_format::{DiskFormat, DiskFormatError, SourceFormat};
 pub use error::PullError;
+pub use examine::{Examination, Finding};
 pub use flatten::ConvertError;
+pub use import_error::ImportError;
 pub use layer::LayerError;
+pub use origin::Origin;
 pub use progress::{Phase, Progress};
 pub use pull::Pulled;
 pub use record::{DiskRecord, FileRecord, ImageRecord};
 pub use reference::{BadReference, Reference};
+pub use request::{ImportRequest, ImportSource, Imported, RequestedProof, SumsRequest};
 pub use store::{OpenError, Recovery, Settings, Store, StoreError, Usage};
+pub use store_name::{BadStoreName, StoreName};
+pub use stores::{Closed, Placed, StoreState, Stores, StoresError};

@@ -8,11 +8,12 @@ pub enum Phase {
     /// Asking the registry for the manifest and the configuration.
     #[default]
     Resolving,
-    /// Downloading layers; bytes are compressed bytes of all layers, including those fetched earlier.
+    /// Downloading layers; bytes are compressed bytes of all layers, including those fetched earlier. Of a source that is one
+    /// stream: taking it in, all of it, as bytes of the source.
     Fetching,
     /// Reading disk, kernel and initrd out of the layers; bytes are compressed bytes read.
     Unpacking,
-    /// Flattening a qcow2 disk; bytes are of the virtual size.
+    /// Converting a disk in a foreign format; bytes are of the virtual size.
     Converting,
     /// Making the image durable and visible; no byte count.
     Sealing,
@@ -23,7 +24,7 @@ pub enum Phase {
 pub struct Progress {
     /// What it is doing.
     pub phase: Phase,
-    /// Bytes of this phase that are done; never more than the total.
+    /// Bytes of this phase that are done; never more than the total, if that is known.
     pub done_bytes: u64,
     /// Bytes of this phase in all; 0 while not known.
     pub total_bytes: u64,
@@ -47,7 +48,10 @@ impl<'a> Meter<'a> {
     }
 
     pub(crate) fn set(&mut self, done_bytes: u64) {
-        self.now.done_bytes = done_bytes.min(self.now.total_bytes);
+        self.now.done_bytes = match self.now.total_bytes {
+            0 => done_bytes,
+            total => done_bytes.min(total),
+        };
         self.channel.send_replace(self.now);
     }
 

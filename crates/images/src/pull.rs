@@ -6,9 +6,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::fetch::{Blob, blocking, fetch, finished_path, partial_path};
-use crate::import::Import;
 use crate::manifest::{Plan, read_label, resolve};
 use crate::progress::Meter;
+use crate::pull_import::Import;
 use crate::registry::Registry;
 use crate::unpack::LayerFile;
 use crate::{ImageRecord, Phase, Progress, PullError, Reference, Store};
@@ -87,7 +87,7 @@ impl Store {
         })
     }
 
-    async fn fetch_layers(
+    pub(crate) async fn fetch_layers(
         &self,
         registry: &Registry,
         plan: &Plan,

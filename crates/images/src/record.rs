@@ -1,26 +1,30 @@
 //! `manifest.json` of a sealed image.
 //!
-//! Its own format, not the registry's: `"version": 1` and the fields of [`ImageRecord`]. A reader refuses a version it does not
-//! know; fields are only added with a default, or the version is raised.
+//! Its own format, not the registry's: `"version": 2` and the fields of [`ImageRecord`]. Version 1 is read too: its images have a
+//! raw disk, no digest of it, and are named by their manifest in a registry. A reader refuses a version it does not know; fields are
+//! only added with a default, or the version is raised.
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DiskFormat, ImageDigest};
+use crate::{DiskFormat, ImageDigest, Origin, SourceFormat};
 
 /// Name inside an image's directory.
 pub(crate) const FILE_NAME: &str = "manifest.json";
-/// The version this crate writes and the only one it reads.
-const VERSION: u32 = 1;
+/// The version this crate writes.
+const VERSION: u32 = 2;
+/// The oldest version this crate reads.
+const OLDEST: u32 = 1;
 
 /// What the store knows of one image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImageRecord {
-    /// Digest of the OCI image manifest: the image's name in the store.
+    /// The image's name in the store, see [`ImageRecord::name_of`]. Images of version 1, and those of [`crate::Store::pull`], have the
+    /// digest of their OCI image manifest instead.
     pub digest: ImageDigest,
     /// Digest of the OCI index the reference led to, if it led to one.
     pub index_digest: Option<ImageDigest>,
-    /// The normalised reference it was first pulled by.
+    /// Where it was first imported from: a normalised reference, or an address without secrets.
     pub reference: String,
     /// The disk.
     pub disk: DiskRecord,
@@ -32,20 +36,32 @@ pub struct ImageRecord {
     pub cmdline: Option<String>,
     /// When it was sealed, seconds since the epoch.
     pub imported_at_s: u64,
+    /// What its source was when it was first imported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
 }
 
-/// The disk of an image; stored as `disk.raw`.
+/// The disk of an image; stored as `disk.raw` or `disk.qcow2`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DiskRecord {
-    /// Path in the container image, without the leading slash.
+    /// Path in the container image or archive, without the leading slash; empty where the source was the disk itself.
     pub source_path: String,
-    /// What it was in the container image.
-    pub source_format: DiskFormat,
-    /// Size in the container image, bytes.
+    /// What it was in its source.
+    pub source_format: SourceFormat,
+    /// Size in its source without compression, bytes.
     pub source_bytes: u64,
-    /// Size a guest sees, bytes: the length of `disk.raw`; a multiple of 512.
+    /// Size a guest sees, bytes: the length of `disk.raw`; a multiple of 512 there.
     pub virtual_bytes: u64,
+    /// What it is here.
+    #[serde(default)]
+    pub format: DiskFormat,
+    /// Length of the sealed file, bytes.
+    #[serde(default)]
+    pub file_bytes: u64,
+    /// Digest of the sealed file; none for images of version 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<ImageDigest>,
 }
 
 /// A kernel or initrd; stored as `kernel` or `initrd`.
@@ -56,6 +72,9 @@ pub struct FileRecord {
     pub source_path: String,
     /// Length, bytes.
     pub size_bytes: u64,
+    /// Its digest; none for images of version 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<ImageDigest>,
 }
 
 #[derive(Deserialize)]
@@ -85,13 +104,39 @@ impl ImageRecord {
     /// Reads a record; the error says what is wrong.
     pub(crate) fn from_json(bytes: &[u8]) -> Result<Self, String> {
         let VersionOnly { version } = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-        if version != VERSION {
+        if !(OLDEST..=VERSION).contains(&version) {
             return Err(format!(
-                "version {version} is not {VERSION}, the only one this program reads"
+                "version {version} is none of {OLDEST} to {VERSION}, which this program reads"
             ));
         }
-        let read: Read = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-        Ok(read.image)
+        let Read { mut image } = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        if version == OLDEST {
+            image.disk.file_bytes = image.disk.virtual_bytes;
+        }
+        Ok(image)
+    }
+
+    /// The name of an image with these parts. That of a disk alone is the digest of its sealed file, so that `sha256sum` tells it;
+    /// where boot files or a command line come with it, the digest of a list of all of them.
+    pub(crate) fn name_of(
+        disk: &ImageDigest,
+        kernel: Option<&FileRecord>,
+        initrd: Option<&FileRecord>,
+        cmdline: Option<&str>,
+    ) -> ImageDigest {
+        if kernel.is_none() && initrd.is_none() && cmdline.is_none() {
+            return disk.clone();
+        }
+        let mut list = format!("disk {disk}\n");
+        for (part, file) in [("kernel", kernel), ("initrd", initrd)] {
+            if let Some(digest) = file.and_then(|file| file.digest.as_ref()) {
+                list.push_str(&format!("{part} {digest}\n"));
+            }
+        }
+        if let Some(cmdline) = cmdline {
+            list.push_str(&format!("cmdline {cmdline}\n"));
+        }
+        ImageDigest::of(list.as_bytes())
     }
 }
 
@@ -106,17 +151,24 @@ mod tests {
             reference: "docker.io/library/x:latest".into(),
             disk: DiskRecord {
                 source_path: "disk/x.qcow2".into(),
-                source_format: DiskFormat::Qcow2,
+                source_format: SourceFormat::Vmdk,
                 source_bytes: 7,
                 virtual_bytes: 512,
+                format: DiskFormat::Qcow2,
+                file_bytes: 70_000,
+                digest: Some(ImageDigest::of(b"disk")),
             },
             kernel: None,
             initrd: Some(FileRecord {
                 source_path: "boot/initrd".into(),
                 size_bytes: 3,
+                digest: Some(ImageDigest::of(b"abc")),
             }),
             cmdline: Some("quiet".into()),
             imported_at_s: 9,
+            origin: Some(Origin::Registry {
+                digest: ImageDigest::of(b"manifest"),
+            }),
         }
     }
 
@@ -125,14 +177,47 @@ mod tests {
         let json = record().to_json().unwrap();
         assert_eq!(ImageRecord::from_json(&json), Ok(record()));
         let text = String::from_utf8(json).unwrap();
-        let newer = text.replace("\"version\": 1", "\"version\": 2");
+        let newer = text.replace("\"version\": 2", "\"version\": 3");
         assert!(
             ImageRecord::from_json(newer.as_bytes())
                 .unwrap_err()
-                .contains("version 2")
+                .contains("version 3")
         );
         let odd = text.replace("\"cmdline\"", "\"cmdlime\"");
         assert!(ImageRecord::from_json(odd.as_bytes()).is_err());
         assert!(ImageRecord::from_json(b"{").is_err());
+    }
+    #[test]
+    fn version_1_is_read_as_what_it_was() {
+        let text = r#"{"version": 1, "image": {
+            "digest": "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+            "index_digest": null, "reference": "q.io/x:1",
+            "disk": {"source_path": "disk/x", "source_format": "qcow2", "source_bytes": 9, "virtual_bytes": 1024},
+            "kernel": {"source_path": "boot/vmlinuz", "size_bytes": 6},
+            "initrd": null, "cmdline": null, "imported_at_s": 5}}"#;
+        let image = ImageRecord::from_json(text.as_bytes()).unwrap();
+        assert_eq!((image.disk.format, image.disk.file_bytes), (DiskFormat::Raw, 1024));
+        assert_eq!((image.disk.digest, image.origin), (None, None));
+    }
+
+    #[test]
+    fn a_disk_alone_has_its_own_digest_for_a_name_and_every_part_counts() {
+        let disk = ImageDigest::of(b"disk");
+        let file = |bytes: &[u8]| FileRecord {
+            source_path: String::new(),
+            size_bytes: bytes.len() as u64,
+            digest: Some(ImageDigest::of(bytes)),
+        };
+        let (one, two) = (file(b"1"), file(b"2"));
+        assert_eq!(ImageRecord::name_of(&disk, None, None, None), disk);
+        let names = std::collections::BTreeSet::from([
+            ImageRecord::name_of(&disk, Some(&one), None, None),
+            ImageRecord::name_of(&disk, None, Some(&one), None),
+            ImageRecord::name_of(&disk, Some(&one), Some(&two), None),
+            ImageRecord::name_of(&disk, Some(&two), Some(&one), None),
+            ImageRecord::name_of(&disk, None, None, Some("quiet")),
+            disk,
+        ]);
+        assert_eq!(names.len(), 6);
     }
 }

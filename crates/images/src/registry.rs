@@ -33,6 +33,8 @@ const ACCEPTED: [&str; 4] = [
     "application/vnd.docker.distribution.manifest.v2+json",
     "application/vnd.docker.distribution.manifest.list.v2+json",
 ];
+/// Where a registry tells a manifest's digest (OCI distribution specification 1.1, "pulling manifests").
+const DIGEST_HEADER: &str = "docker-content-digest";
 const USER_AGENT: &str = concat!("karat/", env!("CARGO_PKG_VERSION"));
 
 /// A registry one image is fetched from.
@@ -109,31 +111,7 @@ impl Registry {
 
     /// The manifest or index called `name` (a tag or a digest), and its digest.
     pub(crate) async fn manifest(&self, name: &str) -> Result<(Vec<u8>, ImageDigest), PullError> {
-        let scheme = if self.plain_http { "http" } else { "https" };
-        let host = self.target.resolve_registry();
-        let url = format!("{scheme}://{host}/v2/{}/manifests/{name}", self.reference.repository());
-        let mut request = self.http.get(url).header("accept", ACCEPTED.join(", "));
-        if let Some(token) = &self.token {
-            request = request.bearer_auth(token);
-        }
-        let mut response = request
-            .send()
-            .await
-            .map_err(|error| self.unreachable(Box::new(error)))?;
-        if !response.status().is_success() {
-            return Err(self.status(response.status().as_u16()));
-        }
-        let mut body = Vec::new();
-        while let Some(piece) = response
-            .chunk()
-            .await
-            .map_err(|error| self.unreachable(Box::new(error)))?
-        {
-            if (body.len() + piece.len()) as u64 > MANIFEST_MAX {
-                return Err(self.manifest_problem(format!("it is longer than {MANIFEST_MAX} bytes")));
-            }
-            body.extend_from_slice(&piece);
-        }
+        let body = self.get(&format!("manifests/{name}"), &ACCEPTED.join(", ")).await?;
         let found = ImageDigest::of(&body);
         if let Ok(expected) = name.parse::<ImageDigest>()
             && expected != found
@@ -145,6 +123,85 @@ impl Registry {
             });
         }
         Ok((body, found))
+    }
+
+    /// Digest of the manifest or index called `name`, asked for without the manifest where the registry tells it.
+    pub(crate) async fn manifest_digest(&self, name: &str) -> Result<ImageDigest, PullError> {
+        let path = format!("manifests/{name}");
+        let response = self.ask(reqwest::Method::HEAD, &path, &ACCEPTED.join(", ")).await?;
+        let told = response.headers().get(DIGEST_HEADER);
+        match told.and_then(|told| told.to_str().ok()?.parse().ok()) {
+            Some(digest) => Ok(digest),
+            None => Ok(self.manifest(name).await?.1),
+        }
+    }
+
+    /// The index of what refers to a manifest (OCI distribution specification 1.1, "listing referrers").
+    pub(crate) async fn referrers(&self, digest: &str) -> Result<Vec<u8>, PullError> {
+        let kind = "application/vnd.oci.image.index.v1+json";
+        self.get(&format!("referrers/{digest}"), kind).await
+    }
+
+    /// A blob of known length that fits into memory, verified.
+    pub(crate) async fn small_blob(&self, digest: &ImageDigest, size_bytes: usize) -> Result<Vec<u8>, PullError> {
+        use futures_util::StreamExt;
+        let mut body = self.blob(digest, 0).await?;
+        let mut bytes = Vec::new();
+        while let Some(piece) = body.stream.next().await {
+            let piece = piece.map_err(|error| self.unreachable(Box::new(error)))?;
+            if bytes.len() + piece.len() > size_bytes {
+                return Err(PullError::TooLong {
+                    digest: digest.clone(),
+                    expected_bytes: size_bytes as u64,
+                });
+            }
+            bytes.extend_from_slice(&piece);
+        }
+        let found = ImageDigest::of(&bytes);
+        if found == *digest {
+            return Ok(bytes);
+        }
+        Err(PullError::DigestMismatch {
+            subject: "blob".to_owned(),
+            expected: digest.clone(),
+            found,
+        })
+    }
+
+    /// An answer of the registry that is a success, for `path` below the repository.
+    async fn ask(&self, method: reqwest::Method, path: &str, accept: &str) -> Result<reqwest::Response, PullError> {
+        let scheme = if self.plain_http { "http" } else { "https" };
+        let host = self.target.resolve_registry();
+        let url = format!("{scheme}://{host}/v2/{}/{path}", self.reference.repository());
+        let mut request = self.http.request(method, url).header("accept", accept);
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token);
+        }
+        let response = request
+            .send()
+            .await
+            .map_err(|error| self.unreachable(Box::new(error)))?;
+        if response.status().is_success() {
+            Ok(response)
+        } else {
+            Err(self.status(response.status().as_u16()))
+        }
+    }
+
+    async fn get(&self, path: &str, accept: &str) -> Result<Vec<u8>, PullError> {
+        let mut response = self.ask(reqwest::Method::GET, path, accept).await?;
+        let mut body = Vec::new();
+        while let Some(piece) = response
+            .chunk()
+            .await
+            .map_err(|error| self.unreachable(Box::new(error)))?
+        {
+            if (body.len() + piece.len()) as u64 > MANIFEST_MAX {
+                return Err(self.manifest_problem(format!("it is longer than {MANIFEST_MAX} bytes")));
+            }
+            body.extend_from_slice(&piece);
+        }
+        Ok(body)
     }
 
     /// Asks for a blob from `offset` on. The caller checks length and digest.

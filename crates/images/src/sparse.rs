@@ -18,6 +18,10 @@ pub(crate) struct SparseWriter {
     offset: u64,
     /// An incomplete block.
     pending: Vec<u8>,
+    /// Bytes written, not counting holes.
+    data: u64,
+    /// Bytes at the start that the file has already.
+    there: u64,
 }
 
 impl SparseWriter {
@@ -26,7 +30,36 @@ impl SparseWriter {
             file,
             offset: 0,
             pending: Vec::with_capacity(BLOCK),
+            data: 0,
+            there: 0,
         }
+    }
+
+    /// Goes on with a file whose first `there` bytes, a multiple of 4096, are what will be written; they count as data.
+    pub(crate) fn resume(file: File, there: u64) -> Self {
+        Self {
+            there,
+            ..Self::new(file)
+        }
+    }
+
+    /// Makes all whole blocks so far durable. Returns how many bytes these are; the file is at least that long.
+    pub(crate) fn settle(&mut self) -> io::Result<u64> {
+        if self.file.metadata()?.len() < self.offset {
+            self.file.set_len(self.offset)?;
+        }
+        self.file.sync_data()?;
+        Ok(self.offset)
+    }
+
+    /// Bytes of whole blocks so far.
+    pub(crate) fn position(&self) -> u64 {
+        self.offset
+    }
+
+    /// Bytes written so far, not counting holes.
+    pub(crate) fn data_bytes(&self) -> u64 {
+        self.data
     }
 
     /// Writes the last block and sets the length, rounded up to a multiple of `unit` with zeros. Returns file and length.
@@ -49,8 +82,13 @@ impl SparseWriter {
             let data = rest.get(zeros..).unwrap_or_default();
             let (run, after) = data.split_at(run_length(data, false));
             self.offset += zeros as u64;
-            self.file.write_all_at(run, self.offset)?;
+            // Blocks are whole, and so is what is there: a run begins before its end or not.
+            let known = usize::try_from(self.there.saturating_sub(self.offset)).unwrap_or(usize::MAX);
+            let fresh = run.get(known.min(run.len())..).unwrap_or_default();
+            let at = self.offset + (run.len() - fresh.len()) as u64;
+            self.file.write_all_at(fresh, at)?;
             self.offset += run.len() as u64;
+            self.data += run.len() as u64;
             rest = after;
         }
         Ok(())
@@ -185,6 +223,31 @@ mod tests {
                 file.as_file().metadata().unwrap().blocks() * 512 <= 64 << 10,
                 "step {step}"
             );
+        }
+    }
+
+    #[test]
+    fn goes_on_where_it_was_settled() {
+        let data = pattern(&[(3, 40_000), (0, 20_000), (5, 9000), (0, 70_000), (7, 100)]);
+        for cut in [1000, 50_000, 65_000, 100_000] {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            let mut writer = SparseWriter::new(file.reopen().unwrap());
+            writer.write_all(&data[..cut]).unwrap();
+            let there = writer.settle().unwrap();
+            assert!(there <= cut as u64 && there + 4096 > cut as u64);
+            assert!(file.as_file().metadata().unwrap().len() >= there);
+            drop(writer);
+            // Bytes that are there are not looked at again.
+            let mut again = data.clone();
+            if there >= 4096 {
+                again[..4096].fill(9);
+            }
+            let mut writer = SparseWriter::resume(file.reopen().unwrap(), there);
+            for piece in again.chunks(3000) {
+                writer.write_all(piece).unwrap();
+            }
+            writer.finish(1).unwrap();
+            assert!(std::fs::read(file.path()).unwrap() == data, "cut at {cut}");
         }
     }
 

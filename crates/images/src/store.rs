@@ -11,27 +11,37 @@ use std::time::Duration;
 
 use rustix::fs::FlockOperation;
 use tokio::sync::OwnedMutexGuard;
-use tokio_util::sync::CancellationToken;
 
-use crate::clone::clone_file;
-use crate::{CloneError, Cloned, ImageDigest, ImageRecord, durable, fetch, record};
+use crate::{DiskFormat, ImageDigest, ImageRecord, StoreName, durable, record};
 
-/// Name of the disk inside an image's directory.
-pub(crate) const DISK: &str = "disk.raw";
+/// Name of a raw disk inside an image's directory.
+pub(crate) const DISK: &str = DiskFormat::Raw.file_name();
 /// Name of the kernel inside an image's directory.
 pub(crate) const KERNEL: &str = "kernel";
 /// Name of the initrd inside an image's directory.
 pub(crate) const INITRD: &str = "initrd";
 
+/// Name of the file whose lock keeps others out.
+const LOCK: &str = "images.lock";
+
 /// What an operator decides about a store.
 #[derive(Debug, Clone)]
 pub struct Settings {
+    /// What it is called. Default `default`.
+    pub name: StoreName,
+    /// Most disk space its images may take, bytes. Default none.
+    pub quota_bytes: Option<u64>,
+    /// Whether its root has to be the root of a mounted file system, so that nothing is written to the directory beneath while
+    /// the mount is missing. Default no.
+    pub must_be_mounted: bool,
     /// Where the store lives. Default `/var/lib/karat`.
     pub root: PathBuf,
     /// Registries spoken to over plain HTTP, as written in references: `host` or `host:port`. Default none.
     pub insecure_registries: Vec<String>,
     /// `qemu-img`, if it is in none of `/usr/bin`, `/usr/local/bin`, `/bin`.
     pub qemu_img: Option<PathBuf>,
+    /// How often an import from the web makes what it has durable, so that it goes on there after a crash, bytes. Default 64 MiB.
+    pub checkpoint_bytes: u64,
     /// Largest disk an image may have, bytes, as its guest sees it. Default 256 GiB.
     pub max_disk_bytes: u64,
     /// How long one conversion to raw may take. Default one hour.
@@ -41,9 +51,13 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            name: StoreName::default(),
+            quota_bytes: None,
+            must_be_mounted: false,
             root: PathBuf::from("/var/lib/karat"),
             insecure_registries: Vec::new(),
             qemu_img: None,
+            checkpoint_bytes: 64 << 20,
             max_disk_bytes: 256 << 30,
             convert_limit: Duration::from_secs(3600),
         }
@@ -56,6 +70,9 @@ pub enum OpenError {
     /// Somebody else has it open.
     #[error("image store {0} is in use by another process; stop that one, or choose another state directory")]
     InUse(PathBuf),
+    /// Its file system is missing.
+    #[error("image store {0} has to be a mount point and is none; mount its file system, or clear must_be_mounted")]
+    NotMounted(PathBuf),
     /// A file of it cannot be worked on.
     #[error("cannot {action} {path} of the image store")]
     Io {
@@ -74,7 +91,7 @@ pub enum OpenError {
 pub struct Recovery {
     /// Imports and removals that were cut off, and are cleaned away now.
     pub removed: u64,
-    /// Whole or partial layers that the next pull can use.
+    /// Whole or partial layers, and beginnings of disks, that the next import can use.
     pub kept_blobs: u64,
     /// Images whose files are not what they should be, with the reason. They are not listed and not used; remove them.
     pub damaged: Vec<(String, String)>,
@@ -102,6 +119,16 @@ pub enum StoreError {
         /// `kernel` or `initrd`.
         part: &'static str,
     },
+    /// The store is not there at the moment.
+    #[error(
+        "image store {store} is not available: {problem}; its images can be used again when its file system is back"
+    )]
+    Unavailable {
+        /// Which.
+        store: StoreName,
+        /// What is wrong.
+        problem: String,
+    },
     /// A file cannot be worked on.
     #[error("cannot {action} {path}")]
     Io {
@@ -116,7 +143,18 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+    /// A stable name for programs.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::NotFound(_) => "store_no_image",
+            Self::Damaged { .. } => "store_damaged",
+            Self::NoSuchPart { .. } => "store_no_part",
+            Self::Unavailable { .. } => "store_unavailable",
+            Self::Io { .. } => "io",
+        }
+    }
+
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_path_buf();
         move |source| Self::Io { action, path, source }
     }
@@ -127,7 +165,7 @@ impl StoreError {
 pub struct Usage {
     /// Disk space of sealed images, bytes.
     pub images_bytes: u64,
-    /// Disk space of whole and partial layers, bytes.
+    /// Disk space of whole and partial layers and beginnings of disks, bytes.
     pub blobs_bytes: u64,
     /// Disk space of imports under way, bytes.
     pub imports_bytes: u64,
@@ -144,12 +182,14 @@ pub struct Store(pub(crate) Arc<Inner>);
 
 pub(crate) struct Inner {
     pub(crate) settings: Settings,
-    /// Held for the lock on it.
-    _lock: File,
+    /// Held for the lock on it, and to tell whether the root is still the one that was opened.
+    lock: File,
     made: AtomicU64,
-    locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    /// Held while an image appears in the store.
+    pub(crate) sealing: Mutex<()>,
+    pub(crate) locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     /// Imports that want a blob, by blob.
-    wanted: Mutex<HashMap<ImageDigest, usize>>,
+    pub(crate) wanted: Mutex<HashMap<ImageDigest, usize>>,
 }
 
 impl Store {
@@ -159,13 +199,16 @@ impl Store {
             let path = path.to_path_buf();
             move |source| OpenError::Io { action, path, source }
         };
-        for part in ["images", "images/sha256", "blobs", "tmp"] {
+        if settings.must_be_mounted && !is_mount_point(&settings.root).map_err(io("inspect", &settings.root))? {
+            return Err(OpenError::NotMounted(settings.root));
+        }
+        for part in ["images", "images/sha256", "blobs", "partial", "tmp"] {
             let path = settings.root.join(part);
             std::fs::create_dir_all(&path).map_err(io("create", &path))?;
             // Sealed files may be read by all, and who can read a file can lock it.
             std::fs::set_permissions(&path, Permissions::from_mode(0o700)).map_err(io("restrict", &path))?;
         }
-        let path = settings.root.join("images.lock");
+        let path = settings.root.join(LOCK);
         let lock = File::options()
             .write(true)
             .create(true)
@@ -181,8 +224,9 @@ impl Store {
         })?;
         let store = Self(Arc::new(Inner {
             settings,
-            _lock: lock,
+            lock,
             made: AtomicU64::new(0),
+            sealing: Mutex::default(),
             locks: Mutex::default(),
             wanted: Mutex::default(),
         }));
@@ -196,7 +240,14 @@ impl Store {
             durable::remove_all(&path)?;
             recovery.removed += 1;
         }
-        recovery.kept_blobs = children(&self.blobs())?.len() as u64;
+        for path in children(&self.partial())? {
+            // Without its state nobody can go on with it.
+            if !path.join("state.json").exists() {
+                durable::remove_all(&path)?;
+                recovery.removed += 1;
+            }
+        }
+        recovery.kept_blobs = (children(&self.blobs())?.len() + children(&self.partial())?.len()) as u64;
         for (name, digest) in self.names()? {
             let problem = match digest.map(|digest| self.get(&digest)) {
                 None => "its name is no digest".to_owned(),
@@ -249,7 +300,11 @@ impl Store {
         }
         let kernel = image.kernel.as_ref().map(|file| (KERNEL, file.size_bytes));
         let initrd = image.initrd.as_ref().map(|file| (INITRD, file.size_bytes));
-        let parts = [Some((DISK, image.disk.virtual_bytes)), kernel, initrd];
+        let parts = [
+            Some((image.disk.format.file_name(), image.disk.file_bytes)),
+            kernel,
+            initrd,
+        ];
         for (name, length) in parts.into_iter().flatten() {
             match dir.join(name).metadata() {
                 Ok(metadata) if metadata.len() == length => {}
@@ -262,14 +317,55 @@ impl Store {
 
     /// The disk, for reading.
     pub fn open_disk(&self, digest: &ImageDigest) -> Result<File, StoreError> {
-        self.get(digest)?;
-        self.open_part(digest, DISK)
+        let image = self.get(digest)?;
+        self.open_part(digest, image.disk.format.file_name())
     }
 
     /// Where the disk of an image is, which may be gone. It is never opened for writing; images of volumes name it as their
-    /// backing file.
+    /// backing file. Its format is told by [`ImageRecord::disk`].
     pub fn disk_path(&self, digest: &ImageDigest) -> PathBuf {
-        self.image_dir(digest).join(DISK)
+        let dir = self.image_dir(digest);
+        let qcow2 = dir.join(DiskFormat::Qcow2.file_name());
+        if qcow2.exists() { qcow2 } else { dir.join(DISK) }
+    }
+
+    /// What it is called.
+    pub fn name(&self) -> &StoreName {
+        &self.0.settings.name
+    }
+
+    /// What was decided about it.
+    pub fn settings(&self) -> &Settings {
+        &self.0.settings
+    }
+
+    /// Whether its file system is still the one that was opened: a lost mount shows the directory beneath, which must not be
+    /// written to.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub fn check_available(&self) -> Result<(), StoreError> {
+        use std::os::unix::fs::MetadataExt;
+        let gone = |problem: String| StoreError::Unavailable {
+            store: self.name().clone(),
+            problem,
+        };
+        let path = self.0.settings.root.join(LOCK);
+        let there = path
+            .metadata()
+            .map_err(|error| gone(format!("{} cannot be reached: {error}", path.display())))?;
+        let held = self
+            .0
+            .lock
+            .metadata()
+            .map_err(|error| gone(format!("its lock file cannot be read: {error}")))?;
+        if (there.dev(), there.ino()) == (held.dev(), held.ino()) {
+            return Ok(());
+        }
+        Err(gone(format!(
+            "{} is not what it was when the store was opened",
+            self.0.settings.root.display()
+        )))
     }
 
     /// The kernel, for reading.
@@ -295,33 +391,9 @@ impl Store {
         File::open(&path).map_err(StoreError::io("open", &path))
     }
 
-    /// Makes a private disk of `size_bytes` at `target` (which must not exist) from an image's, by reflink where the file system
-    /// can, else by copying what is not a hole. Durable when it returns. When the future is dropped the copy stops soon after.
-    pub async fn clone_disk(&self, digest: &ImageDigest, target: &Path, size_bytes: u64) -> Result<Cloned, CloneError> {
-        let image = self.get(digest).map_err(CloneError::Image)?;
-        if size_bytes < image.disk.virtual_bytes {
-            return Err(CloneError::TooSmall {
-                digest: digest.clone(),
-                needed_bytes: image.disk.virtual_bytes,
-                wanted_bytes: size_bytes,
-            });
-        }
-        if !size_bytes.is_multiple_of(512) {
-            return Err(CloneError::NotSectors(size_bytes));
-        }
-        let disk = self.open_disk(digest).map_err(CloneError::Image)?;
-        let stop = CancellationToken::new();
-        let _stop_when_dropped = stop.clone().drop_guard();
-        let path = target.to_path_buf();
-        let work = move || clone_file(&disk, &path, size_bytes, &|| stop.is_cancelled());
-        match tokio::task::spawn_blocking(work).await {
-            Ok(result) => result,
-            Err(_) => Err(CloneError::Cancelled(target.to_path_buf())),
-        }
-    }
-
     /// Removes an image, also a damaged one. Disks cloned from it and files opened from it stay as they are.
     pub fn remove(&self, digest: &ImageDigest) -> Result<(), StoreError> {
+        self.check_available()?;
         let dir = self.image_dir(digest);
         if !dir.exists() {
             return Err(StoreError::NotFound(digest.clone()));
@@ -340,27 +412,12 @@ impl Store {
         let size = |path: PathBuf| occupied(&path).map_err(StoreError::io("measure", &path));
         Ok(Usage {
             images_bytes: size(self.images())?,
-            blobs_bytes: size(self.blobs())?,
+            blobs_bytes: size(self.blobs())? + size(self.partial())?,
             imports_bytes: size(self.tmp())?,
             free_bytes: self
                 .free_bytes()
                 .map_err(StoreError::io("measure", &self.0.settings.root))?,
         })
-    }
-
-    /// Drops whole and partial layers that no pull under way wants. Returns the bytes freed.
-    pub fn drop_unused_blobs(&self) -> Result<u64, StoreError> {
-        let wanted = self.0.wanted.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut freed = 0;
-        for path in children(&self.blobs()).map_err(StoreError::io("list", &self.blobs()))? {
-            let hex = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-            if ImageDigest::from_hex(hex).is_some_and(|digest| wanted.contains_key(&digest)) {
-                continue;
-            }
-            freed += occupied(&path).map_err(StoreError::io("measure", &path))?;
-            durable::remove_all(&path).map_err(StoreError::io("remove", &path))?;
-        }
-        Ok(freed)
     }
 
     pub(crate) fn free_bytes(&self) -> io::Result<u64> {
@@ -377,6 +434,10 @@ impl Store {
 
     pub(crate) fn blobs(&self) -> PathBuf {
         self.0.settings.root.join("blobs")
+    }
+
+    pub(crate) fn partial(&self) -> PathBuf {
+        self.0.settings.root.join("partial")
     }
 
     fn tmp(&self) -> PathBuf {
@@ -399,18 +460,6 @@ impl Store {
         lock.lock_owned().await
     }
 
-    /// Keeps blobs from being dropped until the token is.
-    pub(crate) fn want(&self, digests: Vec<ImageDigest>) -> Wanted {
-        let mut wanted = self.0.wanted.lock().unwrap_or_else(PoisonError::into_inner);
-        for digest in &digests {
-            *wanted.entry(digest.clone()).or_default() += 1;
-        }
-        Wanted {
-            store: self.clone(),
-            digests,
-        }
-    }
-
     fn names(&self) -> io::Result<Vec<(String, Option<ImageDigest>)>> {
         let name = |path: PathBuf| {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -421,52 +470,23 @@ impl Store {
     }
 }
 
-/// Blobs an import wants.
-pub(crate) struct Wanted {
-    store: Store,
-    digests: Vec<ImageDigest>,
+/// Whether `path` is where a file system is mounted: it lies on another one than the directory above it.
+fn is_mount_point(path: &Path) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let Some(parent) = path.parent() else { return Ok(true) };
+    let found = match path.metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        other => other?,
+    };
+    Ok(found.dev() != parent.metadata()?.dev())
 }
 
-impl Wanted {
-    /// The image is sealed: its layers have served, unless another import wants them too.
-    pub(crate) fn served(mut self) {
-        for digest in self.release() {
-            let path = fetch::finished_path(&self.store.blobs(), &digest);
-            if let Err(error) = durable::remove_all(&path) {
-                tracing::warn!(path = %path.display(), "cannot remove a layer that has served: {error}");
-            }
-        }
-    }
-
-    /// Gives up the claims; returns what nobody wants any more.
-    fn release(&mut self) -> Vec<ImageDigest> {
-        let mut wanted = self.store.0.wanted.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut free = Vec::new();
-        for digest in self.digests.drain(..) {
-            match wanted.get_mut(&digest) {
-                Some(count) if *count > 1 => *count -= 1,
-                _ => {
-                    wanted.remove(&digest);
-                    free.push(digest);
-                }
-            }
-        }
-        free
-    }
-}
-
-impl Drop for Wanted {
-    fn drop(&mut self) {
-        self.release();
-    }
-}
-
-fn children(path: &Path) -> io::Result<Vec<PathBuf>> {
+pub(crate) fn children(path: &Path) -> io::Result<Vec<PathBuf>> {
     std::fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect()
 }
 
 /// Disk space of a file, or of a directory and all below it; what vanishes meanwhile counts nothing.
-fn occupied(path: &Path) -> io::Result<u64> {
+pub(crate) fn occupied(path: &Path) -> io::Result<u64> {
     use std::os::unix::fs::MetadataExt;
     let metadata = match path.symlink_metadata() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),

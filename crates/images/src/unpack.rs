@@ -5,6 +5,8 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
+use image_trust::{DigestSet, Digests, HashMethod};
+
 use crate::layer::{self, Compression, LayerError};
 use crate::sparse::SparseWriter;
 use crate::tape::{Entry, Kind, Tape};
@@ -43,6 +45,8 @@ pub(crate) struct Found {
     pub(crate) file: PathBuf,
     /// Length, bytes.
     pub(crate) size: u64,
+    /// Its digests, by the methods asked for.
+    pub(crate) digests: DigestSet,
 }
 
 /// A layer on disk.
@@ -66,6 +70,7 @@ pub(crate) struct Contents {
 /// Collects candidates from one layer after the other, lowest first.
 pub(crate) struct Unpacker<'a> {
     dir: &'a Path,
+    methods: &'a [HashMethod],
     max_disk_bytes: u64,
     unpacked_left: u64,
     found: BTreeMap<String, Found>,
@@ -75,10 +80,11 @@ pub(crate) struct Unpacker<'a> {
 }
 
 impl<'a> Unpacker<'a> {
-    /// Files go to `dir`, which is the caller's to remove.
-    pub(crate) fn new(dir: &'a Path, max_disk_bytes: u64) -> Self {
+    /// Files go to `dir`, which is the caller's to remove; digests by `methods` are made of each.
+    pub(crate) fn new(dir: &'a Path, max_disk_bytes: u64, methods: &'a [HashMethod]) -> Self {
         Self {
             dir,
+            methods,
             max_disk_bytes,
             unpacked_left: unpacked_max(max_disk_bytes),
             found: BTreeMap::new(),
@@ -188,7 +194,7 @@ impl<'a> Unpacker<'a> {
         }
         let target = self.dir.join(format!("found-{}", self.files_made));
         self.files_made += 1;
-        let size = copy(tape, &target)?;
+        let (size, digests) = copy(tape, &target, self.methods)?;
         if size < entry.size {
             return Err(Failure::Layer(LayerError::Truncated));
         }
@@ -198,6 +204,7 @@ impl<'a> Unpacker<'a> {
             path: entry.path.clone(),
             file: target,
             size,
+            digests,
         };
         self.found.insert(entry.path.clone(), found);
         Ok(())
@@ -275,21 +282,25 @@ impl Failure {
     }
 }
 
-fn copy(from: &mut dyn Read, to: &Path) -> Result<u64, Failure> {
+fn copy(from: &mut dyn Read, to: &Path, methods: &[HashMethod]) -> Result<(u64, DigestSet), Failure> {
+    let mut digests = Digests::new(methods.iter().copied());
     let writing = |error| Failure::Write(to.to_path_buf(), error);
     let mut writer = SparseWriter::new(File::create_new(to).map_err(writing)?);
     let mut buffer = vec![0; 256 << 10];
     loop {
         match from.read(&mut buffer) {
             Ok(0) => break,
-            Ok(count) => writer
-                .write_all(buffer.get(..count).unwrap_or_default())
-                .map_err(writing)?,
+            Ok(count) => {
+                let piece = buffer.get(..count).unwrap_or_default();
+                digests.update(piece);
+                writer.write_all(piece).map_err(writing)?;
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(Failure::reading(error)),
         }
     }
-    writer.finish(1).map(|(_, length)| length).map_err(writing)
+    let (_, length) = writer.finish(1).map_err(writing)?;
+    Ok((length, digests.finish()))
 }
 
 fn is_below(path: &str, directory: &str) -> bool {

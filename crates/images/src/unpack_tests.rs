@@ -25,7 +25,7 @@ fn store(dir: &Path, name: &str, bytes: &[u8]) -> LayerFile {
 
 fn unpack(layers: &[&[(&str, &[u8])]]) -> Result<(String, Contents), PullError> {
     let dir = tempfile::tempdir().unwrap();
-    let mut unpacker = Unpacker::new(dir.path(), 1 << 20);
+    let mut unpacker = Unpacker::new(dir.path(), 1 << 20, &[]);
     for (index, entries) in layers.iter().enumerate() {
         unpacker.add(&layer(dir.path(), &format!("layer-{index}"), entries), &mut |_| true)?;
     }
@@ -117,7 +117,7 @@ fn links_are_not_followed_but_counted() {
     let mut builder = tar::Builder::new(Vec::new());
     builder.append_link(&mut header, "disk/a.raw", "/etc/passwd").unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let mut unpacker = Unpacker::new(dir.path(), 1 << 20);
+    let mut unpacker = Unpacker::new(dir.path(), 1 << 20, &[]);
     let link = store(dir.path(), "layer", &builder.into_inner().unwrap());
     unpacker.add(&link, &mut |_| true).unwrap();
     assert!(matches!(unpacker.finish(), Err(PullError::NoDisk { links: 1 })));
@@ -156,7 +156,7 @@ fn bombs_and_damage_are_told_apart() {
     let dir = tempfile::tempdir().unwrap();
     let add = |bytes: &[u8], compression, left: Option<u64>| {
         let work = tempfile::tempdir().unwrap();
-        let mut unpacker = Unpacker::new(work.path(), 1 << 20);
+        let mut unpacker = Unpacker::new(work.path(), 1 << 20, &[]);
         unpacker.unpacked_left = left.unwrap_or(unpacker.unpacked_left);
         let mut layer = store(dir.path(), "layer", bytes);
         layer.compression = compression;
@@ -207,7 +207,7 @@ fn bombs_and_damage_are_told_apart() {
 fn a_stop_ends_the_walk() {
     let dir = tempfile::tempdir().unwrap();
     let layer = layer(dir.path(), "layer", &[("disk/a.raw", b"x")]);
-    let mut unpacker = Unpacker::new(dir.path(), 1 << 20);
+    let mut unpacker = Unpacker::new(dir.path(), 1 << 20, &[]);
     assert!(matches!(
         unpacker.add(&layer, &mut |_| false),
         Err(PullError::Cancelled)

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::process::Command;
 
-use images::{CloneError, CloneMethod, DiskFormat, Phase, Progress, PullError, Store, StoreError};
+use images::{CloneError, CloneMethod, Phase, Progress, PullError, SourceFormat, Store, StoreError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -63,7 +63,7 @@ async fn a_raw_disk_with_kernel_becomes_a_sealed_image() {
     );
     assert_eq!(
         (image.disk.source_format, image.disk.virtual_bytes),
-        (DiskFormat::Raw, 8 << 20)
+        (SourceFormat::Raw, 8 << 20)
     );
     assert_eq!(image.cmdline.as_deref(), Some("console=ttyS0"));
     assert!(read(store.open_disk(&digest).unwrap()) == disk());
@@ -143,7 +143,7 @@ async fn a_qcow2_disk_is_flattened_whatever_it_is_called() {
         .map_err(|error| told(&error))
         .unwrap()
         .image;
-    assert_eq!(image.disk.source_format, DiskFormat::Qcow2);
+    assert_eq!(image.disk.source_format, SourceFormat::Qcow2);
     assert_eq!(image.disk.source_bytes, packed.len() as u64);
     assert!(read(store.open_disk(&digest).unwrap()) == disk());
     let dir = root.path().join("images/sha256").join(digest.hex());

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use images::{DiskFormat, Settings};
+use images::{Settings, SourceFormat};
 
 use crate::registry_stub::noise;
 use crate::{have, open, pull, told};
@@ -95,7 +95,7 @@ async fn pulls_a_container_disk_as_people_build_them() {
         .map_err(|error| told(&error))
         .unwrap()
         .image;
-    assert_eq!(image.disk.source_format, DiskFormat::Qcow2);
+    assert_eq!(image.disk.source_format, SourceFormat::Qcow2);
     assert_eq!(image.disk.virtual_bytes, 700_000_u64.next_multiple_of(512) + (5 << 20));
     assert_eq!(image.kernel.unwrap().source_path, "boot/vmlinuz-6.1.0-amd64");
     assert_eq!(image.initrd.unwrap().size_bytes, 6);

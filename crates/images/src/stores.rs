@@ -1,0 +1,272 @@
+//! Several stores under one roof: directories, mostly on file systems of their own.
+
+use std::collections::BTreeMap;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    ImageDigest, ImportError, ImportRequest, ImportSource, Imported, OpenError, Progress, Recovery, RequestedProof,
+    Settings, Store, StoreError, StoreName, Usage,
+};
+
+/// Why stores cannot be opened together.
+#[derive(Debug, thiserror::Error)]
+pub enum StoresError {
+    /// There is none.
+    #[error("no image store is configured; name at least one")]
+    None,
+    /// Two have one name.
+    #[error("two image stores are called {0}; give each a name of its own")]
+    Twice(StoreName),
+    /// The default is none of them.
+    #[error("the default image store {0} is not among the stores")]
+    NoDefault(StoreName),
+    /// The default one cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+}
+
+/// A store that could not be opened: the others work without it.
+#[derive(Debug)]
+pub struct Closed {
+    /// Which.
+    pub name: StoreName,
+    /// Why.
+    pub error: OpenError,
+}
+
+/// How one store is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreState {
+    /// Which.
+    pub name: StoreName,
+    /// Whether images go there unless another is named.
+    pub is_default: bool,
+    /// What it occupies; none while it is not available.
+    pub usage: Option<Usage>,
+    /// Most disk space its images may take, bytes.
+    pub quota_bytes: Option<u64>,
+    /// Why it is not available; none if it is.
+    pub problem: Option<String>,
+}
+
+/// What an import into several stores came to.
+#[derive(Debug)]
+pub struct Placed {
+    /// The import into the first store.
+    pub imported: Imported,
+    /// Stores that have the image now, in the order of the request.
+    pub stores: Vec<StoreName>,
+    /// Stores that it did not get into, with the reason; only where that was allowed.
+    pub failed: Vec<(StoreName, ImportError)>,
+}
+
+/// Several stores, one of them the default.
+#[derive(Clone)]
+pub struct Stores {
+    stores: BTreeMap<StoreName, Store>,
+    default: StoreName,
+}
+
+impl Stores {
+    /// Opens them. One that cannot be opened is left out and told of, except the default, without which there is nothing. Blocks.
+    ///
+    /// # Errors
+    /// See [`StoresError`].
+    pub fn open(
+        settings: Vec<Settings>,
+        default: StoreName,
+    ) -> Result<(Self, Vec<(StoreName, Recovery)>, Vec<Closed>), StoresError> {
+        if settings.is_empty() {
+            return Err(StoresError::None);
+        }
+        if !settings.iter().any(|settings| settings.name == default) {
+            return Err(StoresError::NoDefault(default));
+        }
+        let mut stores = BTreeMap::new();
+        let (mut recovered, mut closed) = (Vec::new(), Vec::new());
+        for settings in settings {
+            let name = settings.name.clone();
+            if stores.contains_key(&name) || closed.iter().any(|closed: &Closed| closed.name == name) {
+                return Err(StoresError::Twice(name));
+            }
+            match Store::open(settings) {
+                Ok((store, recovery)) => {
+                    recovered.push((name.clone(), recovery));
+                    stores.insert(name, store);
+                }
+                Err(error) if name == default => return Err(error.into()),
+                Err(error) => {
+                    tracing::error!(store = %name, %error, "an image store is left out");
+                    closed.push(Closed { name, error });
+                }
+            }
+        }
+        Ok((Self { stores, default }, recovered, closed))
+    }
+
+    /// One store.
+    pub fn get(&self, name: &StoreName) -> Option<&Store> {
+        self.stores.get(name)
+    }
+
+    /// The name of the default one.
+    pub fn default_name(&self) -> &StoreName {
+        &self.default
+    }
+
+    /// All open stores, by name.
+    pub fn all(&self) -> impl Iterator<Item = &Store> {
+        self.stores.values()
+    }
+
+    /// Stores that have the image, the default one first. Those that are not available are passed over.
+    pub fn with_image(&self, digest: &ImageDigest) -> Vec<Store> {
+        let mut found: Vec<Store> = self
+            .all()
+            .filter(|store| store.check_available().is_ok() && store.get(digest).is_ok())
+            .cloned()
+            .collect();
+        found.sort_by_key(|store| *store.name() != self.default);
+        found
+    }
+
+    /// How each store is. Walks their files: blocks.
+    pub fn states(&self) -> Vec<StoreState> {
+        let state = |store: &Store| {
+            let usage = store.check_available().and_then(|()| store.usage());
+            let problem = usage.as_ref().err().map(ToString::to_string);
+            StoreState {
+                name: store.name().clone(),
+                is_default: *store.name() == self.default,
+                usage: usage.ok(),
+                quota_bytes: store.settings().quota_bytes,
+                problem,
+            }
+        };
+        self.all().map(state).collect()
+    }
+
+    /// Imports an image into the stores that the request names; into the default one if it names none. It is fetched once, into
+    /// the first, and copied to the others. With `allow_failure` it is enough that the first takes it.
+    ///
+    /// # Errors
+    /// See [`ImportError`]. Without `allow_failure`, a store that does not take it makes the others forget it again, unless they
+    /// had it before.
+    pub async fn import(
+        &self,
+        request: ImportRequest,
+        allow_failure: bool,
+        progress: &watch::Sender<Progress>,
+        cancel: &CancellationToken,
+    ) -> Result<Placed, ImportError> {
+        let mut names = request.stores.clone();
+        if names.is_empty() {
+            names.push(self.default.clone());
+        }
+        let mut targets: Vec<&Store> = Vec::new();
+        for name in &names {
+            let store = self
+                .stores
+                .get(name)
+                .ok_or_else(|| ImportError::NoStore(name.clone()))?;
+            if !targets.iter().any(|known| known.name() == name) {
+                targets.push(store);
+            }
+        }
+        let Some((first, others)) = targets.split_first() else {
+            return Err(ImportError::NoStore(self.default.clone()));
+        };
+        let imported = first.import(request, progress, cancel).await?;
+        let digest = &imported.image.digest;
+        let mut placed = vec![(*first, imported.was_there)];
+        let mut failed = Vec::new();
+        for store in others {
+            match store.copy_from(first, digest, progress, cancel).await {
+                Ok(copied) => placed.push((*store, copied.was_there)),
+                Err(error) if allow_failure && !matches!(error, ImportError::Cancelled) => {
+                    failed.push((store.name().clone(), error));
+                }
+                Err(error) => {
+                    forget(&placed, digest).await;
+                    return Err(error);
+                }
+            }
+        }
+        let stores = placed.iter().map(|(store, _)| store.name().clone()).collect();
+        Ok(Placed {
+            imported,
+            stores,
+            failed,
+        })
+    }
+
+    /// Copies an image from one store to another.
+    ///
+    /// # Errors
+    /// See [`ImportError`].
+    pub async fn copy(
+        &self,
+        digest: &ImageDigest,
+        from: &StoreName,
+        to: &StoreName,
+        progress: &watch::Sender<Progress>,
+        cancel: &CancellationToken,
+    ) -> Result<Imported, ImportError> {
+        let find = |name: &StoreName| self.stores.get(name).ok_or_else(|| ImportError::NoStore(name.clone()));
+        find(to)?.copy_from(find(from)?, digest, progress, cancel).await
+    }
+
+    /// Removes an image from one store. Blocks.
+    ///
+    /// # Errors
+    /// There is no such store or image, or its files cannot be removed.
+    pub fn remove_from(&self, digest: &ImageDigest, name: &StoreName) -> Result<(), ImportError> {
+        let store = self
+            .stores
+            .get(name)
+            .ok_or_else(|| ImportError::NoStore(name.clone()))?;
+        Ok(store.remove(digest)?)
+    }
+}
+
+impl Store {
+    /// Copies an image of another store into this one.
+    ///
+    /// # Errors
+    /// See [`ImportError`].
+    pub async fn copy_from(
+        &self,
+        from: &Self,
+        digest: &ImageDigest,
+        progress: &watch::Sender<Progress>,
+        cancel: &CancellationToken,
+    ) -> Result<Imported, ImportError> {
+        let request = ImportRequest {
+            source: ImportSource::Stored {
+                digest: digest.clone(),
+                store: from.clone(),
+            },
+            expected: image_formats::Expectations::up_to(u64::MAX),
+            evidence: RequestedProof::default(),
+            trust: std::sync::Arc::default(),
+            stores: Vec::new(),
+        };
+        self.import(request, progress, cancel).await
+    }
+}
+
+/// Takes back what an import put into stores that did not have it.
+async fn forget(placed: &[(&Store, bool)], digest: &ImageDigest) {
+    for (store, was_there) in placed {
+        if *was_there {
+            continue;
+        }
+        let (store, digest) = ((*store).clone(), digest.clone());
+        let removed = tokio::task::spawn_blocking(move || store.remove(&digest)).await;
+        if let Ok(Err(error @ (StoreError::Io { .. } | StoreError::Unavailable { .. }))) = removed {
+            tracing::warn!("cannot remove an image that not all stores took: {error}");
+        }
+    }
+}
