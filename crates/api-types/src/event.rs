@@ -23,9 +23,9 @@ pub struct Event {
 /// What an event is about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Subject {
-    /// `vms`, `images`, `volumes`, `operations` or `host`.
+    /// `vms`, `images`, `volumes`, `boot-sources`, `operations` or `host`.
     pub collection: String,
-    /// Its id: a UUID, or a digest for images.
+    /// Its id: a UUID; a digest for images that have one; a name for boot sources.
     pub id: String,
     /// Its name, where it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -39,7 +39,7 @@ pub enum EventReason {
     Created,
     /// A record was removed.
     Deleted,
-    /// A machine entered another phase, or a volume another state.
+    /// A machine entered another phase, or a volume or an image another state.
     PhaseChanged,
     /// A volume was attached to a machine.
     Attached,
@@ -49,6 +49,8 @@ pub enum EventReason {
     GuestReset,
     /// A running machine was found again after a restart of the daemon.
     Adopted,
+    /// A boot source is doing differently, or a machine was made without what its image asks for.
+    ConditionChanged,
     /// An operation moved on.
     OperationChanged,
     /// The daemon started.

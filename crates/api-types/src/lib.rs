@@ -2,6 +2,7 @@
 //!
 //! Times are RFC 3339 in UTC; sizes are Kubernetes quantities where users write them and plain bytes where only programs do.
 
+mod boot_source;
 mod disk;
 mod event;
 mod image;
@@ -10,9 +11,16 @@ mod problem;
 mod vm;
 mod volume;
 
+pub use boot_source::{
+    BootSource, BootSourceCondition, BootSourceError, BootSourceFrom, BootSourceGarbageCollect, BootSourceImport,
+    BootSourceList, BootSourceRetention, BootSourceWish,
+};
 pub use disk::{DiskMirror, DiskRequests, VmDisk, VmDiskLayer, VmDiskList};
 pub use event::{Event, EventList, EventReason, Subject};
-pub use image::{Image, ImageList, ImagePull, ImagePulled};
+pub use image::{
+    Image, ImageAccepted, ImageCondition, ImageCreate, ImageFailure, ImageImport, ImageImportInfo, ImageList, ImagePatch,
+    ImageState,
+};
 pub use operation::{Operation, OperationKind, OperationList, OperationPhase, Progress};
 pub use problem::{ErrorCode, PROBLEM_CONTENT_TYPE, ProblemBody};
 pub use spec::{

@@ -21,7 +21,8 @@ pub struct Operation {
     /// How far it is, while that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
-    /// What came out, when it succeeded: for a pull the image's digest, for a volume its name, for a check what was found.
+    /// What came out, when it succeeded: for a pull or an import the image's digest, for a boot source the
+    /// id of its current image, for a volume its name, for a check what was found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<String>,
     /// What went wrong, when it failed.
@@ -41,6 +42,12 @@ pub struct Operation {
 pub enum OperationKind {
     /// An image is pulled.
     ImagePull,
+    /// Data is imported into an image record.
+    ImageImport,
+    /// An image's bytes are compared with their digests.
+    ImageVerify,
+    /// A boot source is polled, and what is new is imported.
+    BootSourceSync,
     /// A machine is started.
     VmStart,
     /// A machine is stopped.

@@ -56,6 +56,8 @@ pub enum ErrorCode {
     DigestMismatch,
     /// The image holds no disk, more than one, or one that is refused.
     ImageRefused,
+    /// The image is protected against deletion.
+    ImageProtected,
     /// A disk names another file, as its backing file or for its data: what is uploaded must stand on its own.
     DiskNotStandalone,
     /// A disk is damaged, encrypted, or of a format or with a feature that is not read.

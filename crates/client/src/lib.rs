@@ -3,6 +3,7 @@
 //! One [`Client`] per socket; it may be cloned and used from several tasks. Nothing here retries: a call that changes
 //! something was carried out exactly when it returns `Ok`.
 
+mod boot_sources;
 mod console;
 mod disks;
 mod error;

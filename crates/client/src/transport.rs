@@ -49,6 +49,17 @@ impl Client {
         json(path, &self.send(Method::POST, path, Some(body)).await?)
     }
 
+    /// Sends a merge patch (RFC 7396).
+    pub(crate) async fn patch<B: Serialize, T: DeserializeOwned>(&self, path: &str, body: &B) -> Result<T, ClientError> {
+        let body = serde_json::to_vec(body).map_err(|error| unexpected(path, error))?;
+        json(path, &self.send(Method::PATCH, path, Some(body)).await?)
+    }
+
+    pub(crate) async fn put<B: Serialize, T: DeserializeOwned>(&self, path: &str, body: &B) -> Result<T, ClientError> {
+        let body = serde_json::to_vec(body).map_err(|error| unexpected(path, error))?;
+        json(path, &self.send(Method::PUT, path, Some(body)).await?)
+    }
+
     pub(crate) async fn delete(&self, path: &str) -> Result<(), ClientError> {
         self.send(Method::DELETE, path, None).await.map(drop)
     }

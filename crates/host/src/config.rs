@@ -26,4 +26,17 @@ pub struct HostConfig {
     pub reserved_space_bytes: u64,
     /// How long a guest has to shut down when the caller does not say.
     pub stop_timeout: Duration,
+    /// Where boot sources are defined, and which are polled.
+    pub boot_sources: BootSourceConfig,
+}
+
+/// Boot sources: images that are tracked.
+#[derive(Debug, Clone)]
+pub struct BootSourceConfig {
+    /// Directory of the definitions that are shipped.
+    pub system_directory: PathBuf,
+    /// Directory of the definitions that administrators write.
+    pub custom_directory: PathBuf,
+    /// Whether the sources that are shipped are polled.
+    pub system_sources: bool,
 }

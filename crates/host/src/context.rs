@@ -15,6 +15,8 @@ pub(crate) struct Context {
     pub(crate) registry: Registry,
     pub(crate) store: images::Store,
     pub(crate) operations: LiveOperations,
+    /// Whether files of the state directory can share blocks.
+    pub(crate) reflinks: bool,
 }
 
 /// Name of the root disk inside a machine's directory.

@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
 use api_types::{ErrorCode, EventReason, Vm, VmPhase, VmStatus};
-use images::{CloneError, CloneMethod, ImageRecord};
+use image_catalog::Condition;
+use images::{CloneError, ImageRecord};
 use jiff::Timestamp;
 use spec::{ByteSize, VmId, VmPlan, VmSpec};
 
+use crate::catalogue::shape;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::host::Host;
@@ -33,9 +35,15 @@ impl Host {
             .await?;
         let _image_stays = self.0.images.read().await;
         let image = match &plan.image {
-            Some(image) => Some(self.find_image(image).await?.ok_or_else(|| unknown_image(image))?),
+            Some(image) => Some(self.usable_image(image).await?.ok_or_else(|| unknown_image(image))?),
             None => None,
         };
+        let (spec, unmet) = match &image {
+            Some(image) => shape(spec, image, REFUSED)?,
+            None => (spec, Vec::new()),
+        };
+        let plan = VmPlan::new(&spec, &context.limits).map_err(|problems| Failure::refused(REFUSED, &problems))?;
+        let image = image.map(|image| image.sealed);
         check_kernel(&plan, image.as_ref())?;
         let (probed, wanted) = (Arc::clone(context), plan.clone());
         tokio::task::spawn_blocking(move || machine::probe(&probed, &wanted))
@@ -68,14 +76,14 @@ impl Host {
             created_at: Timestamp::now(),
             revision: 1,
         };
-        self.record(&vm).await?;
+        self.record(&vm, unmet).await?;
         directory.keep();
         let machine = Machine::supervise(context, vm.clone());
         self.lock_machines().insert(id, machine);
         Ok(vm)
     }
 
-    async fn record(&self, vm: &Vm) -> Result<(), Failure> {
+    async fn record(&self, vm: &Vm, unmet: Vec<Condition>) -> Result<(), Failure> {
         let row = vm.clone();
         let recorded = self.registry().change(move |change| -> Result<(), Failure> {
             check_disks(change, &row.spec, None)?;
@@ -87,7 +95,13 @@ impl Host {
                 }
             })?;
             let text = format!("machine {} was created", row.spec.name);
-            Ok(change.event(&About::Vm(row.id, &row.spec.name), EventReason::Created, &text)?)
+            let about = About::Vm(row.id, &row.spec.name);
+            change.event(&about, EventReason::Created, &text)?;
+            for one in unmet {
+                let text = format!("made without {}: {} ({})", one.property, one.message, one.code());
+                change.event(&about, EventReason::ConditionChanged, &text)?;
+            }
+            Ok(())
         });
         recorded.await
     }
@@ -123,10 +137,7 @@ impl Host {
             .clone_disk(&image.digest, &context.root_disk(id), size_bytes)
             .await
             .map_err(|error| clone_failure(&error))?;
-        Ok(match cloned.method {
-            CloneMethod::Reflink => "reflink".to_owned(),
-            CloneMethod::SparseCopy => "copy".to_owned(),
-        })
+        Ok(cloned.method.name().to_owned())
     }
 }
 
@@ -167,7 +178,7 @@ fn clone_failure(error: &CloneError) -> Failure {
         ),
         CloneError::Cancelled(_) => Failure::of(ErrorCode::Cancelled, error),
         CloneError::Image(_) => Failure::of(ErrorCode::NotFound, error),
-        CloneError::Exists(_) | CloneError::Io { .. } => Failure::of(ErrorCode::Internal, error),
+        CloneError::Exists(_) | CloneError::Qcow2 { .. } | CloneError::Io { .. } => Failure::of(ErrorCode::Internal, error),
     }
 }
 

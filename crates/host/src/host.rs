@@ -16,7 +16,8 @@ use crate::context::{self, Context};
 use crate::failure::Failure;
 use crate::machine::{self, Action, Machine};
 use crate::operations::LiveOperations;
-use crate::registry::{self, About, OperationRecord, Registry, RegistryError, VolumeRecord};
+use crate::registry::{self, About, ImageRow, OperationRecord, Registry, RegistryError, VolumeRecord};
+use crate::tracker::Tracker;
 use crate::{HostConfig, limits, volume_store};
 
 /// Most events in one answer.
@@ -43,6 +44,9 @@ pub enum OpenError {
     /// The image store.
     #[error("the image store can not be opened")]
     Images(#[source] images::OpenError),
+    /// What the image store has.
+    #[error("the images of the store can not be listed")]
+    ImageList(#[source] images::StoreError),
     /// The registry.
     #[error("the registry {path:?} can not be opened")]
     Registry {
@@ -63,6 +67,8 @@ pub(crate) struct Begun {
     pub(crate) volumes: Vec<VolumeRecord>,
     /// Pulls.
     pub(crate) pulls: Vec<OperationRecord>,
+    /// All images, with or without an import or a deletion to go on with.
+    pub(crate) images: Vec<ImageRow>,
 }
 
 /// The host. Clones are the same one.
@@ -82,6 +88,8 @@ pub(crate) struct Inner {
     pub(crate) pulls: Semaphore,
     /// What is done to volumes just now.
     pub(crate) volumes: volume_store::Keeper,
+    /// What is done for boot sources just now.
+    pub(crate) boot: Tracker,
 }
 
 impl Host {
@@ -106,9 +114,12 @@ impl Host {
             keys: Mutex::default(),
             pulls: Semaphore::new(PULLS_MAX),
             volumes: volume_store::Keeper::default(),
+            boot: Tracker::default(),
         }));
         host.resume_volumes(begun.volumes);
         host.resume_pulls(begun.pulls);
+        host.resume_images(begun.images);
+        tokio::spawn(host.clone().track_boot_sources());
         Ok(host)
     }
 
@@ -172,6 +183,8 @@ impl Host {
             machine.delete(revision).await?;
         }
         self.lock_machines().remove(&id);
+        // An image may have had its last use.
+        self.0.boot.wake.notify_one();
         Ok(())
     }
 
@@ -229,6 +242,7 @@ impl Host {
     /// The daemon ends: pulls stop, what they have fetched stays. Machines go on.
     pub fn close(&self) {
         self.0.context.operations.close();
+        self.0.boot.wake.notify_one();
     }
 
     /// Waits until an operation is over.
@@ -304,12 +318,14 @@ fn open_context(config: HostConfig) -> Result<(Context, Left), OpenError> {
         source,
     };
     let registry = Registry::open(&path).map_err(failed)?;
-    let mut left = registry.change_now(take_over).map_err(failed)?;
+    let sealed = store.list().map_err(OpenError::ImageList)?;
+    let mut left = registry.change_now(|change| take_over(change, &sealed)).map_err(failed)?;
     let context = Context {
         limits: HostLimits {
             memory_bytes: limits::memory_bytes().map_err(OpenError::Limits)?,
             file_roots: config.file_roots.clone(),
         },
+        reflinks: limits::can_reflink(&config.state_dir),
         config,
         registry,
         store,
@@ -329,14 +345,28 @@ struct Left {
     cut_off: Vec<VmId>,
 }
 
-/// Notes what an earlier daemon had begun as over, but for what this one goes on with.
-fn take_over(change: &registry::Change<'_>) -> Result<Left, RegistryError> {
+/// Notes what an earlier daemon had begun as over, but for what this one goes on with. Images of the store that no record knows get
+/// one: those of a store from before there were records.
+fn take_over(change: &registry::Change<'_>, sealed: &[images::ImageRecord]) -> Result<Left, RegistryError> {
+    change.adopt_sealed(sealed)?;
     let volumes = change.volumes()?;
+    let mut images = change.images()?;
+    let mut goes_on: HashSet<OperationId> = volumes
+        .iter()
+        .filter_map(|volume| volume.job)
+        .map(|job| job.operation)
+        .collect();
+    for image in &mut images {
+        if let Some(operation) = image.operation() {
+            goes_on.insert(operation);
+            image.resumes = image.resumes.saturating_add(1);
+            change.update_image(image)?;
+        }
+    }
     let cut_off = Failure::new(ErrorCode::Internal, "the daemon was restarted meanwhile; ask again");
     let mut pulls = Vec::new();
     for operation in change.operations()? {
-        let goes_on = volumes.iter().filter_map(|volume| volume.job);
-        if goes_on.map(|job| job.operation).any(|id| id == operation.id) || operation.phase.is_final() {
+        if goes_on.contains(&operation.id) || operation.phase.is_final() {
             continue;
         }
         if operation.kind == OperationKind::ImagePull {
@@ -348,7 +378,7 @@ fn take_over(change: &registry::Change<'_>) -> Result<Left, RegistryError> {
     change.event(&About::Host, EventReason::DaemonStarted, "karatd started")?;
     Ok(Left {
         vms: change.vms()?,
-        begun: Begun { volumes, pulls },
+        begun: Begun { volumes, pulls, images },
         cut_off: Vec::new(),
     })
 }

@@ -3,7 +3,7 @@
 //!
 //! | state | kept in | changed by |
 //! |---|---|---|
-//! | machines, references, operations, events | the registry (SQLite) | one transaction per change |
+//! | machines, images, boot sources, operations, events | the registry (SQLite) | one transaction per change |
 //! | which process is which machine | the machine's task | that task alone |
 //! | volume bytes | files beside the registry | jobs that were written down first |
 //! | image bytes | the image store | pulls and removals |
@@ -11,6 +11,8 @@
 //!
 //! Nothing here knows of HTTP: a call comes back with a value or a [`Failure`], whose code says what kind of trouble it is.
 
+mod boot_source;
+mod catalogue;
 mod config;
 mod console;
 mod context;
@@ -25,16 +27,18 @@ mod metrics;
 mod once;
 mod operations;
 mod registry;
+mod tracker;
 mod volume;
 mod volume_store;
 
-pub use config::HostConfig;
+pub use catalogue::Begun as BegunImage;
+pub use config::{BootSourceConfig, HostConfig};
 pub use console::{Console, LogTail};
 pub use control::{DiskLatency, DiskReport, LATENCY_BOUNDS_US};
 pub use failure::Failure;
 pub use host::{Host, OpenError};
 pub use machine::Action;
-pub use metrics::Metrics;
+pub use metrics::{Metrics, StoreFigures};
 pub use once::{FirstTime, Once};
 pub use registry::{KeptAnswer, OperationRecord, RegistryError};
 pub use volume::Piece;

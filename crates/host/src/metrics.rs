@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use api_types::{OperationKind, OperationPhase, VmPhase, Volume, VolumeState};
+use api_types::{BootSource, OperationKind, OperationPhase, VmPhase, Volume, VolumeState};
 use control::DiskReport;
 
 use crate::failure::Failure;
@@ -32,6 +32,27 @@ pub struct Metrics {
     pub newest_event: u64,
     /// Bytes free on the state directory's file system.
     pub free_bytes: u64,
+    /// All boot sources.
+    pub boot_sources: Vec<BootSource>,
+    /// How often the import into each image was begun again, by name.
+    pub import_restarts: Vec<(String, u64)>,
+    /// The store of images.
+    pub store: StoreFigures,
+}
+
+/// Figures of a store of images.
+#[derive(Debug, Clone)]
+pub struct StoreFigures {
+    /// Whether it can be used.
+    pub is_available: bool,
+    /// Whether it is on the file system of `/`.
+    pub shares_root: bool,
+    /// How machines get their disks: `reflink` or `copy`.
+    pub clone_method: &'static str,
+    /// Bytes free on its file system.
+    pub free_bytes: u64,
+    /// Size of its file system, bytes.
+    pub size_bytes: u64,
 }
 
 impl Host {
@@ -51,25 +72,41 @@ impl Host {
                     .2 += 1;
             }
             let operations: Vec<(OperationKind, OperationPhase, u64)> = operations.into_values().collect();
-            Ok((phases.into_values().collect(), operations))
+            let restarts = change.images()?.into_iter().map(|row| {
+                let restarts = row.state.attempts.saturating_sub(1).saturating_add(row.resumes);
+                (row.name().to_owned(), u64::from(restarts))
+            });
+            let restarts: Vec<_> = restarts.collect();
+            Ok((phases.into_values().collect(), operations, restarts))
         });
-        let (vms, operations) = counted.await?;
+        let (vms, operations, import_restarts) = counted.await?;
         let volumes = self.volumes().await?;
         let mut states = BTreeMap::from(VOLUME_STATES.map(|state| (state as u8, (state, 0))));
         for volume in &volumes {
             states.entry(volume.state as u8).or_insert((volume.state, 0)).1 += 1;
         }
-        let images = self.images().await?;
+        let mut images = self.images(false).await?;
+        images.extend(self.images(true).await?);
+        let mut sealed: Vec<_> = images
+            .iter()
+            .filter_map(|image| Some((image.digest.clone()?, image.size_bytes?)))
+            .collect();
+        // The same bytes under several records are there once.
+        sealed.sort();
+        sealed.dedup();
         Ok(Metrics {
             vms,
             volumes,
             volume_states: states.into_values().collect(),
             disks: self.all_disks().await?,
-            images: images.len() as u64,
-            images_bytes: images.iter().map(|image| image.size_bytes).sum(),
+            images: sealed.len() as u64,
+            images_bytes: sealed.iter().map(|(_, bytes)| bytes).sum(),
             operations,
             newest_event: *self.newest_event().borrow(),
             free_bytes: limits::free_bytes(&self.0.context.config.state_dir).unwrap_or(0),
+            boot_sources: self.boot_sources().await?.items,
+            import_restarts,
+            store: self.store_figures(),
         })
     }
 }
@@ -87,6 +124,21 @@ impl Host {
         });
         let told = futures_util::future::join_all(asked).await;
         Ok(told.into_iter().flatten().flatten().collect())
+    }
+}
+
+impl Host {
+    fn store_figures(&self) -> StoreFigures {
+        let context = &self.0.context;
+        let directory = context.images_dir();
+        let room = limits::room(&directory);
+        StoreFigures {
+            is_available: room.is_ok(),
+            shares_root: limits::is_on_root(&directory),
+            clone_method: if context.reflinks { "reflink" } else { "copy" },
+            free_bytes: room.as_ref().map_or(0, |(free, _)| *free),
+            size_bytes: room.as_ref().map_or(0, |(_, size)| *size),
+        }
     }
 }
 

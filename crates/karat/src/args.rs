@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use api_types::{ByteSize, DiskWish};
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::image_args::{BootSourceCommand, ImageCommand};
 use crate::volume_args::{VolumeCommand, parse_disk};
 
 /// Pulls golden images and runs machines on this host.
@@ -112,6 +113,9 @@ pub(crate) enum Command {
     /// Golden images.
     #[command(subcommand)]
     Image(ImageCommand),
+    /// Boot sources: images that are tracked by a schedule.
+    #[command(subcommand)]
+    BootSource(BootSourceCommand),
     /// Volumes: disks that outlive machines.
     #[command(subcommand)]
     Volume(VolumeCommand),
@@ -119,28 +123,6 @@ pub(crate) enum Command {
     Completion {
         /// The shell.
         shell: clap_complete::Shell,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum ImageCommand {
-    /// Pull a container disk from a registry.
-    Pull {
-        /// `registry/repository[:tag][@sha256:…]`.
-        reference: String,
-    },
-    /// List images.
-    Ls,
-    /// Show one image.
-    Show {
-        /// Digest, or a reference it was pulled by.
-        image: String,
-    },
-    /// Remove images nobody uses.
-    Rm {
-        /// Digests or references.
-        #[arg(required = true)]
-        images: Vec<String>,
     },
 }
 
@@ -155,7 +137,7 @@ pub(crate) struct RunArgs {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct MachineArgs {
-    /// Golden image: a reference to pull, or the digest of one that is here. Without one, name a kernel.
+    /// Golden image: a reference to pull, or the name, alias or digest of one that is here. Without one, name a kernel.
     #[arg(required_unless_present = "kernel")]
     pub(crate) image: Option<String>,
     /// Name of the machine; default: the image's, with a few random letters.

@@ -1,16 +1,80 @@
 //! `karat image …`.
 
-use api_types::{ErrorCode, Image};
+use api_types::{ErrorCode, Image, ImageAccepted};
 use client::{Client, ClientError};
 
 use crate::args::Format;
-use crate::output::{columns, fields, human, say, write};
+use crate::image_args::ImageCommand;
+use crate::output::{columns, fields, human, say, word, write};
 use crate::progress::Progress;
 
-/// Pulls, and prints what came.
-pub(crate) async fn pull(client: &Client, reference: &str, format: Format) -> anyhow::Result<()> {
-    let image = fetch(client, reference).await?;
-    write(format, &image, |image| format!("{}\n", image.digest))
+/// Carries a command out.
+pub(crate) async fn run(client: &Client, command: ImageCommand, format: Format) -> anyhow::Result<()> {
+    match command {
+        ImageCommand::Pull { reference } => {
+            let image = fetch(client, &reference).await?;
+            write(format, &image, digest_line)?;
+        }
+        ImageCommand::Ls { hidden } => list(client, hidden, format).await?,
+        ImageCommand::Show { image } => write(format, &client.image(&image).await?, describe)?,
+        ImageCommand::Create(args) => {
+            let accepted = client.create_image(&args.wish()).await?;
+            imported(client, &args.name, accepted, format).await?;
+        }
+        ImageCommand::Import { image, from } => {
+            let accepted = client.import_image(&image, &from).await?;
+            imported(client, &image, accepted, format).await?;
+        }
+        ImageCommand::Set(args) => {
+            let image = client.edit_image(&args.image, &args.patch()).await?;
+            write(format, &image, describe)?;
+        }
+        ImageCommand::Verify { images } => {
+            for image in images {
+                let operation = client.verify_image(&image).await?;
+                client.wait(operation.id, |_| ()).await?;
+                say(&format!("{image} is what it was"));
+            }
+        }
+        ImageCommand::Deactivate { images } => {
+            for image in images {
+                client.deactivate_image(&image).await?;
+                say(&format!("deactivated {image}"));
+            }
+        }
+        ImageCommand::Reactivate { images } => {
+            for image in images {
+                client.reactivate_image(&image).await?;
+                say(&format!("reactivated {image}"));
+            }
+        }
+        ImageCommand::ImportInfo => write(format, &client.import_info().await?, |info| {
+            let largest = human(info.max_disk_bytes);
+            fields(&[("methods", info.methods.join(", ")), ("largest disk", largest)])
+        })?,
+        ImageCommand::Rm { images } => {
+            for image in images {
+                client.remove_image(&image).await?;
+                say(&format!("removed {image}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Waits for an import, and prints what the record is then.
+async fn imported(client: &Client, name: &str, accepted: ImageAccepted, format: Format) -> anyhow::Result<()> {
+    if let Some(operation) = accepted.operation {
+        let progress = Progress::new(name);
+        client.wait(operation, |operation| progress.show(operation)).await?;
+        drop(progress);
+        say(&format!("imported {name}"));
+    }
+    write(format, &client.image(name).await?, digest_line)
+}
+
+fn digest_line(image: &Image) -> String {
+    format!("{}\n", image.digest.as_ref().unwrap_or(&image.id))
 }
 
 /// The image under this name, pulled only where it is not here yet.
@@ -31,46 +95,61 @@ async fn fetch(client: &Client, reference: &str) -> anyhow::Result<Image> {
     Ok(client.image(&digest).await?)
 }
 
-pub(crate) async fn list(client: &Client, format: Format) -> anyhow::Result<()> {
-    write(format, &client.images().await?, |images| {
+async fn list(client: &Client, hidden: bool, format: Format) -> anyhow::Result<()> {
+    let images = if hidden { client.hidden_images().await? } else { client.images().await? };
+    write(format, &images, |images| {
         let row = |image: &Image| {
             [
+                image.name.clone(),
+                word(&image.state),
                 image.references.first().cloned().unwrap_or_default(),
-                short(&image.digest).to_owned(),
-                human(image.virtual_size_bytes),
-                human(image.size_bytes),
+                image.digest.as_deref().map_or_else(String::new, |digest| short(digest).to_owned()),
+                image.virtual_size_bytes.map(human).unwrap_or_default(),
+                image.size_bytes.map(human).unwrap_or_default(),
                 image.created_at.strftime("%Y-%m-%d %H:%M").to_string(),
             ]
         };
         columns(
-            ["REFERENCE", "DIGEST", "VIRTUAL SIZE", "SIZE", "CREATED (UTC)"],
+            ["NAME", "STATE", "REFERENCE", "DIGEST", "VIRTUAL SIZE", "SIZE", "CREATED (UTC)"],
             &images.iter().map(row).collect::<Vec<_>>(),
         )
     })
 }
 
-pub(crate) async fn show(client: &Client, image: &str, format: Format) -> anyhow::Result<()> {
-    write(format, &client.image(image).await?, |image| {
-        fields(&[
-            ("digest", image.digest.clone()),
-            ("references", image.references.join(", ")),
-            ("came as", image.source_format.clone()),
-            ("virtual size", human(image.virtual_size_bytes)),
-            ("size", human(image.size_bytes)),
-            ("own kernel", if image.has_kernel { "yes" } else { "no" }.to_owned()),
-            ("cmdline", image.cmdline.clone().unwrap_or_default()),
-            ("created", image.created_at.to_string()),
-            ("used by", image.used_by.join(", ")),
-        ])
-    })
-}
-
-pub(crate) async fn remove(client: &Client, images: &[String]) -> anyhow::Result<()> {
-    for image in images {
-        client.remove_image(image).await?;
-        say(&format!("removed {image}"));
-    }
-    Ok(())
+fn describe(image: &Image) -> String {
+    let yes = |is: bool| if is { "yes".to_owned() } else { String::new() };
+    let failure = image.failure.as_ref();
+    let conditions = image.conditions.iter();
+    let conditions: Vec<_> = conditions.map(|one| format!("{}: {}", one.property, one.message)).collect();
+    let properties = image.properties.iter();
+    let properties: Vec<_> = properties.map(|(key, value)| format!("{key}={value}")).collect();
+    let least = |number: u32, unit: &str| (number > 0).then(|| format!("{number} {unit}")).unwrap_or_default();
+    fields(&[
+        ("name", image.name.clone()),
+        ("id", image.id.clone()),
+        ("description", image.description.clone()),
+        ("state", word(&image.state)),
+        ("failure", failure.map(|one| format!("{}: {}", one.code, one.message)).unwrap_or_default()),
+        ("digest", image.digest.clone().unwrap_or_default()),
+        ("references", image.references.join(", ")),
+        ("aliases", image.aliases.join(", ")),
+        ("boot source", image.boot_source.clone().unwrap_or_default()),
+        ("came as", image.source_format.clone().unwrap_or_default()),
+        ("virtual size", image.virtual_size_bytes.map(human).unwrap_or_default()),
+        ("size", image.size_bytes.map(human).unwrap_or_default()),
+        ("own kernel", if image.has_kernel { "yes" } else { "no" }.to_owned()),
+        ("cmdline", image.cmdline.clone().unwrap_or_default()),
+        ("least disk", least(image.min_disk_gib, "GiB")),
+        ("least memory", least(image.min_ram_mib, "MiB")),
+        ("protected", yes(image.protected)),
+        ("hidden", yes(image.hidden)),
+        ("tags", image.tags.iter().cloned().collect::<Vec<_>>().join(", ")),
+        ("properties", properties.join(", ")),
+        ("not for machines", conditions.join("; ")),
+        ("created", image.created_at.to_string()),
+        ("used by", image.used_by.join(", ")),
+        ("used by volumes", image.used_by_volumes.join(", ")),
+    ])
 }
 
 /// The first twelve digits of a digest: enough to tell images of one host apart.

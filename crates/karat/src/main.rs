@@ -3,7 +3,9 @@
 //! Exit status: 0 done, 1 failed, 2 wrong usage. What was asked for goes to stdout; everything else goes to stderr.
 
 mod args;
+mod boot_sources;
 mod console;
+mod image_args;
 mod images;
 mod output;
 mod progress;
@@ -20,7 +22,7 @@ use anyhow::Context;
 use clap::{CommandFactory, Parser};
 use client::Client;
 
-use crate::args::{Args, Command, ImageCommand};
+use crate::args::{Args, Command};
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -66,10 +68,8 @@ async fn dispatch(args: Args) -> anyhow::Result<ExitCode> {
         Command::Pause { vms } => vms::pause(&client, &vms).await?,
         Command::Resume { vms } => vms::resume(&client, &vms).await?,
         Command::Rm { vms, force } => vms::remove(&client, &vms, force).await?,
-        Command::Image(ImageCommand::Pull { reference }) => images::pull(&client, &reference, format).await?,
-        Command::Image(ImageCommand::Ls) => images::list(&client, format).await?,
-        Command::Image(ImageCommand::Show { image }) => images::show(&client, &image, format).await?,
-        Command::Image(ImageCommand::Rm { images }) => images::remove(&client, &images).await?,
+        Command::Image(command) => images::run(&client, command, format).await?,
+        Command::BootSource(command) => boot_sources::run(&client, command, format).await?,
         Command::Completion { .. } => {}
     }
     Ok(ExitCode::SUCCESS)

@@ -32,6 +32,14 @@ pub(crate) fn line(text: &str) -> anyhow::Result<()> {
     }
 }
 
+/// A word of the API, as it is written there.
+pub(crate) fn word<T: Serialize>(value: &T) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => word,
+        _ => String::new(),
+    }
+}
+
 /// Tells a person what happened, on stderr.
 pub(crate) fn say(text: &str) {
     drop(writeln!(std::io::stderr(), "{text}"));

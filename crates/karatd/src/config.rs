@@ -5,7 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-use host::HostConfig;
+use host::{BootSourceConfig, HostConfig};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use spec::ByteSize;
 use toml::{Table, Value};
@@ -30,6 +31,25 @@ pub(crate) struct Config {
     pub(crate) worker_threads: usize,
     /// What concerns the host.
     pub(crate) host: HostConfig,
+}
+
+/// `[boot_sources]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct BootSources {
+    system: bool,
+    system_directory: PathBuf,
+    custom_directory: PathBuf,
+}
+
+impl Default for BootSources {
+    fn default() -> Self {
+        Self {
+            system: true,
+            system_directory: PathBuf::from("/usr/share/karat/boot-sources.d"),
+            custom_directory: PathBuf::from("/etc/karat/boot-sources.d"),
+        }
+    }
 }
 
 /// Takes keys out of the file and collects what is wrong with them.
@@ -154,6 +174,7 @@ fn take_host(reader: &mut Reader) -> HostConfig {
         reader.wrong("console_log_max", "take at least 4Ki");
     }
     HostConfig {
+        boot_sources: take_boot_sources(reader),
         file_roots,
         insecure_registries: reader.take("insecure_registries", Vec::new()),
         vmm_path,
@@ -164,6 +185,21 @@ fn take_host(reader: &mut Reader) -> HostConfig {
         stop_timeout: reader.seconds("stop_timeout_seconds", 180),
         state_dir,
         run_dir,
+    }
+}
+
+fn take_boot_sources(reader: &mut Reader) -> BootSourceConfig {
+    let read = reader.take("boot_sources", BootSources::default());
+    for (key, path) in [
+        ("boot_sources.system_directory", &read.system_directory),
+        ("boot_sources.custom_directory", &read.custom_directory),
+    ] {
+        reader.check_absolute(key, path);
+    }
+    BootSourceConfig {
+        system_directory: read.system_directory,
+        custom_directory: read.custom_directory,
+        system_sources: read.system,
     }
 }
 
@@ -211,7 +247,7 @@ mod tests {
         assert_eq!(format!("{named:?}"), format!("{default:?}"));
         let keys = packaged(true).parse::<Table>().unwrap().len();
         assert_eq!(
-            keys, 14,
+            keys, 15,
             "a new key is documented in packaging/karat.toml and counted here"
         );
         assert!(packaged(false).parse::<Table>().unwrap().is_empty());
@@ -227,6 +263,9 @@ mod tests {
             console_log_max = "lots"
             worker_threads = 0
             insecure = []
+            [boot_sources]
+            custom_directory = "etc"
+            sytem = false
         "#;
         let told = problems(text).join("\n");
         for key in [
@@ -237,6 +276,7 @@ mod tests {
             "console_log_max:",
             "worker_threads:",
             "insecure: no such key",
+            "boot_sources: unknown field `sytem`",
         ] {
             assert!(told.contains(key), "{key} is missing in {told}");
         }

@@ -1,54 +1,169 @@
 //! `/v1/images`.
 
-use api_types::{Image, ImageList, ImagePull, ImagePulled, ProblemBody};
+use api_types::{
+    Image, ImageAccepted, ImageCreate, ImageImport, ImageImportInfo, ImageList, ImagePatch, Operation, OperationId,
+    ProblemBody,
+};
 use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::Value;
 
-use crate::extract::{Body, Segment};
-use crate::operations::location;
+use crate::extract::{Body, IfMatch, Params, Segment};
+use crate::operations::{self, location};
 use crate::problem::Problem;
 use crate::shared::Shared;
 
-/// All images, newest first.
-#[utoipa::path(get, path = "/v1/images", tag = "images", responses((status = 200, body = ImageList)))]
-pub(crate) async fn list(State(shared): State<Shared>) -> Result<Json<ImageList>, Problem> {
-    let items = shared.host.images().await?;
+/// What is listed.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ListParams {
+    /// Those that are hidden, and no others.
+    #[serde(default)]
+    hidden: bool,
+}
+
+/// All images but hidden ones, newest first; or all that are hidden.
+#[utoipa::path(get, path = "/v1/images", tag = "images",
+    params(("hidden" = Option<bool>, Query, description = "List those that are hidden instead")),
+    responses((status = 200, body = ImageList)))]
+pub(crate) async fn list(
+    State(shared): State<Shared>,
+    Params(params): Params<ListParams>,
+) -> Result<Json<ImageList>, Problem> {
+    let items = shared.host.images(params.hidden).await?;
     Ok(Json(ImageList { items }))
 }
 
-/// Begins to pull an image from its registry.
-#[utoipa::path(post, path = "/v1/images", tag = "images", request_body = ImagePull,
-    responses((status = 202, body = ImagePulled, headers(("Location" = String, description = "The operation"))),
-        (status = 422, body = ProblemBody, description = "The reference can not be used")))]
-pub(crate) async fn pull(
-    State(shared): State<Shared>,
-    Body(body): Body<ImagePull>,
-) -> Result<impl IntoResponse, Problem> {
-    let record = shared.host.pull_image(&body.reference).await?;
-    let pulled = ImagePulled { operation: record.id };
-    Ok((
-        StatusCode::ACCEPTED,
-        [(header::LOCATION, location(record.id))],
-        Json(pulled),
-    ))
+/// Makes an image record, and begins to import into it where `import` says from where; or, with `reference` alone, begins to pull a
+/// container disk, whose record is made when it is there.
+#[utoipa::path(post, path = "/v1/images", tag = "images", request_body = ImageCreate,
+    responses((status = 202, body = ImageAccepted, description = "Data comes in", headers(("Location" = String, description = "The operation"))),
+        (status = 201, body = ImageAccepted, description = "The record waits for an import", headers(("Location" = String, description = "The image"))),
+        (status = 409, body = ProblemBody, description = "The name is taken"),
+        (status = 422, body = ProblemBody, description = "Refused; `errors` has every field that is wrong")))]
+pub(crate) async fn create(State(shared): State<Shared>, Body(body): Body<ImageCreate>) -> Result<Response, Problem> {
+    let begun = shared.host.create_image(body).await?;
+    Ok(accepted(begun.image, begun.operation))
+}
+
+/// What can be imported on this host.
+#[utoipa::path(get, path = "/v1/images/import-info", tag = "images", responses((status = 200, body = ImageImportInfo)))]
+pub(crate) async fn import_info(State(shared): State<Shared>) -> Json<ImageImportInfo> {
+    Json(shared.host.import_info())
 }
 
 /// One image.
 #[utoipa::path(get, path = "/v1/images/{image}", tag = "images",
-    params(("image" = String, Path, description = "Digest, or a reference it was pulled by, URL-encoded")),
-    responses((status = 200, body = Image), (status = 404, body = ProblemBody)))]
-pub(crate) async fn show(State(shared): State<Shared>, Segment(image): Segment) -> Result<Json<Image>, Problem> {
-    Ok(Json(shared.host.image(&image).await?))
+    params(("image" = String, Path, description = "Id, name, alias, digest, or a reference it was pulled by, URL-encoded")),
+    responses((status = 200, body = Image, headers(("ETag" = String, description = "The revision"))),
+        (status = 404, body = ProblemBody)))]
+pub(crate) async fn show(State(shared): State<Shared>, Segment(image): Segment) -> Result<Response, Problem> {
+    Ok(tagged(shared.host.image(&image).await?))
 }
 
-/// Removes an image no machine was made from.
+/// Changes what is recorded of an image.
+#[utoipa::path(patch, path = "/v1/images/{image}", tag = "images", operation_id = "edit_image",
+    request_body(content((ImagePatch = "application/merge-patch+json"), (ImagePatch = "application/json"))),
+    params(("image" = String, Path, description = "As above"),
+        ("If-Match" = Option<String>, Header, description = "ETag of the revision this is meant for")),
+    responses((status = 200, body = Image), (status = 404, body = ProblemBody), (status = 409, body = ProblemBody),
+        (status = 412, body = ProblemBody), (status = 422, body = ProblemBody)))]
+pub(crate) async fn edit(
+    State(shared): State<Shared>,
+    Segment(image): Segment,
+    IfMatch(revision): IfMatch,
+    Body(patch): Body<Value>,
+) -> Result<Response, Problem> {
+    Ok(tagged(shared.host.edit_image(&image, revision, patch).await?))
+}
+
+/// Begins to import into a record that has no data: one that is queued, or whose last import failed.
+#[utoipa::path(post, path = "/v1/images/{image}/import", tag = "images", request_body = ImageImport,
+    params(("image" = String, Path, description = "Id or name")),
+    responses((status = 202, body = ImageAccepted, headers(("Location" = String, description = "The operation"))),
+        (status = 404, body = ProblemBody), (status = 409, body = ProblemBody, description = "It has data, or is being imported"),
+        (status = 422, body = ProblemBody, description = "The method is not enabled, or what it names can not be used")))]
+pub(crate) async fn import(
+    State(shared): State<Shared>,
+    Segment(image): Segment,
+    Body(body): Body<ImageImport>,
+) -> Result<Response, Problem> {
+    let operation = shared.host.import_image(&image, body).await?;
+    let image = shared.host.image(&image).await?;
+    Ok(accepted(Some(image), Some(operation.id)))
+}
+
+/// Begins to read an image's bytes and to compare them with their digests. One that is damaged is deactivated.
+#[utoipa::path(post, path = "/v1/images/{image}/verify", tag = "images", operation_id = "verify_image",
+    params(("image" = String, Path, description = "Id, name, alias, digest or reference")),
+    responses((status = 202, body = Operation, headers(("Location" = String, description = "The operation"))),
+        (status = 404, body = ProblemBody), (status = 409, body = ProblemBody, description = "It has no data")))]
+pub(crate) async fn verify(
+    State(shared): State<Shared>,
+    Segment(image): Segment,
+) -> Result<impl IntoResponse, Problem> {
+    Ok(operations::accepted(shared.host.verify_image(&image).await?))
+}
+
+/// Keeps an image from being used. Its bytes stay, and machines that were made from it go on.
+#[utoipa::path(post, path = "/v1/images/{image}/deactivate", tag = "images",
+    params(("image" = String, Path, description = "Id, name, alias, digest or reference"),
+        ("If-Match" = Option<String>, Header, description = "ETag of the revision this is meant for")),
+    responses((status = 200, body = Image), (status = 404, body = ProblemBody),
+        (status = 409, body = ProblemBody, description = "It is not active"), (status = 412, body = ProblemBody)))]
+pub(crate) async fn deactivate(
+    State(shared): State<Shared>,
+    Segment(image): Segment,
+    IfMatch(revision): IfMatch,
+) -> Result<Response, Problem> {
+    Ok(tagged(shared.host.switch_image(&image, revision, false).await?))
+}
+
+/// Lets an image be used again.
+#[utoipa::path(post, path = "/v1/images/{image}/reactivate", tag = "images",
+    params(("image" = String, Path, description = "Id, name, alias, digest or reference"),
+        ("If-Match" = Option<String>, Header, description = "ETag of the revision this is meant for")),
+    responses((status = 200, body = Image), (status = 404, body = ProblemBody),
+        (status = 409, body = ProblemBody, description = "It is not deactivated"), (status = 412, body = ProblemBody)))]
+pub(crate) async fn reactivate(
+    State(shared): State<Shared>,
+    Segment(image): Segment,
+    IfMatch(revision): IfMatch,
+) -> Result<Response, Problem> {
+    Ok(tagged(shared.host.switch_image(&image, revision, true).await?))
+}
+
+/// Removes an image no machine was made from. An import under way is called off. The bytes go with the last record that has them.
 #[utoipa::path(delete, path = "/v1/images/{image}", tag = "images",
-    params(("image" = String, Path, description = "Digest, or a reference it was pulled by, URL-encoded")),
+    params(("image" = String, Path, description = "Id, name, alias, digest, or a reference it was pulled by, URL-encoded"),
+        ("If-Match" = Option<String>, Header, description = "ETag of the revision this is meant for")),
     responses((status = 204), (status = 404, body = ProblemBody),
-        (status = 409, body = ProblemBody, description = "Machines use it; the detail names them")))]
-pub(crate) async fn delete(State(shared): State<Shared>, Segment(image): Segment) -> Result<StatusCode, Problem> {
-    shared.host.delete_image(&image).await?;
+        (status = 409, body = ProblemBody, description = "It is protected, or machines use it; the detail names them"),
+        (status = 412, body = ProblemBody)))]
+pub(crate) async fn delete(
+    State(shared): State<Shared>,
+    Segment(image): Segment,
+    IfMatch(revision): IfMatch,
+) -> Result<StatusCode, Problem> {
+    shared.host.delete_image(&image, revision).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+fn tagged(image: Image) -> Response {
+    let tag = format!("\"{}\"", image.revision);
+    ([(header::ETAG, tag)], Json(image)).into_response()
+}
+
+fn accepted(image: Option<Image>, operation: Option<OperationId>) -> Response {
+    let (status, place) = match (&image, operation) {
+        (_, Some(id)) => (StatusCode::ACCEPTED, location(id)),
+        (Some(image), None) => (StatusCode::CREATED, format!("/v1/images/{}", image.id)),
+        (None, None) => (StatusCode::CREATED, "/v1/images".to_owned()),
+    };
+    let image = image.map(Box::new);
+    let body = ImageAccepted { operation, image };
+    (status, [(header::LOCATION, place)], Json(body)).into_response()
 }

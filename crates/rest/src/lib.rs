@@ -5,6 +5,7 @@
 
 #![allow(unused_qualifications, reason = "utoipa's attribute writes paths in full")]
 
+mod boot_sources;
 mod console;
 mod disks;
 mod events;

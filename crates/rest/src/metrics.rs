@@ -98,6 +98,7 @@ fn write(metrics: &Metrics) -> String {
         "Space of all golden images.",
         metrics.images_bytes,
     );
+    write_images(&mut page, metrics);
     page.family(
         "operations",
         "gauge",
@@ -114,6 +115,47 @@ fn write(metrics: &Metrics) -> String {
         metrics.free_bytes,
     );
     page.0
+}
+
+/// Imports, boot sources and the store; what the shipped alerting rules read.
+fn write_images(page: &mut Page, metrics: &Metrics) {
+    let name = "image_import_restarts_total";
+    page.family(name, "counter", "How often the import into an image was begun again.");
+    for (image, restarts) in &metrics.import_restarts {
+        page.sample(name, &[("image", image)], restarts);
+    }
+    let ready = u8::from(metrics.store.is_available);
+    page.gauge("image_service_ready", "1 while images can be imported and used.", ready);
+    page.family("boot_source_outdated", "gauge", "1 while the newest image of a boot source is not imported.");
+    for source in &metrics.boot_sources {
+        let labels = [("name", source.name.as_str()), ("pending", "false")];
+        page.sample("boot_source_outdated", &labels, u8::from(source.outdated));
+    }
+    page.family("boot_source_failures", "gauge", "Failures of a boot source since its last success.");
+    for source in &metrics.boot_sources {
+        page.sample("boot_source_failures", &[("name", &source.name)], source.failures);
+    }
+    let name = "boot_source_last_success_timestamp_seconds";
+    page.family(name, "gauge", "When a poll of a boot source last had an answer.");
+    for source in &metrics.boot_sources {
+        if let Some(at) = source.last_success {
+            page.sample(name, &[("name", &source.name)], at.as_second());
+        }
+    }
+    let store = &metrics.store;
+    let labels = [("store", "default")];
+    page.family("store_info", "gauge", "Always 1; the labels tell of the store.");
+    let info = [("default", "true"), ("complete", "true"), ("clone", store.clone_method)];
+    page.sample("store_info", &[&labels[..], &info[..]].concat(), 1);
+    page.family("store_available", "gauge", "1 while the store can be used.");
+    page.sample("store_available", &labels, u8::from(store.is_available));
+    let name = "store_shares_root_filesystem";
+    page.family(name, "gauge", "1 while the store is on the file system of /.");
+    page.sample(name, &labels, u8::from(store.shares_root));
+    page.family("store_free_bytes", "gauge", "Space left on the store's file system.");
+    page.sample("store_free_bytes", &labels, store.free_bytes);
+    page.family("store_size_bytes", "gauge", "Size of the store's file system.");
+    page.sample("store_size_bytes", &labels, store.size_bytes);
 }
 
 /// Disks of machines that run; counters begin anew when a guest is started or reset.

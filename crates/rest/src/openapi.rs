@@ -4,7 +4,7 @@ use axum::http::header;
 use axum::response::IntoResponse;
 use utoipa::OpenApi;
 
-use crate::{console, disks, events, health, images, metrics, operations, uploads, vms, volumes};
+use crate::{boot_sources, console, disks, events, health, images, metrics, operations, uploads, vms, volumes};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -19,9 +19,21 @@ use crate::{console, disks, events, health, images, metrics, operations, uploads
         document,
         metrics::show,
         images::list,
-        images::pull,
+        images::create,
+        images::import_info,
         images::show,
+        images::edit,
+        images::import,
+        images::verify,
+        images::deactivate,
+        images::reactivate,
         images::delete,
+        boot_sources::list,
+        boot_sources::show,
+        boot_sources::put,
+        boot_sources::edit,
+        boot_sources::delete,
+        boot_sources::sync,
         vms::list,
         vms::create,
         vms::show,

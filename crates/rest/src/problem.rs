@@ -71,6 +71,7 @@ const fn status(code: ErrorCode) -> StatusCode {
         ErrorCode::NameTaken
         | ErrorCode::WrongState
         | ErrorCode::InUse
+        | ErrorCode::ImageProtected
         | ErrorCode::Cancelled
         | ErrorCode::UploadOffset => StatusCode::CONFLICT,
         ErrorCode::RevisionMismatch => StatusCode::PRECONDITION_FAILED,
@@ -105,6 +106,7 @@ const fn title(code: ErrorCode) -> &'static str {
         ErrorCode::ImageUnknown => "The registry has no such image",
         ErrorCode::DigestMismatch => "Content does not match its digest",
         ErrorCode::ImageRefused => "The image can not be used",
+        ErrorCode::ImageProtected => "The image is protected",
         ErrorCode::DiskNotStandalone => "The disk names another file",
         ErrorCode::DiskRefused => "The disk can not be used",
         ErrorCode::ChecksumMismatch => "The upload does not match its checksum",

@@ -12,7 +12,7 @@ use crate::limits::BODY_MAX;
 use crate::problem::Problem;
 use crate::serve::Closing;
 use crate::shared::Shared;
-use crate::{console, disks, events, health, images, metrics, once, openapi, operations, uploads, vms, volumes};
+use crate::{boot_sources, console, disks, events, health, images, metrics, once, openapi, operations, uploads, vms, volumes};
 
 /// The whole API.
 pub fn router(host: Host, closing: Closing) -> Router {
@@ -21,8 +21,25 @@ pub fn router(host: Host, closing: Closing) -> Router {
         .route("/healthz", get(health::show))
         .route("/metrics", get(metrics::show))
         .route("/openapi.json", get(openapi::document))
-        .route("/v1/images", get(images::list).post(images::pull))
-        .route("/v1/images/{image}", get(images::show).delete(images::delete))
+        .route("/v1/images", get(images::list).post(images::create))
+        .route("/v1/images/import-info", get(images::import_info))
+        .route(
+            "/v1/images/{image}",
+            get(images::show).patch(images::edit).delete(images::delete),
+        )
+        .route("/v1/images/{image}/import", post(images::import))
+        .route("/v1/images/{image}/verify", post(images::verify))
+        .route("/v1/images/{image}/deactivate", post(images::deactivate))
+        .route("/v1/images/{image}/reactivate", post(images::reactivate))
+        .route("/v1/boot-sources", get(boot_sources::list))
+        .route(
+            "/v1/boot-sources/{source}",
+            get(boot_sources::show)
+                .put(boot_sources::put)
+                .patch(boot_sources::edit)
+                .delete(boot_sources::delete),
+        )
+        .route("/v1/boot-sources/{source}/sync", post(boot_sources::sync))
         .route("/v1/vms", get(vms::list).post(vms::create))
         .route("/v1/vms/{vm}", get(vms::show).patch(vms::edit).delete(vms::delete))
         .route("/v1/vms/{vm}/start", post(vms::start))

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use api_types::{
-    DiskLimits, DiskMirror, DiskWish, Event, Image, ImagePull, ImagePulled, Operation, ProblemBody, StopRequest, Vm,
+    BootSource, BootSourceWish, DiskLimits, DiskMirror, DiskWish, Event, Image, ImageAccepted, ImageCreate, ImagePatch, Operation, ProblemBody, StopRequest, Vm,
     VmSpec, Volume, VolumeAccepted, VolumeCheckRequest, VolumeConvert, VolumeResize, VolumeWish,
 };
 use serde::Serialize;
@@ -55,6 +55,10 @@ fn examples_are_what_they_say() {
             "disk-limits",
             "image-pulled",
             "image-pull",
+            "image-create",
+            "image-patch",
+            "boot-source-wish",
+            "boot-source",
             "vm-spec",
             "stop-request",
             "operation",
@@ -75,8 +79,11 @@ fn examples_are_what_they_say() {
             Some("disk-mirror") => same::<DiskMirror>(&text),
             Some("disk-limits") => same::<DiskLimits>(&text),
             Some("disk-wish") => same::<DiskWish>(&text),
-            Some("image-pulled") => same::<ImagePulled>(&text),
-            Some("image-pull") => same::<ImagePull>(&text),
+            Some("image-pulled") => same::<ImageAccepted>(&text),
+            Some("image-pull" | "image-create") => same::<ImageCreate>(&text),
+            Some("image-patch") => same::<ImagePatch>(&text),
+            Some("boot-source-wish") => same::<BootSourceWish>(&text),
+            Some("boot-source") => same::<BootSource>(&text),
             Some("vm-spec") => same::<VmSpec>(&text),
             Some("stop-request") => same::<StopRequest>(&text),
             Some("operation") => same::<Operation>(&text),
@@ -89,5 +96,5 @@ fn examples_are_what_they_say() {
         assert_eq!(result, Ok(()), "{name}");
         seen += 1;
     }
-    assert!(seen >= 22, "only {seen} examples");
+    assert!(seen >= 26, "only {seen} examples");
 }

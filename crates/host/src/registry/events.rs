@@ -16,8 +16,10 @@ pub(crate) enum About<'a> {
     Vm(spec::VmId, &'a str),
     /// A volume, by id and name.
     Volume(spec::VolumeId, &'a str),
-    /// An image, by digest and reference.
+    /// An image, by digest (or id, before it has one) and name.
     Image(&'a str, Option<&'a str>),
+    /// A boot source, by name.
+    BootSource(&'a str),
     /// An operation.
     Operation(spec::OperationId, &'a str),
     /// The daemon itself.
@@ -30,6 +32,7 @@ impl About<'_> {
             Self::Vm(id, name) => ("vms", id.to_string(), Some(*name)),
             Self::Volume(id, name) => ("volumes", id.to_string(), Some(*name)),
             Self::Image(digest, name) => ("images", (*digest).to_owned(), *name),
+            Self::BootSource(name) => ("boot-sources", (*name).to_owned(), Some(*name)),
             Self::Operation(id, name) => ("operations", id.to_string(), Some(*name)),
             Self::Host => ("host", "karatd".to_owned(), None),
         };

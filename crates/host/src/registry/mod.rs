@@ -1,4 +1,4 @@
-//! What the daemon knows, in one SQLite file: machines, volumes, image references, operations, events.
+//! What the daemon knows, in one SQLite file: machines, volumes, images, boot sources, operations, events.
 //!
 //! Every change is one transaction that also holds the events it causes, so that a reader who saw an event finds what it
 //! tells of. Work happens on a thread of its own, one at a time; a change is on the disk when it returns (WAL, `synchronous =
@@ -6,10 +6,12 @@
 
 mod ballast;
 mod events;
+mod image_rows;
 mod keys;
 mod operations;
 mod references;
 mod schema;
+mod source_rows;
 mod vms;
 mod volume_record;
 mod volumes;
@@ -28,8 +30,10 @@ use tokio::sync::{oneshot, watch};
 use ballast::Ballast;
 
 pub(crate) use events::About;
+pub(crate) use image_rows::{ImageRow, ImportJob};
 pub use keys::KeptAnswer;
 pub use operations::OperationRecord;
+pub(crate) use source_rows::{Known, SourceRow, written};
 pub(crate) use volume_record::{Job, LayerFile, Sizes, Task, VolumeRecord};
 
 use crate::failure::Failure;

@@ -155,6 +155,9 @@ fn read(row: &Row<'_>) -> Result<OperationRecord, RegistryError> {
 const fn describe(kind: OperationKind) -> &'static str {
     match kind {
         OperationKind::ImagePull => "pulling the image",
+        OperationKind::ImageImport => "importing the image",
+        OperationKind::ImageVerify => "verifying the image",
+        OperationKind::BootSourceSync => "synchronising the boot source",
         OperationKind::VmStart => "starting the machine",
         OperationKind::VmStop => "stopping the machine",
         OperationKind::VolumeCreate => "creating the volume",

@@ -9,7 +9,7 @@ const BUSY_TIMEOUT_MS: u64 = 5000;
 
 /// Steps from each schema version to the next; a file of version *n* gets all from the *n*-th on. Steps are never edited
 /// once released, only added.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     r"
     CREATE TABLE vms (
         id           TEXT PRIMARY KEY,
@@ -64,6 +64,25 @@ const MIGRATIONS: [&str; 3] = [
         at      TEXT NOT NULL
     ) STRICT;
 ",
+    r"
+    CREATE TABLE images (
+        number   INTEGER PRIMARY KEY AUTOINCREMENT,
+        id       TEXT NOT NULL UNIQUE,
+        name     TEXT NOT NULL UNIQUE,
+        digest   TEXT,
+        record   TEXT NOT NULL,
+        revision INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX images_by_digest ON images (digest);
+    CREATE TABLE image_aliases (
+        alias TEXT PRIMARY KEY,
+        image TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE boot_sources (
+        name   TEXT PRIMARY KEY,
+        record TEXT NOT NULL
+    ) STRICT;
+",
 ];
 
 /// Sets the connection up and runs the steps the file lacks, each in a transaction of its own.
@@ -87,4 +106,31 @@ pub(super) fn prepare(connection: &mut Connection) -> Result<(), RegistryError> 
         transaction.commit()?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_from_before_there_were_records_keeps_what_it_has() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        for step in MIGRATIONS.iter().take(3) {
+            connection.execute_batch(step).unwrap();
+        }
+        connection.pragma_update(None, "user_version", 3).unwrap();
+        let reference = "INSERT INTO image_references VALUES ('q.io/x/y:1', 'sha256:00', '2026-11-22T00:00:00Z')";
+        connection.execute(reference, []).unwrap();
+        prepare(&mut connection).unwrap();
+        let count = |table: &str| -> i64 {
+            let query = format!("SELECT COUNT(*) FROM {table}");
+            connection.query_row(&query, [], |row| row.get(0)).unwrap()
+        };
+        assert_eq!(count("image_references"), 1);
+        for table in ["images", "image_aliases", "boot_sources"] {
+            assert_eq!(count(table), 0, "{table}");
+        }
+        let version: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+        assert_eq!(version as usize, MIGRATIONS.len());
+    }
 }

@@ -102,7 +102,10 @@ impl Host {
             let text = format!("volume {} was deleted", record.name());
             change.event(&About::Volume(record.id, record.name()), EventReason::Deleted, &text)
         });
-        Ok(forgotten.await?)
+        forgotten.await?;
+        // An image may have had its last use.
+        self.0.boot.wake.notify_one();
+        Ok(())
     }
 
     /// Writes a job down and begins it, if the volume is ready and `decide` finds that it may be.

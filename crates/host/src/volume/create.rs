@@ -85,13 +85,13 @@ impl Host {
         let VolumeSource::Image { image, .. } = &wish.source else {
             return Ok(Origin { image: None });
         };
-        let found = self.find_image(image).await?;
-        let record = found.ok_or_else(|| {
+        let found = self.usable_image(image).await?;
+        let found = found.ok_or_else(|| {
             let text = format!("no image {image:?} in the store; pull it first, or look at the list of images");
             Failure::refused_field(REFUSED, "source.image", text)
         })?;
         Ok(Origin {
-            image: Some((record.digest.to_string(), record.disk.virtual_bytes)),
+            image: Some((found.sealed.digest.to_string(), found.sealed.disk.virtual_bytes)),
         })
     }
 

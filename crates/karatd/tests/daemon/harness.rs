@@ -59,7 +59,7 @@ impl Daemon {
         Self::start_with("")
     }
 
-    /// With more lines of configuration.
+    /// With more lines of configuration; `@DIR@` in them is the daemon's directory.
     pub(crate) fn start_with(more: &str) -> Self {
         Self::start_seeded(more, |_| ())
     }
@@ -76,6 +76,7 @@ impl Daemon {
         std::fs::create_dir_all(at("state/files")).unwrap();
         std::fs::write(at("state/files/kernel"), "a kernel").unwrap();
         seed(&at("state"));
+        let more = more.replace("@DIR@", &dir.path().display().to_string());
         let config = format!(
             "socket = {:?}\nstate_dir = {:?}\nrun_dir = {:?}\nvmm_path = {:?}\n{more}\n",
             at("karat.sock"),

@@ -7,10 +7,13 @@
     reason = "a test fails by panicking, also outside of #[test] functions"
 )]
 
+mod boot_sources;
 mod harness;
 mod images;
 mod keys;
 mod machines;
+mod records;
+mod registry;
 mod requests;
 mod restarts;
 mod volumes;

@@ -1,0 +1,73 @@
+//! The task that looks at all boot sources, whenever something changed and when the next poll is due.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use super::definitions::overlay;
+use super::settle::{Todo, gate, settle};
+use crate::failure::Failure;
+use crate::host::Host;
+
+/// Longest time between two looks: definitions in files are read again this often, and a clock that was set is noticed.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// Shortest time between two looks.
+const LOOK_AT_MOST_EVERY: Duration = Duration::from_millis(50);
+
+impl Host {
+    /// Looks at all boot sources until the daemon ends.
+    pub(crate) async fn track_boot_sources(self) {
+        while !self.0.context.operations.closing() {
+            let wait = match self.look_at_boot_sources().await {
+                Ok(next) => next.map_or(LOOK_EVERY, |due| until(due).min(LOOK_EVERY)),
+                Err(failure) => {
+                    tracing::warn!(error = %failure, "boot sources can not be looked at; it is tried again");
+                    LOOK_EVERY
+                }
+            };
+            tokio::select! {
+                () = self.0.boot.wake.notified() => {}
+                () = tokio::time::sleep(wait) => {}
+            }
+            tokio::time::sleep(LOOK_AT_MOST_EVERY).await;
+        }
+    }
+
+    /// One look, and what follows from it. Returns when the next poll is due.
+    async fn look_at_boot_sources(&self) -> Result<Option<Timestamp>, Failure> {
+        let (files, _) = self.file_definitions().await?;
+        let gate = gate(self.0.context.config.boot_sources.system_sources);
+        let working: HashSet<String> = self.0.boot.working().keys().cloned().collect();
+        let looked = self.registry().change(move |change| -> Result<Todo, Failure> {
+            let rows = change.boot_sources()?;
+            let (defined, _) = overlay(files, &rows);
+            settle(change, &defined, rows, gate, &working)
+        });
+        let todo = looked.await?;
+        for name in todo.cancel {
+            if let Some(token) = self.0.boot.working().get(&name) {
+                token.cancel();
+            }
+        }
+        for (source, step) in todo.work {
+            let cancel = CancellationToken::new();
+            let name = source.name.to_string();
+            if self.0.boot.working().insert(name, cancel.clone()).is_none() {
+                tokio::spawn(self.clone().work_on(source, step, cancel));
+            }
+        }
+        for id in todo.remove {
+            if let Err(failure) = self.delete_image(&id.to_string(), None).await {
+                tracing::warn!(image = %id, error = %failure, "an old import can not be removed; it is tried again");
+            }
+        }
+        Ok(todo.next)
+    }
+}
+
+fn until(due: Timestamp) -> Duration {
+    let left = due.duration_since(Timestamp::now());
+    Duration::try_from(left).unwrap_or(Duration::ZERO)
+}

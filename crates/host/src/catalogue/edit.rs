@@ -1,0 +1,238 @@
+//! Records that people make and change.
+
+use api_types::{ErrorCode, EventReason, Image, ImageCreate, ImageImport, ImageImportInfo};
+use image_catalog::{Faults, ImageAction, ImageEdit, ImageRecord, ImageWish};
+use serde_json::{Map, Value};
+use spec::{OperationId, Problem};
+
+use super::{REFUSED, intake, no_image, not_allowed};
+use crate::failure::Failure;
+use crate::host::Host;
+use crate::registry::{About, Change, ImageRow, ImportJob, OperationRecord};
+
+/// A name that a path of the API has.
+const RESERVED: &str = "import-info";
+
+/// What a request for an image began.
+pub struct Begun {
+    /// The record, where one was made at once.
+    pub image: Option<Image>,
+    /// What works on it.
+    pub operation: Option<OperationId>,
+}
+
+impl Host {
+    /// Makes a record, and begins to import into it where that is asked for; or pulls what a reference names.
+    pub async fn create_image(&self, wish: ImageCreate) -> Result<Begun, Failure> {
+        if let Some(reference) = &wish.reference {
+            let alone = ImageCreate {
+                reference: Some(reference.clone()),
+                ..ImageCreate::default()
+            };
+            if wish != alone {
+                let text = "pulls by itself; write the record with import: {\"method\": \"registry\", \"reference\": …}";
+                return Err(Failure::refused_field(REFUSED, "reference", text));
+            }
+            let operation = Some(self.pull_image(reference).await?.id);
+            return Ok(Begun { image: None, operation });
+        }
+        let import = wish.import.clone();
+        if let Some(from) = &import {
+            intake::check(from)?;
+        }
+        let record = checked(&wish)?;
+        let made = self.registry().change(move |change| -> Result<_, Failure> {
+            let mut row = ImageRow::queued(record, change.now());
+            change.refuse_taken(row.name())?;
+            change.insert_image(&row)?;
+            let about = row.subject();
+            let text = format!("image {} was recorded", row.name());
+            change.event(&About::Image(&about, Some(row.name())), EventReason::Created, &text)?;
+            if let Some(from) = import {
+                change.begin_import(&mut row, from)?;
+            }
+            Ok(row)
+        });
+        let row = made.await?;
+        let operation = row.operation();
+        let id = row.id;
+        if operation.is_some() {
+            self.spawn_import(row);
+        }
+        let image = Some(self.image(&id.to_string()).await?);
+        Ok(Begun { image, operation })
+    }
+
+    /// Begins to import into a record that has no data.
+    pub async fn import_image(&self, wanted: &str, from: ImageImport) -> Result<OperationRecord, Failure> {
+        intake::check(&from)?;
+        let name = wanted.to_owned();
+        let begun = self.registry().change(move |change| -> Result<_, Failure> {
+            let mut row = change.find_image(&name)?.ok_or_else(|| no_image(&name))?;
+            let operation = change.begin_import(&mut row, from)?;
+            Ok((row, operation))
+        });
+        let (row, operation) = begun.await?;
+        self.spawn_import(row);
+        Ok(operation)
+    }
+
+    /// Changes a record by a merge patch (RFC 7396).
+    pub async fn edit_image(&self, wanted: &str, revision: Option<u64>, patch: Value) -> Result<Image, Failure> {
+        let name = wanted.to_owned();
+        let edited = self.registry().change(move |change| -> Result<_, Failure> {
+            let mut row = change.find_image(&name)?.ok_or_else(|| no_image(&name))?;
+            check_revision(&row, revision)?;
+            let edit = read_patch(&row, patch)?;
+            let action = if edit.changes_format() { ImageAction::EditFormat } else { ImageAction::Edit };
+            row.state
+                .state
+                .take(action)
+                .map_err(|error| not_allowed(row.name(), &error))?;
+            let record = row.record.edited(&edit).map_err(|faults| refused(&faults))?.record;
+            if record.name() != row.record.name() {
+                change.refuse_taken(record.name().as_str())?;
+            }
+            row.record = record;
+            change.update_image(&mut row)?;
+            Ok(row.id)
+        });
+        let id = edited.await?;
+        self.image(&id.to_string()).await
+    }
+
+    /// Keeps an image from being used, or lets it be used again.
+    pub async fn switch_image(&self, wanted: &str, revision: Option<u64>, on: bool) -> Result<Image, Failure> {
+        let action = if on { ImageAction::Reactivate } else { ImageAction::Deactivate };
+        let name = wanted.to_owned();
+        let switched = self.registry().change(move |change| -> Result<_, Failure> {
+            let mut row = change.find_image(&name)?.ok_or_else(|| no_image(&name))?;
+            check_revision(&row, revision)?;
+            change.act_on_image(&mut row, action)?;
+            Ok(row.id)
+        });
+        let id = switched.await?;
+        self.image(&id.to_string()).await
+    }
+
+    /// What can be imported here.
+    pub fn import_info(&self) -> ImageImportInfo {
+        ImageImportInfo {
+            methods: intake::METHODS.map(str::to_owned).to_vec(),
+            max_disk_bytes: self.0.context.config.image_max_bytes,
+        }
+    }
+}
+
+impl Change<'_> {
+    /// Moves an image into the state `action` leads to, writes that down and tells of it.
+    pub(crate) fn act_on_image(&self, row: &mut ImageRow, action: ImageAction) -> Result<(), Failure> {
+        let next = row.state.take(action, self.now());
+        let next = next.map_err(|error| not_allowed(row.name(), &error))?;
+        let Some(next) = next else { return Ok(()) };
+        row.state = next;
+        self.update_image(row)?;
+        self.tell_image_state(row)
+    }
+
+    /// An event of the state an image is in now.
+    pub(crate) fn tell_image_state(&self, row: &ImageRow) -> Result<(), Failure> {
+        let mut text = format!("image {} is {}", row.name(), row.state.state.as_str());
+        if let Some(failure) = &row.state.failure {
+            text = format!("{text}: {}", failure.message);
+        }
+        let about = row.subject();
+        Ok(self.event(&About::Image(&about, Some(row.name())), EventReason::PhaseChanged, &text)?)
+    }
+
+    /// Notes that an import begins.
+    pub(crate) fn begin_import(&self, row: &mut ImageRow, from: ImageImport) -> Result<OperationRecord, Failure> {
+        let id = OperationId::random();
+        row.import = Some(ImportJob { operation: id, from });
+        self.act_on_image(row, ImageAction::Import)?;
+        Ok(self.begin_operation(id, api_types::OperationKind::ImageImport, row.name())?)
+    }
+
+    /// Neither an image nor an alias is called `name`.
+    pub(crate) fn refuse_taken(&self, name: &str) -> Result<(), Failure> {
+        if name == RESERVED {
+            let text = format!("{RESERVED:?} is a path of the API; choose another name");
+            return Err(Failure::refused_field(REFUSED, "name", text));
+        }
+        if self.image(name)?.is_some() || self.alias(name)?.is_some() {
+            let text = format!("there is an image or an alias {name:?} already; choose another name, or remove that one");
+            return Err(Failure::new(ErrorCode::NameTaken, text));
+        }
+        Ok(())
+    }
+}
+
+fn check_revision(row: &ImageRow, wanted: Option<u64>) -> Result<(), Failure> {
+    match wanted {
+        Some(wanted) if wanted != row.revision => {
+            let text = format!("image {} has revision {} by now, not {wanted}: look at it again", row.name(), row.revision);
+            Err(Failure::new(ErrorCode::RevisionMismatch, text))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn checked(wish: &ImageCreate) -> Result<ImageRecord, Failure> {
+    let wish = wish.clone();
+    let wish = ImageWish {
+        name: wish.name.unwrap_or_default(),
+        description: wish.description,
+        disk_format: wish.disk_format,
+        container_format: wish.container_format,
+        architecture: wish.architecture,
+        min_disk_gib: wish.min_disk_gib,
+        min_ram_mib: wish.min_ram_mib,
+        visibility: wish.visibility,
+        protected: wish.protected,
+        hidden: wish.hidden,
+        owner: wish.owner,
+        tags: wish.tags,
+        properties: wish.properties,
+    };
+    let checked = ImageRecord::check(&wish).map_err(|faults| refused(&faults))?;
+    Ok(checked.record)
+}
+
+/// Every fault, each with its code.
+fn refused(faults: &Faults) -> Failure {
+    let problems = faults.list().iter().map(|fault| Problem {
+        field: fault.field.clone(),
+        message: format!("{} ({})", fault.message, fault.code),
+    });
+    Failure {
+        code: ErrorCode::InvalidSpec,
+        detail: REFUSED.to_owned(),
+        problems: problems.collect(),
+    }
+}
+
+/// A patch as an edit: what is `null` gets its default.
+fn read_patch(row: &ImageRow, patch: Value) -> Result<ImageEdit, Failure> {
+    let wrong = |text: String| Failure::new(ErrorCode::InvalidRequest, text);
+    let Value::Object(fields) = patch else {
+        return Err(wrong("the patch is no object of fields".to_owned()));
+    };
+    let mut edit = Map::new();
+    for (key, value) in fields {
+        let value = match (key.as_str(), value) {
+            ("description", Value::Null) => Value::String(String::new()),
+            ("min_disk_gib" | "min_ram_mib", Value::Null) => Value::from(0),
+            ("visibility", Value::Null) => Value::from("shared"),
+            ("protected" | "hidden", Value::Null) => Value::from(false),
+            ("tags", Value::Null) => Value::Array(Vec::new()),
+            ("properties", Value::Null) => {
+                let keys = row.record.properties().iter().map(|(key, _)| (key.to_owned(), Value::Null));
+                Value::Object(keys.collect())
+            }
+            (_, Value::Null) => return Err(wrong(format!("{key}: can not be taken away; write what it should be"))),
+            (_, value) => value,
+        };
+        edit.insert(key, value);
+    }
+    serde_json::from_value(Value::Object(edit)).map_err(|error| wrong(format!("the patch is not understood: {error}")))
+}

@@ -1,0 +1,219 @@
+//! Data comes into a record.
+
+use std::time::Duration;
+
+use api_types::{ErrorCode, EventReason, OperationPhase};
+use image_catalog::{Failure as ImportFailure, ImageAction, ImageId, ImageState};
+use spec::OperationId;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::intake::{self, Intake, IntakeError};
+use crate::failure::Failure;
+use crate::host::Host;
+use crate::operations::Worker;
+use crate::registry::{About, Change, ImageRow, ImportJob};
+
+/// How long to wait before the end of an import that could not be written down is written again.
+const NOTE_AGAIN: Duration = Duration::from_secs(1);
+
+/// How an import ended.
+pub(crate) enum Ended {
+    /// The image is active.
+    Active,
+    /// It ended without an image.
+    Failed(IntakeError),
+    /// The daemon ends; the next one goes on.
+    Postponed,
+}
+
+/// What is left to do after the end of an import was written down.
+enum Noted {
+    /// Nothing.
+    Done,
+    /// The image was deleted meanwhile: what came is to be removed.
+    IsToGo,
+}
+
+impl Host {
+    /// Imports into a record whose import was begun, in a task of its own.
+    pub(crate) fn spawn_import(&self, row: ImageRow) {
+        let host = self.clone();
+        tokio::spawn(async move {
+            host.run_import(&row, CancellationToken::new()).await;
+        });
+    }
+
+    /// Takes up imports where the daemon before left them, and finishes deletions.
+    pub(crate) fn resume_images(&self, rows: Vec<ImageRow>) {
+        for row in rows {
+            match row.state.state {
+                // Those of boot sources are taken up by their schedule.
+                ImageState::Importing if row.boot_source.is_none() => {
+                    tracing::info!(image = row.name(), "an import goes on");
+                    self.spawn_import(row);
+                }
+                ImageState::Deleting => {
+                    let host = self.clone();
+                    tokio::spawn(async move {
+                        if let Err(failure) = host.finish_removal(row.id).await {
+                            tracing::warn!(image = row.name(), error = %failure, "the image can not be removed");
+                        }
+                    });
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Imports into a record whose import was begun, and writes down how that ended.
+    pub(crate) async fn run_import(&self, row: &ImageRow, cancel: CancellationToken) -> Ended {
+        let Some(job) = row.import.clone() else {
+            return Ended::Postponed;
+        };
+        let operations = &self.0.context.operations;
+        let ended = loop {
+            let taken = self.fetch(job.operation, &job, &cancel).await;
+            if let Err(error) = &taken {
+                if error.is_cancelled() && operations.closing() {
+                    tracing::info!(image = row.name(), "an import stops; the next daemon goes on with it");
+                    break Ended::Postponed;
+                }
+                tracing::warn!(image = row.name(), error = %error.failure, "import failed");
+            }
+            // From here until it is written down, nobody removes the bytes for want of a record.
+            let bytes_stay = self.0.images.read().await;
+            if let Ok(intake) = &taken
+                && intake.was_there
+                && !self.has(intake).await
+            {
+                continue;
+            }
+            let noted = self.note_import(row.id, job.operation, &taken).await;
+            drop(bytes_stay);
+            if matches!(noted, Noted::IsToGo)
+                && let Err(failure) = self.finish_removal(row.id).await
+            {
+                tracing::warn!(image = row.name(), error = %failure, "it can not be removed; the next start tries again");
+            }
+            break match taken {
+                Ok(_) => Ended::Active,
+                Err(error) => Ended::Failed(error),
+            };
+        };
+        operations.end(job.operation);
+        ended
+    }
+
+    /// Whether the store still has what came in; it was there before, and may have been removed since.
+    async fn has(&self, intake: &Intake) -> bool {
+        let digest = intake.digest.clone();
+        let found = self.blocking(move |host| host.0.context.store.get(&digest).map(drop));
+        found.await.is_ok()
+    }
+
+    async fn fetch(
+        &self,
+        id: OperationId,
+        job: &ImportJob,
+        cancel: &CancellationToken,
+    ) -> Result<Intake, IntakeError> {
+        let (progress, watched) = watch::channel(images::Progress::default());
+        let context = &self.0.context;
+        context.operations.begin(id, Worker::Pull(watched, cancel.clone()));
+        let turn = tokio::select! {
+            turn = self.0.pulls.acquire() => turn.ok(),
+            () = cancel.cancelled() => None,
+        };
+        match turn {
+            Some(_turn) => intake::take_in(context, &job.from, &progress, cancel).await,
+            None => Err(IntakeError::cancelled()),
+        }
+    }
+
+    /// Again and again until that works: a disk that an import has filled is full at this very moment.
+    async fn note_import(&self, id: ImageId, operation: OperationId, taken: &Result<Intake, IntakeError>) -> Noted {
+        loop {
+            let taken = taken.clone();
+            let noted = self
+                .registry()
+                .change(move |change| change.note_import(id, operation, taken.as_ref()));
+            let error = match noted.await {
+                Ok(noted) => return noted,
+                Err(error) => error,
+            };
+            tracing::error!(%error, "end of an import can not be noted; it is tried again");
+            if self.0.context.operations.closing() {
+                return Noted::Done;
+            }
+            tokio::time::sleep(NOTE_AGAIN).await;
+        }
+    }
+}
+
+impl Change<'_> {
+    fn note_import(
+        &self,
+        id: ImageId,
+        operation: OperationId,
+        taken: Result<&Intake, &IntakeError>,
+    ) -> Result<Noted, Failure> {
+        let gone = IntakeError::cancelled().failure;
+        let Some(mut row) = self.image(&id.to_string())? else {
+            self.end_operation(operation, OperationPhase::Cancelled, Err(&gone))?;
+            return Ok(Noted::Done);
+        };
+        if row.state.state == ImageState::Deleting {
+            self.note_source_import(&row, Err(&IntakeError::cancelled()))?;
+            // Bytes that came all the same are found by their digest.
+            row.digest = taken.ok().map(|intake| intake.digest.to_string());
+            self.update_image(&mut row)?;
+            self.end_operation(operation, OperationPhase::Cancelled, Err(&gone))?;
+            return Ok(Noted::IsToGo);
+        }
+        self.note_source_import(&row, taken)?;
+        match taken {
+            Ok(intake) => {
+                let digest = intake.digest.to_string();
+                row.digest = Some(digest.clone());
+                self.act_on_image(&mut row, ImageAction::Activate)?;
+                if let Some(reference) = &intake.reference {
+                    self.point_reference(reference, &digest)?;
+                }
+                self.end_operation(operation, OperationPhase::Succeeded, Ok(Some(&digest)))?;
+            }
+            Err(error) => {
+                let reason = ImportFailure::new(error.code, &error.failure.detail);
+                let next = row.state.fail(reason, self.now());
+                row.state = next.map_err(|error| super::not_allowed(row.name(), &error))?;
+                self.update_image(&mut row)?;
+                self.tell_image_state(&row)?;
+                let phase = match error.failure.code {
+                    ErrorCode::Cancelled => OperationPhase::Cancelled,
+                    _ => OperationPhase::Failed,
+                };
+                self.end_operation(operation, phase, Err(&error.failure))?;
+            }
+        }
+        Ok(Noted::Done)
+    }
+
+    /// Removes the record of an image, and what leads to it. Its bytes are gone, or others have them too.
+    pub(crate) fn forget_image(&self, row: &ImageRow) -> Result<(), Failure> {
+        let id = row.id.to_string();
+        for mut source in self.boot_sources()? {
+            if source.state.imports().iter().any(|import| import.image == id) {
+                source.state.forget(&id);
+                self.put_boot_source(&source)?;
+            }
+        }
+        if let Some(job) = &row.import {
+            // One that was cut off with an earlier daemon; any other is over.
+            let gone = IntakeError::cancelled().failure;
+            self.end_operation(job.operation, OperationPhase::Cancelled, Err(&gone))?;
+        }
+        self.delete_image(row.id)?;
+        let (about, text) = (row.subject(), format!("image {} was deleted", row.name()));
+        Ok(self.event(&About::Image(&about, Some(row.name())), EventReason::Deleted, &text)?)
+    }
+}

@@ -1,0 +1,123 @@
+//! Deletion of images: the record always goes, the bytes with the last record that has them.
+
+use api_types::ErrorCode;
+use image_catalog::{ImageAction, ImageId, ImageState};
+use images::{ImageDigest, StoreError};
+
+use super::no_image;
+use crate::failure::Failure;
+use crate::host::Host;
+use crate::registry::{Change, ImageRow, RegistryError};
+
+impl Host {
+    /// Removes an image no machine and no volume was made from. An import under way is called off.
+    pub async fn delete_image(&self, wanted: &str, revision: Option<u64>) -> Result<(), Failure> {
+        let name = wanted.to_owned();
+        let decided = {
+            let _nobody_clones = self.0.images.write().await;
+            self.registry()
+                .change(move |change| change.decide_removal(&name, revision))
+                .await?
+        };
+        if let Some(operation) = decided.operation
+            && self.0.context.operations.cancel(operation)
+        {
+            // Its task forgets the record once it has stopped.
+            return Ok(());
+        }
+        self.finish_removal(decided.id).await
+    }
+
+    /// Removes what is left of an image whose deletion was decided.
+    pub(crate) async fn finish_removal(&self, id: ImageId) -> Result<(), Failure> {
+        let _nobody_clones = self.0.images.write().await;
+        let found = self.registry().change(move |change| -> Result<_, RegistryError> {
+            let Some(row) = change.image(&id.to_string())? else {
+                return Ok(None);
+            };
+            let last = match &row.digest {
+                Some(digest) => change.images_of(digest)?.iter().all(|other| other.id == id),
+                None => false,
+            };
+            Ok(Some((row, last)))
+        });
+        let Some((row, last)) = found.await? else { return Ok(()) };
+        let digest: Option<ImageDigest> = row.digest.as_deref().and_then(|digest| digest.parse().ok());
+        if let Some(digest) = digest.filter(|_| last) {
+            self.blocking(move |host| match host.0.context.store.remove(&digest) {
+                Err(StoreError::NotFound(_)) => Ok(()),
+                other => other,
+            })
+            .await?;
+        }
+        let forgotten = self.registry().change(move |change| -> Result<(), Failure> {
+            if let Some(digest) = row.digest.as_ref().filter(|_| last) {
+                change.forget_references_to(digest)?;
+            }
+            change.forget_image(&row)
+        });
+        forgotten.await?;
+        self.0.boot.wake.notify_one();
+        Ok(())
+    }
+}
+
+/// A deletion that was decided.
+pub(crate) struct Decided {
+    pub(crate) id: ImageId,
+    /// The import that is to be called off.
+    pub(crate) operation: Option<spec::OperationId>,
+}
+
+impl Change<'_> {
+    /// Decides that an image goes, if nothing speaks against it.
+    pub(crate) fn decide_removal(&self, wanted: &str, revision: Option<u64>) -> Result<Decided, Failure> {
+        let mut row = self.find_image(wanted)?.ok_or_else(|| no_image(wanted))?;
+        if revision.is_some_and(|revision| revision != row.revision) {
+            let text = format!("image {} has revision {} by now: look at it again", row.name(), row.revision);
+            return Err(Failure::new(ErrorCode::RevisionMismatch, text));
+        }
+        if let Err(error) = row.record.deletable() {
+            let text = format!("image {}: {error}", row.name());
+            return Err(Failure::new(ErrorCode::ImageProtected, text));
+        }
+        let (machines, volumes) = self.needed_by(&row)?;
+        if !machines.is_empty() || !volumes.is_empty() {
+            return Err(in_use(&row, &machines, &volumes));
+        }
+        let operation = row.operation();
+        if row.state.state != ImageState::Deleting {
+            self.act_on_image(&mut row, ImageAction::Delete)?;
+        }
+        Ok(Decided { id: row.id, operation })
+    }
+
+    /// Machines and volumes that could not be without this record: those of its bytes, unless another record has these too.
+    pub(crate) fn needed_by(&self, row: &ImageRow) -> Result<(Vec<String>, Vec<String>), RegistryError> {
+        let Some(digest) = &row.digest else {
+            return Ok(Default::default());
+        };
+        let others = self.images_of(digest)?;
+        let mut others = others.iter().filter(|other| other.id != row.id);
+        if others.any(|other| other.state.state != ImageState::Deleting) {
+            return Ok(Default::default());
+        }
+        Ok((self.image_users(digest)?, self.image_volumes(digest)?))
+    }
+}
+
+fn in_use(row: &ImageRow, machines: &[String], volumes: &[String]) -> Failure {
+    let machines =
+        (!machines.is_empty()).then(|| format!("used by {}; delete these machines first", machines.join(", ")));
+    let volumes = (!volumes.is_empty()).then(|| {
+        format!(
+            "shared by {}; delete these volumes first, or convert them into ones that stand on their own",
+            volumes.join(", ")
+        )
+    });
+    let users: Vec<_> = machines.into_iter().chain(volumes).collect();
+    Failure::new(
+        ErrorCode::InUse,
+        format!("image {} is {}", row.name(), users.join(", and ")),
+    )
+}

@@ -1,0 +1,274 @@
+//! What can be typed after `karat image` and `karat boot-source`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use api_types::{BootSourceFrom, BootSourceWish, ImageCreate, ImageImport, ImagePatch};
+use clap::Subcommand;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    /// Pull a container disk from a registry.
+    Pull {
+        /// `registry/repository[:tag][@sha256:…]`.
+        reference: String,
+    },
+    /// List images.
+    Ls {
+        /// Those that are hidden instead.
+        #[arg(long)]
+        hidden: bool,
+    },
+    /// Show one image.
+    Show {
+        /// Id, name, alias, digest, or a reference it was pulled by.
+        image: String,
+    },
+    /// Record an image under a name, and import into it where `--from` says from where.
+    Create(CreateImageArgs),
+    /// Import into a record that has no data yet, or whose import failed.
+    Import {
+        /// Id or name.
+        image: String,
+        /// `docker://…`, `https://…`, `s3://…`, or an absolute path.
+        #[arg(long, value_parser = parse_import)]
+        from: ImageImport,
+    },
+    /// Change what is recorded of an image.
+    Set(SetImageArgs),
+    /// Read images' bytes and compare them with their digests; what is damaged is deactivated.
+    Verify {
+        /// Ids, names, digests or references.
+        #[arg(required = true)]
+        images: Vec<String>,
+    },
+    /// Keep images from being used; machines that were made from them go on.
+    Deactivate {
+        /// Ids, names, digests or references.
+        #[arg(required = true)]
+        images: Vec<String>,
+    },
+    /// Let images be used again.
+    Reactivate {
+        /// Ids, names, digests or references.
+        #[arg(required = true)]
+        images: Vec<String>,
+    },
+    /// Show which methods of import are enabled.
+    ImportInfo,
+    /// Remove images nobody uses.
+    Rm {
+        /// Ids, names, digests or references.
+        #[arg(required = true)]
+        images: Vec<String>,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct CreateImageArgs {
+    /// Name, 1–63 of a-z, 0-9 and -.
+    pub(crate) name: String,
+    /// `docker://…`, `https://…`, `s3://…`, or an absolute path.
+    #[arg(long, value_parser = parse_import)]
+    pub(crate) from: Option<ImageImport>,
+    #[command(flatten)]
+    pub(crate) fields: ImageFields,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct SetImageArgs {
+    /// Id, name, digest or reference.
+    pub(crate) image: String,
+    /// A new name.
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Property to take away. May be given several times.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) unset_property: Vec<String>,
+    #[command(flatten)]
+    pub(crate) fields: ImageFields,
+}
+
+/// Fields of a record.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ImageFields {
+    /// A line that tells what it is.
+    #[arg(long)]
+    description: Option<String>,
+    /// Smallest disk of a machine made from it, GiB.
+    #[arg(long, value_name = "GIB")]
+    min_disk: Option<u64>,
+    /// Smallest memory of a machine made from it, MiB.
+    #[arg(long, value_name = "MIB")]
+    min_ram: Option<u64>,
+    /// Whether deletion is refused.
+    #[arg(long, value_name = "BOOL")]
+    protected: Option<bool>,
+    /// Whether ordinary lists leave it out.
+    #[arg(long, value_name = "BOOL")]
+    hidden: Option<bool>,
+    /// Word to find it by. May be given several times.
+    #[arg(long)]
+    tag: Vec<String>,
+    /// Property, such as os_distro=debian. May be given several times.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_property)]
+    property: Vec<(String, String)>,
+}
+
+impl CreateImageArgs {
+    pub(crate) fn wish(&self) -> ImageCreate {
+        let fields = &self.fields;
+        ImageCreate {
+            name: Some(self.name.clone()),
+            description: fields.description.clone().unwrap_or_default(),
+            min_disk_gib: fields.min_disk.unwrap_or(0),
+            min_ram_mib: fields.min_ram.unwrap_or(0),
+            protected: fields.protected.unwrap_or(false),
+            hidden: fields.hidden.unwrap_or(false),
+            tags: fields.tag.iter().cloned().collect(),
+            properties: fields.property.iter().cloned().collect(),
+            import: self.from.clone(),
+            ..ImageCreate::default()
+        }
+    }
+}
+
+impl SetImageArgs {
+    pub(crate) fn patch(&self) -> ImagePatch {
+        let fields = &self.fields;
+        let set = fields.property.iter().cloned().map(|(key, value)| (key, Some(value)));
+        let unset = self.unset_property.iter().cloned().map(|key| (key, None));
+        let properties: BTreeMap<_, _> = set.chain(unset).collect();
+        let tags: BTreeSet<_> = fields.tag.iter().cloned().collect();
+        ImagePatch {
+            name: self.name.clone(),
+            description: fields.description.clone(),
+            min_disk_gib: fields.min_disk,
+            min_ram_mib: fields.min_ram,
+            protected: fields.protected,
+            hidden: fields.hidden,
+            tags: (!tags.is_empty()).then_some(tags),
+            properties: (!properties.is_empty()).then_some(properties),
+            ..ImagePatch::default()
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BootSourceCommand {
+    /// List boot sources.
+    Ls,
+    /// Show one boot source.
+    Show {
+        /// Name.
+        source: String,
+    },
+    /// Track an image under a name, or change how one is tracked.
+    Set(SetSourceArgs),
+    /// Look for a newer image now, and import it.
+    Sync {
+        /// Names.
+        #[arg(required = true)]
+        sources: Vec<String>,
+    },
+    /// Switch boot sources on.
+    Enable {
+        /// Names.
+        #[arg(required = true)]
+        sources: Vec<String>,
+    },
+    /// Switch boot sources off; their images and aliases stay.
+    Disable {
+        /// Names.
+        #[arg(required = true)]
+        sources: Vec<String>,
+    },
+    /// Remove boot sources that were not defined in files, and changes to those that were.
+    Rm {
+        /// Names.
+        #[arg(required = true)]
+        sources: Vec<String>,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct SetSourceArgs {
+    /// Name.
+    pub(crate) source: String,
+    /// `docker://…`, `https://…`, `s3://…`, or an absolute path.
+    #[arg(long, value_parser = parse_import)]
+    from: Option<ImageImport>,
+    /// When to look: five cron fields in UTC, or @daily and the like.
+    #[arg(long, value_name = "CRON")]
+    schedule: Option<String>,
+    /// Alias that leads to the newest import.
+    #[arg(long, value_name = "ALIAS")]
+    managed: Option<String>,
+    /// How many imports are kept.
+    #[arg(long, value_name = "NUMBER")]
+    keep: Option<u32>,
+    /// A line that tells what it is.
+    #[arg(long)]
+    description: Option<String>,
+}
+
+impl SetSourceArgs {
+    pub(crate) fn wish(&self) -> BootSourceWish {
+        BootSourceWish {
+            description: self.description.clone(),
+            source: self.from.clone().map(source),
+            schedule: self.schedule.clone(),
+            managed: self.managed.clone(),
+            imports_to_keep: self.keep,
+            ..BootSourceWish::default()
+        }
+    }
+}
+
+fn source(from: ImageImport) -> BootSourceFrom {
+    let mut source = BootSourceFrom::default();
+    match from {
+        ImageImport::Registry { reference } => source.registry = Some(reference),
+        ImageImport::WebDownload { url } => source.url = Some(url),
+        ImageImport::S3 { url } => source.s3 = Some(url),
+        ImageImport::File { path } => source.file = Some(path),
+    }
+    source
+}
+
+fn parse_import(text: &str) -> Result<ImageImport, String> {
+    let owned = text.to_owned();
+    if let Some(reference) = text.strip_prefix("docker://") {
+        let reference = reference.to_owned();
+        Ok(ImageImport::Registry { reference })
+    } else if text.starts_with("http://") || text.starts_with("https://") {
+        Ok(ImageImport::WebDownload { url: owned })
+    } else if text.starts_with("s3://") {
+        Ok(ImageImport::S3 { url: owned })
+    } else if text.starts_with('/') {
+        Ok(ImageImport::File { path: owned })
+    } else {
+        Err("write docker://REFERENCE, https://…, s3://BUCKET/KEY, or an absolute path".to_owned())
+    }
+}
+
+fn parse_property(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write KEY=VALUE".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_an_import_comes_from_is_told_by_its_beginning() {
+        let of = |text: &str| parse_import(text).map(|from| from.method());
+        assert_eq!(of("docker://quay.io/x/y:1"), Ok("registry"));
+        assert_eq!(of("https://x/y.qcow2"), Ok("web-download"));
+        assert_eq!(of("s3://b/k"), Ok("s3"));
+        assert_eq!(of("/srv/x.raw"), Ok("file"));
+        assert!(of("x.raw").is_err());
+    }
+}
