@@ -94,6 +94,7 @@ impl Host {
         // The same bytes under several records are there once.
         sealed.sort();
         sealed.dedup();
+        let boot_sources = self.boot_sources().await?.items;
         Ok(Metrics {
             vms,
             volumes,
@@ -104,7 +105,7 @@ impl Host {
             operations,
             newest_event: *self.newest_event().borrow(),
             free_bytes: limits::free_bytes(&self.0.context.config.state_dir).unwrap_or(0),
-            boot_sources: self.boot_sources().await?.items,
+            boot_sources,
             import_restarts,
             store: self.store_figures(),
         })
