@@ -188,35 +188,45 @@ fn take(tally: &Tally<'_>, input: &mut dyn Read, target: &Path, terms: Terms<'_,
             source_path: String::new(),
         });
     }
-    let rules = OvaRules {
-        max_disk_bytes: expected.max_bytes,
-        require_manifest: false,
-    };
-    let opened = Ova::open(head.as_slice().chain(&mut stream), rules);
-    let mut disk = Hashed::new(
-        opened.map_err(|error| ImportError::of_ova(error, 0))?,
-        &[HashMethod::Sha256],
-    );
-    let mut inner = Inspector::new(Expectations {
-        claimed: None,
-        wrapping: Wrapping::Archive,
-        ..expected.clone()
-    });
-    file.fill(&mut disk, &mut inner)?;
-    let inspection = inner.finish()?;
-    file.finish()?;
-    let Hashed { input: ova, digests } = disk;
-    let source_path = ova.disk().path.clone();
-    ova.finish().map_err(|error| ImportError::of_ova(error, 0))?;
+    let (inspection, file_sha256, source_path) = archived(&head, &mut stream, file, expected)?;
     // What follows the archive counts for its digest, and a compressed stream's checksum is at its end.
     io::copy(&mut stream, &mut io::sink()).map_err(reading)?;
     Ok(Taken {
         inspection,
-        file_sha256: digests.finish().get(HashMethod::Sha256).map(<[u8]>::to_vec),
+        file_sha256,
         digests: stream.finish(),
         packed: None,
         source_path,
     })
+}
+
+/// The disk in an archive that begins with `head` and goes on with `stream`: what it is, its SHA-256, its path.
+fn archived(
+    head: &[u8],
+    stream: &mut dyn Read,
+    mut file: Target<'_, '_>,
+    expected: &Expectations,
+) -> Result<(Inspection, Option<Vec<u8>>, String), ImportError> {
+    let rules = OvaRules {
+        max_disk_bytes: expected.max_bytes,
+        require_manifest: false,
+    };
+    let ova = Ova::open(head.chain(stream), rules).map_err(|error| ImportError::of_ova(error, 0))?;
+    let mut disk = Hashed::new(ova, &[HashMethod::Sha256]);
+    let mut inspector = Inspector::new(Expectations {
+        claimed: None,
+        wrapping: Wrapping::Archive,
+        ..expected.clone()
+    });
+    file.fill(&mut disk, &mut inspector)?;
+    let inspection = inspector.finish()?;
+    file.finish()?;
+    let Hashed { input: ova, digests } = disk;
+    let source_path = ova.disk().path.clone();
+    // Only now is the disk to be believed.
+    ova.finish().map_err(|error| ImportError::of_ova(error, 0))?;
+    let sha256 = digests.finish().get(HashMethod::Sha256).map(<[u8]>::to_vec);
+    Ok((inspection, sha256, source_path))
 }
 
 /// Bytes of the source: how many, their digests as long as they may turn out to be compressed, and whether to go on.
