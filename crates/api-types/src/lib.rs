@@ -18,8 +18,8 @@ pub use boot_source::{
 pub use disk::{DiskMirror, DiskRequests, VmDisk, VmDiskLayer, VmDiskList};
 pub use event::{Event, EventList, EventReason, Subject};
 pub use image::{
-    Image, ImageAccepted, ImageCondition, ImageCreate, ImageFailure, ImageImport, ImageImportInfo, ImageList, ImagePatch,
-    ImageState,
+    Image, ImageAccepted, ImageCondition, ImageCreate, ImageFailure, ImageImport, ImageImportInfo, ImageList,
+    ImagePatch, ImageState,
 };
 pub use operation::{Operation, OperationKind, OperationList, OperationPhase, Progress};
 pub use problem::{ErrorCode, PROBLEM_CONTENT_TYPE, ProblemBody};

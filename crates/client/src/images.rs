@@ -1,6 +1,8 @@
 //! Golden images.
 
-use api_types::{Image, ImageAccepted, ImageCreate, ImageImport, ImageImportInfo, ImageList, ImagePatch, Operation, OperationId};
+use api_types::{
+    Image, ImageAccepted, ImageCreate, ImageImport, ImageImportInfo, ImageList, ImagePatch, Operation, OperationId,
+};
 
 use crate::error::ClientError;
 use crate::transport::{Client, segment};

@@ -50,7 +50,11 @@ impl Client {
     }
 
     /// Sends a merge patch (RFC 7396).
-    pub(crate) async fn patch<B: Serialize, T: DeserializeOwned>(&self, path: &str, body: &B) -> Result<T, ClientError> {
+    pub(crate) async fn patch<B: Serialize, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &B,
+    ) -> Result<T, ClientError> {
         let body = serde_json::to_vec(body).map_err(|error| unexpected(path, error))?;
         json(path, &self.send(Method::PATCH, path, Some(body)).await?)
     }

@@ -178,7 +178,9 @@ fn clone_failure(error: &CloneError) -> Failure {
         ),
         CloneError::Cancelled(_) => Failure::of(ErrorCode::Cancelled, error),
         CloneError::Image(_) => Failure::of(ErrorCode::NotFound, error),
-        CloneError::Exists(_) | CloneError::Qcow2 { .. } | CloneError::Io { .. } => Failure::of(ErrorCode::Internal, error),
+        CloneError::Exists(_) | CloneError::Qcow2 { .. } | CloneError::Io { .. } => {
+            Failure::of(ErrorCode::Internal, error)
+        }
     }
 }
 

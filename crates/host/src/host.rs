@@ -319,7 +319,9 @@ fn open_context(config: HostConfig) -> Result<(Context, Left), OpenError> {
     };
     let registry = Registry::open(&path).map_err(failed)?;
     let sealed = store.list().map_err(OpenError::ImageList)?;
-    let mut left = registry.change_now(|change| take_over(change, &sealed)).map_err(failed)?;
+    let mut left = registry
+        .change_now(|change| take_over(change, &sealed))
+        .map_err(failed)?;
     let context = Context {
         limits: HostLimits {
             memory_bytes: limits::memory_bytes().map_err(OpenError::Limits)?,

@@ -95,7 +95,9 @@ fn describe(source: &BootSource) -> String {
     let from = definition.source.clone().unwrap_or_default();
     let from = [from.registry, from.url, from.s3, from.file];
     let imports = source.imports.iter();
-    let imports: Vec<_> = imports.map(|import| format!("{} ({})", import.image, import.at)).collect();
+    let imports: Vec<_> = imports
+        .map(|import| format!("{} ({})", import.image, import.at))
+        .collect();
     let conditions = source.conditions.iter();
     let conditions: Vec<_> = conditions
         .map(|one| format!("{} {} ({}): {}", one.kind, one.status, one.reason, one.message))
@@ -109,14 +111,28 @@ fn describe(source: &BootSource) -> String {
         ("from", from.into_iter().flatten().next().unwrap_or_default()),
         ("alias", definition.managed.clone().unwrap_or_default()),
         ("schedule", definition.schedule.clone().unwrap_or_default()),
-        ("enabled", if definition.enabled == Some(false) { "no" } else { "yes" }.to_owned()),
-        ("imports kept", definition.imports_to_keep.map(|keep| keep.to_string()).unwrap_or_default()),
+        (
+            "enabled",
+            if definition.enabled == Some(false) { "no" } else { "yes" }.to_owned(),
+        ),
+        (
+            "imports kept",
+            definition
+                .imports_to_keep
+                .map(|keep| keep.to_string())
+                .unwrap_or_default(),
+        ),
         ("defined in", source.defined_in.clone().unwrap_or_default()),
         ("conditions", conditions.join("; ")),
         ("imports", imports.join(", ")),
         ("importing", source.importing.clone().unwrap_or_default()),
         ("last poll", time(source.last_attempt)),
         ("next poll", time(source.next_poll)),
-        ("last error", error.map(|one| format!("{}: {}", one.code, one.message)).unwrap_or_default()),
+        (
+            "last error",
+            error
+                .map(|one| format!("{}: {}", one.code, one.message))
+                .unwrap_or_default(),
+        ),
     ])
 }

@@ -96,21 +96,36 @@ async fn fetch(client: &Client, reference: &str) -> anyhow::Result<Image> {
 }
 
 async fn list(client: &Client, hidden: bool, format: Format) -> anyhow::Result<()> {
-    let images = if hidden { client.hidden_images().await? } else { client.images().await? };
+    let images = if hidden {
+        client.hidden_images().await?
+    } else {
+        client.images().await?
+    };
     write(format, &images, |images| {
         let row = |image: &Image| {
             [
                 image.name.clone(),
                 word(&image.state),
                 image.references.first().cloned().unwrap_or_default(),
-                image.digest.as_deref().map_or_else(String::new, |digest| short(digest).to_owned()),
+                image
+                    .digest
+                    .as_deref()
+                    .map_or_else(String::new, |digest| short(digest).to_owned()),
                 image.virtual_size_bytes.map(human).unwrap_or_default(),
                 image.size_bytes.map(human).unwrap_or_default(),
                 image.created_at.strftime("%Y-%m-%d %H:%M").to_string(),
             ]
         };
         columns(
-            ["NAME", "STATE", "REFERENCE", "DIGEST", "VIRTUAL SIZE", "SIZE", "CREATED (UTC)"],
+            [
+                "NAME",
+                "STATE",
+                "REFERENCE",
+                "DIGEST",
+                "VIRTUAL SIZE",
+                "SIZE",
+                "CREATED (UTC)",
+            ],
             &images.iter().map(row).collect::<Vec<_>>(),
         )
     })
@@ -120,7 +135,9 @@ fn describe(image: &Image) -> String {
     let yes = |is: bool| if is { "yes".to_owned() } else { String::new() };
     let failure = image.failure.as_ref();
     let conditions = image.conditions.iter();
-    let conditions: Vec<_> = conditions.map(|one| format!("{}: {}", one.property, one.message)).collect();
+    let conditions: Vec<_> = conditions
+        .map(|one| format!("{}: {}", one.property, one.message))
+        .collect();
     let properties = image.properties.iter();
     let properties: Vec<_> = properties.map(|(key, value)| format!("{key}={value}")).collect();
     let least = |number: u32, unit: &str| (number > 0).then(|| format!("{number} {unit}")).unwrap_or_default();
@@ -129,7 +146,12 @@ fn describe(image: &Image) -> String {
         ("id", image.id.clone()),
         ("description", image.description.clone()),
         ("state", word(&image.state)),
-        ("failure", failure.map(|one| format!("{}: {}", one.code, one.message)).unwrap_or_default()),
+        (
+            "failure",
+            failure
+                .map(|one| format!("{}: {}", one.code, one.message))
+                .unwrap_or_default(),
+        ),
         ("digest", image.digest.clone().unwrap_or_default()),
         ("references", image.references.join(", ")),
         ("aliases", image.aliases.join(", ")),

@@ -74,9 +74,6 @@ pub(crate) async fn delete(State(shared): State<Shared>, Segment(source): Segmen
     params(("source" = String, Path, description = "Name")),
     responses((status = 202, body = Operation, headers(("Location" = String, description = "The operation"))),
         (status = 404, body = ProblemBody), (status = 409, body = ProblemBody, description = "It is switched off")))]
-pub(crate) async fn sync(
-    State(shared): State<Shared>,
-    Segment(source): Segment,
-) -> Result<impl IntoResponse, Problem> {
+pub(crate) async fn sync(State(shared): State<Shared>, Segment(source): Segment) -> Result<impl IntoResponse, Problem> {
     Ok(accepted(shared.host.sync_boot_source(&source).await?))
 }

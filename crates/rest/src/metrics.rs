@@ -126,12 +126,20 @@ fn write_images(page: &mut Page, metrics: &Metrics) {
     }
     let ready = u8::from(metrics.store.is_available);
     page.gauge("image_service_ready", "1 while images can be imported and used.", ready);
-    page.family("boot_source_outdated", "gauge", "1 while the newest image of a boot source is not imported.");
+    page.family(
+        "boot_source_outdated",
+        "gauge",
+        "1 while the newest image of a boot source is not imported.",
+    );
     for source in &metrics.boot_sources {
         let labels = [("name", source.name.as_str()), ("pending", "false")];
         page.sample("boot_source_outdated", &labels, u8::from(source.outdated));
     }
-    page.family("boot_source_failures", "gauge", "Failures of a boot source since its last success.");
+    page.family(
+        "boot_source_failures",
+        "gauge",
+        "Failures of a boot source since its last success.",
+    );
     for source in &metrics.boot_sources {
         page.sample("boot_source_failures", &[("name", &source.name)], source.failures);
     }

@@ -12,7 +12,9 @@ use crate::limits::BODY_MAX;
 use crate::problem::Problem;
 use crate::serve::Closing;
 use crate::shared::Shared;
-use crate::{boot_sources, console, disks, events, health, images, metrics, once, openapi, operations, uploads, vms, volumes};
+use crate::{
+    boot_sources, console, disks, events, health, images, metrics, once, openapi, operations, uploads, vms, volumes,
+};
 
 /// The whole API.
 pub fn router(host: Host, closing: Closing) -> Router {

@@ -156,7 +156,9 @@ fn check_on(name: &str, gate: Gate, source: &boot_sources::BootSource) -> Result
         return Ok(());
     }
     let text = if source.enabled {
-        format!("boot source {name} is shipped, and those are switched off as a whole (boot_sources.system in karat.toml)")
+        format!(
+            "boot source {name} is shipped, and those are switched off as a whole (boot_sources.system in karat.toml)"
+        )
     } else {
         format!("boot source {name} is switched off: karat boot-source enable {name}")
     };

@@ -68,7 +68,9 @@ pub(super) fn overlay(mut defined: Definitions, rows: &[SourceRow]) -> (Definiti
     defined.retain(|name, one| {
         let alias = one.source.managed.to_string();
         if let Some(first) = aliases.get(&alias) {
-            problems.push(format!("{name}: managed {alias:?} is that of {first} already; take another"));
+            problems.push(format!(
+                "{name}: managed {alias:?} is that of {first} already; take another"
+            ));
             return false;
         }
         aliases.insert(alias, name.clone());

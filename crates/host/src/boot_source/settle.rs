@@ -70,7 +70,10 @@ pub(super) fn settle(
 fn sweep(change: &Change<'_>, working: &HashSet<String>, todo: &mut Todo) -> Result<(), Failure> {
     for row in change.images()? {
         let Some(name) = &row.boot_source else { continue };
-        let half_done = matches!(row.state.state, ImageState::Importing | ImageState::Failed | ImageState::Queued);
+        let half_done = matches!(
+            row.state.state,
+            ImageState::Importing | ImageState::Failed | ImageState::Queued
+        );
         if !half_done || working.contains(name) {
             continue;
         }
@@ -172,7 +175,13 @@ impl Look<'_, '_> {
 
     /// Imports whose image somebody removed.
     fn forget_lost(&mut self) -> Result<(), Failure> {
-        let images: Vec<_> = self.row.state.imports().iter().map(|import| import.image.clone()).collect();
+        let images: Vec<_> = self
+            .row
+            .state
+            .imports()
+            .iter()
+            .map(|import| import.image.clone())
+            .collect();
         for image in images {
             if self.change.image(&image)?.is_none() {
                 self.row.state.forget(&image);

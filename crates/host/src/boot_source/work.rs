@@ -47,7 +47,10 @@ impl Host {
             Err(error) => return self.poll_failed(source, error).await,
         };
         let Ok(digest) = digest.parse::<SourceDigest>() else {
-            return Err(Failure::new(ErrorCode::Internal, "the source gives no digest that can be kept"));
+            return Err(Failure::new(
+                ErrorCode::Internal,
+                "the source gives no digest that can be kept",
+            ));
         };
         let (known, seen) = (source.clone(), digest.clone());
         let finding = self.with_source(source, move |change, row| {
@@ -60,7 +63,9 @@ impl Host {
             Finding::Import(digest) => self.import_from(source, digest, cancel).await,
             Finding::Refused(digest) => Err(Failure::new(
                 ErrorCode::ImageRefused,
-                format!("{digest} was refused before and is not fetched again; what is wrong with it is in the source's last error"),
+                format!(
+                    "{digest} was refused before and is not fetched again; what is wrong with it is in the source's last error"
+                ),
             )),
             Finding::Unchanged | Finding::AlreadyThere(_) => self.current(source).await,
         }
@@ -100,8 +105,10 @@ impl Host {
     }
 
     async fn current(&self, source: &BootSource) -> Worked {
-        self.with_source(source, |_, row| Ok(row.state.current().map(|import| import.image.clone())))
-            .await
+        self.with_source(source, |_, row| {
+            Ok(row.state.current().map(|import| import.image.clone()))
+        })
+        .await
     }
 
     /// Changes what is remembered of a source.
@@ -171,7 +178,11 @@ impl Change<'_> {
         image: &ImageRow,
         taken: Result<&Intake, &IntakeError>,
     ) -> Result<(), Failure> {
-        let Some(mut row) = image.boot_source.as_deref().map_or(Ok(None), |name| self.boot_source(name))? else {
+        let Some(mut row) = image
+            .boot_source
+            .as_deref()
+            .map_or(Ok(None), |name| self.boot_source(name))?
+        else {
             return Ok(());
         };
         let id = image.id.to_string();
@@ -186,7 +197,11 @@ impl Change<'_> {
             }
             Err(error) if error.is_cancelled() => row.state.import_cancelled(),
             Err(error) => {
-                let kind = if error.is_refusal { FailureKind::Refused } else { FailureKind::Transient };
+                let kind = if error.is_refusal {
+                    FailureKind::Refused
+                } else {
+                    FailureKind::Transient
+                };
                 row.state
                     .import_failed(kind, (error.code, &error.failure.detail), self.now());
             }

@@ -106,7 +106,11 @@ pub(crate) fn label(text: &str) -> String {
         }
     }
     let label = label.trim_end_matches('-');
-    if label.is_empty() { "image".to_owned() } else { label.to_owned() }
+    if label.is_empty() {
+        "image".to_owned()
+    } else {
+        label.to_owned()
+    }
 }
 
 #[cfg(test)]

@@ -42,7 +42,8 @@ impl Host {
         let found = self.registry().change(move |change| -> Result<_, RegistryError> {
             let rows = change.images()?.into_iter().rev();
             let rows = rows.filter(|row| row.record.hidden() == hidden);
-            rows.map(|row| Ok((change.ties(&row)?, row))).collect::<Result<Vec<_>, _>>()
+            rows.map(|row| Ok((change.ties(&row)?, row)))
+                .collect::<Result<Vec<_>, _>>()
         });
         let mut images = Vec::new();
         for (ties, row) in found.await? {
@@ -93,7 +94,9 @@ impl Host {
             cmdline: sealed.and_then(|sealed| sealed.cmdline),
             disk_format: record.disk_format().map(|format| format.as_str().to_owned()),
             container_format: record.container_format().map(|format| format.as_str().to_owned()),
-            architecture: record.architecture().map(|architecture| architecture.as_str().to_owned()),
+            architecture: record
+                .architecture()
+                .map(|architecture| architecture.as_str().to_owned()),
             min_disk_gib: record.min_disk_gib(),
             min_ram_mib: record.min_ram_mib(),
             visibility: record.visibility().as_str().to_owned(),

@@ -30,7 +30,8 @@ impl Host {
                 ..ImageCreate::default()
             };
             if wish != alone {
-                let text = "pulls by itself; write the record with import: {\"method\": \"registry\", \"reference\": …}";
+                let text =
+                    "pulls by itself; write the record with import: {\"method\": \"registry\", \"reference\": …}";
                 return Err(Failure::refused_field(REFUSED, "reference", text));
             }
             let operation = Some(self.pull_image(reference).await?.id);
@@ -84,7 +85,11 @@ impl Host {
             let mut row = change.find_image(&name)?.ok_or_else(|| no_image(&name))?;
             check_revision(&row, revision)?;
             let edit = read_patch(&row, patch)?;
-            let action = if edit.changes_format() { ImageAction::EditFormat } else { ImageAction::Edit };
+            let action = if edit.changes_format() {
+                ImageAction::EditFormat
+            } else {
+                ImageAction::Edit
+            };
             row.state
                 .state
                 .take(action)
@@ -103,7 +108,11 @@ impl Host {
 
     /// Keeps an image from being used, or lets it be used again.
     pub async fn switch_image(&self, wanted: &str, revision: Option<u64>, on: bool) -> Result<Image, Failure> {
-        let action = if on { ImageAction::Reactivate } else { ImageAction::Deactivate };
+        let action = if on {
+            ImageAction::Reactivate
+        } else {
+            ImageAction::Deactivate
+        };
         let name = wanted.to_owned();
         let switched = self.registry().change(move |change| -> Result<_, Failure> {
             let mut row = change.find_image(&name)?.ok_or_else(|| no_image(&name))?;
@@ -142,7 +151,11 @@ impl Change<'_> {
             text = format!("{text}: {}", failure.message);
         }
         let about = row.subject();
-        Ok(self.event(&About::Image(&about, Some(row.name())), EventReason::PhaseChanged, &text)?)
+        Ok(self.event(
+            &About::Image(&about, Some(row.name())),
+            EventReason::PhaseChanged,
+            &text,
+        )?)
     }
 
     /// Notes that an import begins.
@@ -160,7 +173,8 @@ impl Change<'_> {
             return Err(Failure::refused_field(REFUSED, "name", text));
         }
         if self.image(name)?.is_some() || self.alias(name)?.is_some() {
-            let text = format!("there is an image or an alias {name:?} already; choose another name, or remove that one");
+            let text =
+                format!("there is an image or an alias {name:?} already; choose another name, or remove that one");
             return Err(Failure::new(ErrorCode::NameTaken, text));
         }
         Ok(())
@@ -170,7 +184,11 @@ impl Change<'_> {
 fn check_revision(row: &ImageRow, wanted: Option<u64>) -> Result<(), Failure> {
     match wanted {
         Some(wanted) if wanted != row.revision => {
-            let text = format!("image {} has revision {} by now, not {wanted}: look at it again", row.name(), row.revision);
+            let text = format!(
+                "image {} has revision {} by now, not {wanted}: look at it again",
+                row.name(),
+                row.revision
+            );
             Err(Failure::new(ErrorCode::RevisionMismatch, text))
         }
         _ => Ok(()),
@@ -226,7 +244,11 @@ fn read_patch(row: &ImageRow, patch: Value) -> Result<ImageEdit, Failure> {
             ("protected" | "hidden", Value::Null) => Value::from(false),
             ("tags", Value::Null) => Value::Array(Vec::new()),
             ("properties", Value::Null) => {
-                let keys = row.record.properties().iter().map(|(key, _)| (key.to_owned(), Value::Null));
+                let keys = row
+                    .record
+                    .properties()
+                    .iter()
+                    .map(|(key, _)| (key.to_owned(), Value::Null));
                 Value::Object(keys.collect())
             }
             (_, Value::Null) => return Err(wrong(format!("{key}: can not be taken away; write what it should be"))),

@@ -61,7 +61,10 @@ impl Host {
             .take(ImageAction::Boot)
             .map_err(|error| not_allowed(row.name(), &error))?;
         let Some(sealed) = self.sealed(&row).await? else {
-            let text = format!("the bytes of image {} are gone from the store: import it again", row.name());
+            let text = format!(
+                "the bytes of image {} are gone from the store: import it again",
+                row.name()
+            );
             return Err(Failure::new(ErrorCode::NotFound, text));
         };
         Ok(Some(Usable { row, sealed }))

@@ -112,12 +112,7 @@ impl Host {
         found.await.is_ok()
     }
 
-    async fn fetch(
-        &self,
-        id: OperationId,
-        job: &ImportJob,
-        cancel: &CancellationToken,
-    ) -> Result<Intake, IntakeError> {
+    async fn fetch(&self, id: OperationId, job: &ImportJob, cancel: &CancellationToken) -> Result<Intake, IntakeError> {
         let (progress, watched) = watch::channel(images::Progress::default());
         let context = &self.0.context;
         context.operations.begin(id, Worker::Pull(watched, cancel.clone()));

@@ -88,7 +88,11 @@ pub(crate) fn check(from: &ImageImport) -> Result<(), Failure> {
             Err(error) => Err(Failure::refused_field(REFUSED, "reference", error.to_string())),
         },
         other => {
-            let text = format!("{} is not enabled here; take one of: {}", other.method(), METHODS.join(", "));
+            let text = format!(
+                "{} is not enabled here; take one of: {}",
+                other.method(),
+                METHODS.join(", ")
+            );
             Err(Failure::refused_field(REFUSED, "method", text))
         }
     }
@@ -105,7 +109,12 @@ pub(crate) async fn take_in(
     let pulled = context.store.pull(&parsed, progress, cancel).await;
     let pulled = pulled.map_err(|error| IntakeError::of(&error))?;
     Ok(Intake {
-        origin: pulled.image.index_digest.as_ref().unwrap_or(&pulled.image.digest).to_string(),
+        origin: pulled
+            .image
+            .index_digest
+            .as_ref()
+            .unwrap_or(&pulled.image.digest)
+            .to_string(),
         digest: pulled.image.digest,
         was_there: pulled.was_there,
         reference: Some(parsed.to_string()),

@@ -74,7 +74,11 @@ impl Change<'_> {
     pub(crate) fn decide_removal(&self, wanted: &str, revision: Option<u64>) -> Result<Decided, Failure> {
         let mut row = self.find_image(wanted)?.ok_or_else(|| no_image(wanted))?;
         if revision.is_some_and(|revision| revision != row.revision) {
-            let text = format!("image {} has revision {} by now: look at it again", row.name(), row.revision);
+            let text = format!(
+                "image {} has revision {} by now: look at it again",
+                row.name(),
+                row.revision
+            );
             return Err(Failure::new(ErrorCode::RevisionMismatch, text));
         }
         if let Err(error) = row.record.deletable() {

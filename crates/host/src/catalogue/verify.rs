@@ -24,13 +24,19 @@ impl Host {
                 return Err(Failure::new(ErrorCode::WrongState, text));
             };
             let id = OperationId::random();
-            Ok((digest, change.begin_operation(id, OperationKind::ImageVerify, row.name())?))
+            Ok((
+                digest,
+                change.begin_operation(id, OperationKind::ImageVerify, row.name())?,
+            ))
         });
         let (digest, operation) = begun.await?;
         let (_, watched) = watch::channel(images::Progress::default());
         let cancel = CancellationToken::new();
         let id = operation.id;
-        self.0.context.operations.begin(id, Worker::Pull(watched, cancel.clone()));
+        self.0
+            .context
+            .operations
+            .begin(id, Worker::Pull(watched, cancel.clone()));
         let host = self.clone();
         tokio::spawn(async move {
             host.verify(id, digest, cancel).await;

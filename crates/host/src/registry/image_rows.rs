@@ -85,7 +85,10 @@ impl ImageRow {
 
     /// The operation that is under way.
     pub(crate) fn operation(&self) -> Option<OperationId> {
-        let job = self.import.as_ref().filter(|_| self.state.state == ImageState::Importing);
+        let job = self
+            .import
+            .as_ref()
+            .filter(|_| self.state.state == ImageState::Importing);
         job.map(|job| job.operation)
     }
 }
@@ -111,12 +114,7 @@ impl Change<'_> {
         row.updated_at = self.now;
         self.transaction.execute(
             "UPDATE images SET name = ?, digest = ?, record = ?, revision = revision + 1 WHERE id = ?",
-            params![
-                row.name(),
-                row.digest,
-                serde_json::to_string(row)?,
-                row.id.to_string()
-            ],
+            params![row.name(), row.digest, serde_json::to_string(row)?, row.id.to_string()],
         )?;
         row.revision += 1;
         Ok(())
@@ -125,7 +123,8 @@ impl Change<'_> {
     /// Removes a record and the aliases that lead to it.
     pub(crate) fn delete_image(&self, id: ImageId) -> Result<(), RegistryError> {
         let id = id.to_string();
-        self.transaction.execute("DELETE FROM image_aliases WHERE image = ?", [&id])?;
+        self.transaction
+            .execute("DELETE FROM image_aliases WHERE image = ?", [&id])?;
         self.transaction.execute("DELETE FROM images WHERE id = ?", [&id])?;
         Ok(())
     }

@@ -130,7 +130,9 @@ mod tests {
         for table in ["images", "image_aliases", "boot_sources"] {
             assert_eq!(count(table), 0, "{table}");
         }
-        let version: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+        let version: u32 = connection
+            .pragma_query_value(None, "user_version", |row| row.get(0))
+            .unwrap();
         assert_eq!(version as usize, MIGRATIONS.len());
     }
 }

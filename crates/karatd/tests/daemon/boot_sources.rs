@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use crate::harness::{Daemon, wait_for};
 use crate::registry::Registry;
 
-const DIRECTORIES: &str = "[boot_sources]\nsystem_directory = \"@DIR@/system.d\"\ncustom_directory = \"@DIR@/custom.d\"\n";
+const DIRECTORIES: &str =
+    "[boot_sources]\nsystem_directory = \"@DIR@/system.d\"\ncustom_directory = \"@DIR@/custom.d\"\n";
 const PATCH: &str = "Content-Type: application/merge-patch+json\r\n";
 
 fn start(registry: &Registry) -> Daemon {
@@ -63,9 +64,14 @@ fn a_new_source_is_imported_at_once_and_its_alias_makes_machines() {
     assert_eq!(source["imports"][0]["digest"], digest);
     assert_eq!(source["definition"]["imports_to_keep"], 3);
     let image = daemon.get("/v1/images/debian12").json();
-    assert_eq!((&image["digest"], &image["boot_source"]), (&json!(digest), &json!("debian-12")));
+    assert_eq!(
+        (&image["digest"], &image["boot_source"]),
+        (&json!(digest), &json!("debian-12"))
+    );
     assert_eq!(image["aliases"], json!(["debian12"]));
-    let vm = daemon.post("/v1/vms", &json!({"name": "web", "image": "debian12"})).json();
+    let vm = daemon
+        .post("/v1/vms", &json!({"name": "web", "image": "debian12"}))
+        .json();
     assert_eq!(vm["image_digest"], digest, "{vm}");
     let volume = json!({"name": "data", "source": {"kind": "image", "image": "debian12"}});
     assert_eq!(daemon.begin("/v1/volumes", &volume)["phase"], "Succeeded");
@@ -98,7 +104,9 @@ fn new_machines_get_the_new_image_and_the_fourth_import_removes_the_oldest_unuse
     let first = registry.push("12", 1);
     put(&daemon, "debian-12", &wish(&registry));
     until_current(&daemon, "debian-12", 1);
-    let old = daemon.post("/v1/vms", &json!({"name": "old", "image": "debian12"})).json();
+    let old = daemon
+        .post("/v1/vms", &json!({"name": "old", "image": "debian12"}))
+        .json();
     assert_eq!(old["image_digest"], first);
     let mut digests = vec![first.clone()];
     for fill in 2..=4 {
@@ -106,15 +114,27 @@ fn new_machines_get_the_new_image_and_the_fourth_import_removes_the_oldest_unuse
         let done = sync(&daemon, "debian-12");
         assert_eq!(done["phase"], "Succeeded", "{done}");
         let image = daemon.get("/v1/images/debian12").json();
-        assert_eq!((&image["digest"], &image["id"]), (&json!(digests.last().unwrap()), &done["result"]));
+        assert_eq!(
+            (&image["digest"], &image["id"]),
+            (&json!(digests.last().unwrap()), &done["result"])
+        );
     }
     // The first is in use, so the second goes.
     let source = until_current(&daemon, "debian-12", 3);
-    let kept: Vec<_> = source["imports"].as_array().unwrap().iter().map(|one| one["digest"].as_str().unwrap()).collect();
+    let kept: Vec<_> = source["imports"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["digest"].as_str().unwrap())
+        .collect();
     assert_eq!(kept, [digests[3].as_str(), &digests[2], &digests[0]]);
-    daemon.get(&format!("/v1/images/{}", digests[1])).problem(404, "not_found");
+    daemon
+        .get(&format!("/v1/images/{}", digests[1]))
+        .problem(404, "not_found");
     assert_eq!(daemon.vm("old")["image_digest"], first);
-    let new = daemon.post("/v1/vms", &json!({"name": "new", "image": "debian12"})).json();
+    let new = daemon
+        .post("/v1/vms", &json!({"name": "new", "image": "debian12"}))
+        .json();
     assert_eq!(new["image_digest"], digests[3].as_str());
     // Unused and one too many, it goes when a fifth comes.
     assert_eq!(daemon.delete("/v1/vms/old").status, 204);
@@ -137,9 +157,15 @@ fn a_source_that_does_not_answer_is_told_and_tried_again() {
     let source = wait_for("the failure", || {
         Some(show(&daemon, "debian-12")).filter(|source| condition(source, "UpToDate")["reason"] == "PollFailed")
     });
-    assert_eq!((&source["failures"], &source["last_error"]["code"]), (&json!(1), &json!("registry_status")));
+    assert_eq!(
+        (&source["failures"], &source["last_error"]["code"]),
+        (&json!(1), &json!("registry_status"))
+    );
     let metrics = String::from_utf8(daemon.get("/metrics").body).unwrap();
-    assert!(metrics.contains("karat_boot_source_outdated{name=\"debian-12\",pending=\"false\"} 1"), "{metrics}");
+    assert!(
+        metrics.contains("karat_boot_source_outdated{name=\"debian-12\",pending=\"false\"} 1"),
+        "{metrics}"
+    );
     let events = daemon.get("/v1/events").json().to_string();
     assert!(events.contains("PollFailed"), "{events}");
     // What was imported is still there.
@@ -165,16 +191,32 @@ fn files_define_sources_and_the_api_changes_them() {
     std::fs::write(daemon.path("system.d/a.toml"), file("shipped", "@daily")).unwrap();
     std::fs::write(daemon.path("custom.d/b.toml"), file("bad", "at noon")).unwrap();
     let list = daemon.get("/v1/boot-sources").json();
-    assert_eq!((&list["items"][0]["name"], &list["items"][0]["origin"]), (&json!("shipped"), &json!("system")), "{list}");
-    assert!(list["problems"][0].as_str().unwrap().contains("custom.d/b.toml:4: schedule"), "{list}");
+    assert_eq!(
+        (&list["items"][0]["name"], &list["items"][0]["origin"]),
+        (&json!("shipped"), &json!("system")),
+        "{list}"
+    );
+    assert!(
+        list["problems"][0]
+            .as_str()
+            .unwrap()
+            .contains("custom.d/b.toml:4: schedule"),
+        "{list}"
+    );
     sync(&daemon, "shipped");
     until_current(&daemon, "shipped", 1);
     daemon.delete("/v1/boot-sources/shipped").problem(409, "wrong_state");
 
     let off = edit(&daemon, "shipped", &json!({"enabled": false, "imports_to_keep": 1}));
-    assert_eq!((&off["definition"]["enabled"], &off["definition"]["schedule"]), (&json!(false), &json!("@daily")), "{off}");
+    assert_eq!(
+        (&off["definition"]["enabled"], &off["definition"]["schedule"]),
+        (&json!(false), &json!("@daily")),
+        "{off}"
+    );
     assert_eq!(off["written"], json!({"enabled": false, "imports_to_keep": 1}));
-    daemon.post("/v1/boot-sources/shipped/sync", &json!({})).problem(409, "wrong_state");
+    daemon
+        .post("/v1/boot-sources/shipped/sync", &json!({}))
+        .problem(409, "wrong_state");
     wait_for("it to be off", || {
         (condition(&show(&daemon, "shipped"), "UpToDate")["reason"] == "Disabled").then_some(())
     });
@@ -192,10 +234,17 @@ fn a_deleted_source_keeps_or_gives_up_its_images_as_it_says() {
     put(&daemon, "debian-12", &wish(&registry));
     until_current(&daemon, "debian-12", 1);
     assert_eq!(daemon.delete("/v1/boot-sources/debian-12").status, 204);
-    wait_for("the source to go", || (daemon.get("/v1/boot-sources/debian-12").status == 404).then_some(()));
+    wait_for("the source to go", || {
+        (daemon.get("/v1/boot-sources/debian-12").status == 404).then_some(())
+    });
     let image = daemon.get("/v1/images/debian12").json();
     assert_eq!(image["state"], "active");
-    assert_eq!(daemon.delete(&format!("/v1/images/{}", image["id"].as_str().unwrap())).status, 204);
+    assert_eq!(
+        daemon
+            .delete(&format!("/v1/images/{}", image["id"].as_str().unwrap()))
+            .status,
+        204
+    );
     daemon.get("/v1/images/debian12").problem(404, "not_found");
 
     let mut wish = wish(&registry);
@@ -204,7 +253,9 @@ fn a_deleted_source_keeps_or_gives_up_its_images_as_it_says() {
     let source = until_current(&daemon, "debian-12", 1);
     let id = source["imports"][0]["image"].as_str().unwrap().to_owned();
     assert_eq!(daemon.delete("/v1/boot-sources/debian-12").status, 204);
-    wait_for("the image to go", || (daemon.get(&format!("/v1/images/{id}")).status == 404).then_some(()));
+    wait_for("the image to go", || {
+        (daemon.get(&format!("/v1/images/{id}")).status == 404).then_some(())
+    });
     daemon.get("/v1/images/debian12").problem(404, "not_found");
 }
 
@@ -214,8 +265,17 @@ fn what_can_not_be_a_source_is_refused_with_every_field() {
     let daemon = start(&registry);
     let bad = json!({"source": {"registry": "x y"}, "schedule": "at noon", "imports_to_keep": 0});
     let refused = put(&daemon, "a", &bad).problem(422, "invalid_spec");
-    let fields: Vec<_> = refused["errors"].as_array().unwrap().iter().map(|one| one["field"].as_str().unwrap()).collect();
-    assert_eq!(fields, ["source.registry", "schedule", "managed", "imports_to_keep"], "{refused}");
+    let fields: Vec<_> = refused["errors"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["field"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        fields,
+        ["source.registry", "schedule", "managed", "imports_to_keep"],
+        "{refused}"
+    );
     put(&daemon, "a", &json!({"sourse": {}})).problem(400, "invalid_request");
     assert_eq!(daemon.post("/v1/images", &json!({"name": "debian12"})).status, 201);
     let taken = put(&daemon, "a", &wish(&registry)).problem(422, "invalid_spec");
@@ -233,12 +293,20 @@ fn what_was_refused_is_not_fetched_again_until_there_is_something_else() {
     let source = wait_for("the refusal", || {
         Some(show(&daemon, "debian-12")).filter(|source| condition(source, "UpToDate")["reason"] == "ImportFailed")
     });
-    assert_eq!((&source["last_error"]["code"], &source["last_error"]["importing"]), (&json!("container_no_disk"), &json!(true)));
+    assert_eq!(
+        (&source["last_error"]["code"], &source["last_error"]["importing"]),
+        (&json!("container_no_disk"), &json!(true))
+    );
     assert_eq!(condition(&source, "Progressing")["status"], "False");
     assert!(source["next_poll"].is_string(), "{source}");
     // No record of it stays, and no bytes.
-    wait_for("the record to go", || (daemon.get("/v1/images").json() == json!({"items": []})).then_some(()));
-    assert_eq!(std::fs::read_dir(daemon.path("state/images/sha256")).unwrap().count(), 0);
+    wait_for("the record to go", || {
+        (daemon.get("/v1/images").json() == json!({"items": []})).then_some(())
+    });
+    assert_eq!(
+        std::fs::read_dir(daemon.path("state/images/sha256")).unwrap().count(),
+        0
+    );
     daemon.get(&format!("/v1/images/{bad}")).problem(404, "not_found");
     let good = registry.push("12", 7);
     assert_eq!(sync(&daemon, "debian-12")["phase"], "Succeeded");
@@ -254,7 +322,11 @@ fn an_import_of_a_source_goes_on_after_a_crash_and_makes_one_image() {
     put(&daemon, "debian-12", &wish(&registry));
     wait_for("a blob to be asked for", || (registry.blobs_asked() > 0).then_some(()));
     let source = show(&daemon, "debian-12");
-    assert_eq!((&source["importing"], &source["imports"]), (&json!(digest), &json!([])), "{source}");
+    assert_eq!(
+        (&source["importing"], &source["imports"]),
+        (&json!(digest), &json!([])),
+        "{source}"
+    );
     daemon.get("/v1/images/debian12").problem(404, "not_found");
     daemon.crash_and_restart();
     registry.hold_blobs(false);

@@ -52,28 +52,50 @@ fn a_record_goes_from_queued_over_failed_to_active_and_each_state_says_what_it_a
     let registry = Registry::start();
     let daemon = Daemon::start_with(&registry.config());
     let info = daemon.get("/v1/images/import-info").json();
-    assert!(info["methods"].as_array().unwrap().contains(&json!("registry")), "{info}");
+    assert!(
+        info["methods"].as_array().unwrap().contains(&json!("registry")),
+        "{info}"
+    );
     let answer = daemon.post("/v1/images", &json!({"name": "web", "description": "for web servers"}));
     assert_eq!(answer.status, 201, "{answer:?}");
     let image = &answer.json()["image"];
-    assert_eq!((&image["state"], &image["visibility"]), (&json!("queued"), &json!("shared")));
-    assert_eq!(answer.header("location").unwrap(), format!("/v1/images/{}", image["id"].as_str().unwrap()));
-    daemon.post("/v1/vms", &json!({"name": "a", "image": "web"})).problem(409, "wrong_state");
-    daemon.post("/v1/images/web/deactivate", &json!({})).problem(409, "wrong_state");
+    assert_eq!(
+        (&image["state"], &image["visibility"]),
+        (&json!("queued"), &json!("shared"))
+    );
+    assert_eq!(
+        answer.header("location").unwrap(),
+        format!("/v1/images/{}", image["id"].as_str().unwrap())
+    );
+    daemon
+        .post("/v1/vms", &json!({"name": "a", "image": "web"}))
+        .problem(409, "wrong_state");
+    daemon
+        .post("/v1/images/web/deactivate", &json!({}))
+        .problem(409, "wrong_state");
 
     registry.push_without_disk("bad");
     let failed = daemon.begin("/v1/images/web/import", &import(&registry, "bad"));
     assert_eq!(failed["error"]["code"], "image_refused", "{failed}");
     let image = daemon.get("/v1/images/web").json();
-    assert_eq!((&image["state"], &image["failure"]["code"]), (&json!("failed"), &json!("container_no_disk")));
+    assert_eq!(
+        (&image["state"], &image["failure"]["code"]),
+        (&json!("failed"), &json!("container_no_disk"))
+    );
 
     let digest = registry.push("1", 7);
     let done = daemon.begin("/v1/images/web/import", &import(&registry, "1"));
-    assert_eq!((&done["phase"], &done["result"]), (&json!("Succeeded"), &json!(digest)), "{done}");
+    assert_eq!(
+        (&done["phase"], &done["result"]),
+        (&json!("Succeeded"), &json!(digest)),
+        "{done}"
+    );
     let image = daemon.get("/v1/images/web").json();
     assert_eq!((&image["state"], &image["digest"]), (&json!("active"), &json!(digest)));
     assert_eq!(image["failure"], Value::Null);
-    daemon.post("/v1/images/web/import", &import(&registry, "1")).problem(409, "wrong_state");
+    daemon
+        .post("/v1/images/web/import", &import(&registry, "1"))
+        .problem(409, "wrong_state");
     patch(&daemon, "web", &json!({"disk_format": "raw"})).problem(409, "wrong_state");
     // Pulling what a record has makes no second one.
     daemon.begin("/v1/images", &json!({"reference": registry.reference("1")}));
@@ -83,13 +105,23 @@ fn a_record_goes_from_queued_over_failed_to_active_and_each_state_says_what_it_a
 #[test]
 fn everything_wrong_with_a_record_is_told_at_once_with_its_code() {
     let daemon = Daemon::start();
-    let bad = json!({"name": "Web", "min_disk_gib": 1_u64 << 40, "properties": {"hw_disk_bus": "floppy", "vm_mode": "HVM"}});
+    let bad =
+        json!({"name": "Web", "min_disk_gib": 1_u64 << 40, "properties": {"hw_disk_bus": "floppy", "vm_mode": "HVM"}});
     let refused = daemon.post("/v1/images", &bad).problem(422, "invalid_spec");
-    assert_eq!(fields(&refused), ["name", "min_disk_gib", "properties.hw_disk_bus", "properties.vm_mode"], "{refused}");
+    assert_eq!(
+        fields(&refused),
+        ["name", "min_disk_gib", "properties.hw_disk_bus", "properties.vm_mode"],
+        "{refused}"
+    );
     assert!(refused.to_string().contains("property_value_invalid"), "{refused}");
-    daemon.post("/v1/images", &json!({"name": "import-info"})).problem(422, "invalid_spec");
+    daemon
+        .post("/v1/images", &json!({"name": "import-info"}))
+        .problem(422, "invalid_spec");
     let both = json!({"name": "a", "reference": "q.io/x/y:1"});
-    assert_eq!(fields(&daemon.post("/v1/images", &both).problem(422, "invalid_spec")), ["reference"]);
+    assert_eq!(
+        fields(&daemon.post("/v1/images", &both).problem(422, "invalid_spec")),
+        ["reference"]
+    );
     let web = json!({"name": "a", "import": {"method": "teleport"}});
     daemon.post("/v1/images", &web).problem(400, "invalid_request");
     assert_eq!(daemon.get("/v1/images").json(), json!({"items": []}));
@@ -101,7 +133,9 @@ fn names_are_unique_and_changes_go_by_revision() {
     for name in ["a", "b"] {
         assert_eq!(daemon.post("/v1/images", &json!({"name": name})).status, 201);
     }
-    daemon.post("/v1/images", &json!({"name": "a"})).problem(409, "name_taken");
+    daemon
+        .post("/v1/images", &json!({"name": "a"}))
+        .problem(409, "name_taken");
     patch(&daemon, "b", &json!({"name": "a"})).problem(409, "name_taken");
     let edited = patch(
         &daemon,
@@ -130,11 +164,25 @@ fn a_protected_image_stays_and_a_deactivated_one_makes_no_machine() {
     let daemon = Daemon::start_with(&registry.config());
     create(&daemon, &registry, "web", &json!({"protected": true}));
     daemon.delete("/v1/images/web").problem(409, "image_protected");
-    assert_eq!(daemon.post("/v1/images/web/deactivate", &json!({})).json()["state"], "deactivated");
+    assert_eq!(
+        daemon.post("/v1/images/web/deactivate", &json!({})).json()["state"],
+        "deactivated"
+    );
     let refused = daemon.post("/v1/vms", &json!({"name": "a", "image": "web"}));
-    assert!(refused.problem(409, "wrong_state")["detail"].as_str().unwrap().contains("reactivate"));
-    assert_eq!(daemon.post("/v1/images/web/reactivate", &json!({})).json()["state"], "active");
-    assert_eq!(daemon.post("/v1/vms", &json!({"name": "a", "image": "web"})).status, 201);
+    assert!(
+        refused.problem(409, "wrong_state")["detail"]
+            .as_str()
+            .unwrap()
+            .contains("reactivate")
+    );
+    assert_eq!(
+        daemon.post("/v1/images/web/reactivate", &json!({})).json()["state"],
+        "active"
+    );
+    assert_eq!(
+        daemon.post("/v1/vms", &json!({"name": "a", "image": "web"})).status,
+        201
+    );
     patch(&daemon, "web", &json!({"protected": false}));
     let used = daemon.delete("/v1/images/web").problem(409, "in_use");
     assert!(used["detail"].as_str().unwrap().contains("used by a"), "{used}");
@@ -154,7 +202,12 @@ fn a_machine_keeps_to_what_its_image_asks_for() {
     let refused = daemon.post("/v1/vms", &small).problem(422, "invalid_spec");
     assert_eq!(fields(&refused), ["disk_size", "memory"], "{refused}");
     assert!(refused.to_string().contains("image_min_ram"), "{refused}");
-    let vm = daemon.post("/v1/vms", &json!({"name": "a", "image": "web", "disk_size": "1Gi", "cpus": 2})).json();
+    let vm = daemon
+        .post(
+            "/v1/vms",
+            &json!({"name": "a", "image": "web", "disk_size": "1Gi", "cpus": 2}),
+        )
+        .json();
     assert_eq!(vm["spec"]["topology"]["sockets"], 2, "{vm}");
     let events = daemon.get("/v1/events").json().to_string();
     assert!(events.contains("made without hw_watchdog_action"), "{events}");
@@ -163,7 +216,12 @@ fn a_machine_keeps_to_what_its_image_asks_for() {
     assert_eq!(daemon.post("/v1/vms", &own).json()["spec"]["topology"]["sockets"], 1);
     patch(&daemon, "web", &json!({"properties": {"hw_vif_model": "e1000"}}));
     let refused = daemon.post("/v1/vms", &json!({"name": "c", "image": "web", "disk_size": "1Gi"}));
-    assert!(refused.problem(422, "invalid_spec").to_string().contains("vif_model_not_available"));
+    assert!(
+        refused
+            .problem(422, "invalid_spec")
+            .to_string()
+            .contains("vif_model_not_available")
+    );
 }
 
 #[test]
@@ -204,17 +262,24 @@ fn an_import_goes_on_after_a_crash_and_deletion_calls_it_off() {
     assert_eq!(daemon.over(&operation)["phase"], "Succeeded");
     assert_eq!(daemon.get("/v1/images/web").json()["state"], "active");
     let metrics = String::from_utf8(daemon.get("/metrics").body).unwrap();
-    assert!(metrics.contains("karat_image_import_restarts_total{image=\"web\"} 1"), "{metrics}");
+    assert!(
+        metrics.contains("karat_image_import_restarts_total{image=\"web\"} 1"),
+        "{metrics}"
+    );
 
     registry.push("2", 8);
     registry.hold_blobs(true);
     let asked = registry.blobs_asked();
     let answer = daemon.post("/v1/images", &json!({"name": "gone", "import": import(&registry, "2")}));
     let operation = answer.header("location").unwrap().to_owned();
-    wait_for("a blob to be asked for", || (registry.blobs_asked() > asked).then_some(()));
+    wait_for("a blob to be asked for", || {
+        (registry.blobs_asked() > asked).then_some(())
+    });
     assert_eq!(daemon.delete("/v1/images/gone").status, 204);
     assert_eq!(daemon.over(&operation)["phase"], "Cancelled");
-    wait_for("the record to go", || (daemon.get("/v1/images/gone").status == 404).then_some(()));
+    wait_for("the record to go", || {
+        (daemon.get("/v1/images/gone").status == 404).then_some(())
+    });
     registry.hold_blobs(false);
 }
 
@@ -226,14 +291,26 @@ fn a_damaged_image_is_found_and_makes_no_machine() {
     let image = create(&daemon, &registry, "web", &json!({}));
     let path = format!("/v1/images/{}/verify", image["id"].as_str().unwrap());
     let verified = daemon.begin(&path, &json!({}));
-    assert_eq!((&verified["phase"], &verified["kind"]), (&json!("Succeeded"), &json!("image_verify")), "{verified}");
-    let hex = image["digest"].as_str().unwrap().trim_start_matches("sha256:").to_owned();
+    assert_eq!(
+        (&verified["phase"], &verified["kind"]),
+        (&json!("Succeeded"), &json!("image_verify")),
+        "{verified}"
+    );
+    let hex = image["digest"]
+        .as_str()
+        .unwrap()
+        .trim_start_matches("sha256:")
+        .to_owned();
     let disk = daemon.path("state/images/sha256").join(hex).join("disk.raw");
     std::fs::remove_file(&disk).unwrap(); // The sealed file itself can not be written.
     std::fs::write(&disk, "short").unwrap();
-    daemon.post("/v1/vms", &json!({"name": "a", "image": "web"})).problem(502, "digest_mismatch");
+    daemon
+        .post("/v1/vms", &json!({"name": "a", "image": "web"}))
+        .problem(502, "digest_mismatch");
     let verified = daemon.begin(&path, &json!({}));
     assert_eq!(verified["error"]["code"], "digest_mismatch", "{verified}");
     assert_eq!(daemon.get("/v1/images/web").json()["state"], "deactivated");
-    daemon.post("/v1/vms", &json!({"name": "a", "image": "web"})).problem(409, "wrong_state");
+    daemon
+        .post("/v1/vms", &json!({"name": "a", "image": "web"}))
+        .problem(409, "wrong_state");
 }

@@ -57,7 +57,10 @@ impl Registry {
     /// Puts a container disk of 64 KiB under a tag, all bytes `fill`, with a kernel; returns its manifest's digest.
     pub(crate) fn push(&self, tag: &str, fill: u8) -> String {
         let mut archive = tar::Builder::new(Vec::new());
-        for (path, bytes) in [("disk/x.raw", vec![fill; 64 << 10]), ("boot/vmlinuz", b"kernel".to_vec())] {
+        for (path, bytes) in [
+            ("disk/x.raw", vec![fill; 64 << 10]),
+            ("boot/vmlinuz", b"kernel".to_vec()),
+        ] {
             let mut header = tar::Header::new_gnu();
             header.set_size(bytes.len() as u64);
             header.set_mode(0o644);
