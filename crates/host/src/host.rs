@@ -17,7 +17,7 @@ use crate::failure::Failure;
 use crate::machine::{self, Action, Machine};
 use crate::operations::LiveOperations;
 use crate::registry::{self, About, OperationRecord, Registry, RegistryError, VolumeRecord};
-use crate::{HostConfig, limits, volume_store};
+use crate::{HostConfig, begun, limits, volume_store};
 
 /// Most events in one answer.
 const EVENTS_PAGE: u32 = 1000;
@@ -61,8 +61,8 @@ pub enum OpenError {
 pub(crate) struct Begun {
     /// All volumes, with or without something to go on with.
     pub(crate) volumes: Vec<VolumeRecord>,
-    /// Pulls.
-    pub(crate) pulls: Vec<OperationRecord>,
+    /// Pulls, and how many daemons have begun each.
+    pub(crate) pulls: Vec<(OperationRecord, u32)>,
 }
 
 /// The host. Clones are the same one.
@@ -229,6 +229,9 @@ impl Host {
     /// The daemon ends: pulls stop, what they have fetched stays. Machines go on.
     pub fn close(&self) {
         self.0.context.operations.close();
+        if let Err(error) = self.registry().change_now(begun::forget) {
+            tracing::warn!(error = crate::failure::chain(&error), "that work was stopped in order can not be noted");
+        }
     }
 
     /// Waits until an operation is over.
@@ -318,6 +321,9 @@ fn open_context(config: HostConfig) -> Result<(Context, Left), OpenError> {
     left.cut_off = clear_disks(&context, &left.vms)?;
     let path = context.volumes_dir();
     volume_store::clear(&context, &left.begun.volumes).map_err(|source| OpenError::Directory { path, source })?;
+    // Last, so that a daemon that can not start for another reason does not count.
+    let counted = context.registry.change_now(|change| begun::count(change, &mut left.begun));
+    counted.map_err(failed)?;
     Ok((context, left))
 }
 
@@ -340,7 +346,7 @@ fn take_over(change: &registry::Change<'_>) -> Result<Left, RegistryError> {
             continue;
         }
         if operation.kind == OperationKind::ImagePull {
-            pulls.push(operation);
+            pulls.push((operation, 0));
         } else {
             change.end_operation(operation.id, OperationPhase::Failed, Err(&cut_off))?;
         }

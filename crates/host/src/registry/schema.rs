@@ -9,7 +9,7 @@ const BUSY_TIMEOUT_MS: u64 = 5000;
 
 /// Steps from each schema version to the next; a file of version *n* gets all from the *n*-th on. Steps are never edited
 /// once released, only added.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     r"
     CREATE TABLE vms (
         id           TEXT PRIMARY KEY,
@@ -64,6 +64,7 @@ const MIGRATIONS: [&str; 3] = [
         at      TEXT NOT NULL
     ) STRICT;
 ",
+    "ALTER TABLE operations ADD COLUMN begun INTEGER NOT NULL DEFAULT 1;",
 ];
 
 /// Sets the connection up and runs the steps the file lacks, each in a transaction of its own.

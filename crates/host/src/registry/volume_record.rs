@@ -69,6 +69,20 @@ pub(crate) struct LayerFile {
 pub(crate) struct Job {
     pub(crate) operation: OperationId,
     pub(crate) task: Task,
+    /// How many daemons have begun it since one last stopped it in order.
+    #[serde(default)]
+    pub(crate) begun: u32,
+}
+
+impl Job {
+    /// New work.
+    pub(crate) const fn new(operation: OperationId, task: Task) -> Self {
+        Self {
+            operation,
+            task,
+            begun: 1,
+        }
+    }
 }
 
 /// Kinds of work. Each can be begun anew after it was cut off anywhere.

@@ -121,7 +121,7 @@ impl Host {
             idle(&record)?;
             not_copied(change, &record)?;
             let task = decide(change, &record)?;
-            let job = Job { operation, task };
+            let job = Job::new(operation, task);
             record.job = Some(job);
             record.last_file = task.new_file().map_or(record.last_file, |file| file.number);
             change.update_volume(&record)?;

@@ -152,10 +152,7 @@ fn draft(change: &Change<'_>, mut wish: VolumeWish, origin: Origin) -> Result<Vo
         message: None,
         sent_bytes: None,
         changed_at: now,
-        job: (!upload).then(|| Job {
-            operation: OperationId::random(),
-            task: Task::Create,
-        }),
+        job: (!upload).then(|| Job::new(OperationId::random(), Task::Create)),
         last_check: None,
         layers: Vec::new(),
         dropped: Vec::new(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use api_types::{ErrorCode, EventReason, OperationPhase, VolumeState};
 use spec::{DiskFormat, NameError, OperationId, VolumeId};
 
+use crate::begun;
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::operations::Worker;
@@ -50,6 +51,8 @@ impl Host {
         tokio::spawn(async move {
             let result = if job.task.is_live() {
                 host.carry_out_live(&record, job.task, again, &meter).await
+            } else if begun::too_often(job.begun) {
+                host.refuse(&record, job.task).await
             } else {
                 host.carry_out(record.clone(), job, meter).await
             };
@@ -69,6 +72,18 @@ impl Host {
             }
             host.0.context.operations.end(job.operation);
         });
+    }
+
+    /// Ends a job that one daemon after the other did not survive.
+    async fn refuse(&self, record: &VolumeRecord, task: Task) -> Result<Outcome, Failure> {
+        tracing::error!(volume = record.name(), ?task, "work on a volume is not begun again");
+        let (files, record, failure) = (Files::of(&self.0.context, record.id), record.clone(), begun::failure());
+        let told = failure.clone();
+        let cleared = tokio::task::spawn_blocking(move || clear(&files, &record, task, &failure));
+        if let Ok(Err(failure)) = cleared.await {
+            tracing::warn!(error = %failure, "files of a volume that was not made remain");
+        }
+        Err(told)
     }
 
     async fn carry_out(&self, record: VolumeRecord, job: Job, meter: Meter) -> Result<Outcome, Failure> {

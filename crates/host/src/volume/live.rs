@@ -104,10 +104,7 @@ impl Host {
             idle(&source)?;
             not_copied(change, &source)?;
             held_by(change, &source, &vm)?;
-            let job = Job {
-                operation,
-                task: Task::Mirror,
-            };
+            let job = Job::new(operation, Task::Mirror);
             let record = copy_of(change, wish, &source, job);
             change.insert_volume(&record).map_err(|error| {
                 if error.is_conflict() {

@@ -128,10 +128,7 @@ impl Host {
     async fn take_upload(&self, id: VolumeId, sent_bytes: u64) -> Result<(Volume, Option<OperationId>), Failure> {
         let context = Arc::clone(&self.0.context);
         let operation = OperationId::random();
-        let job = Job {
-            operation,
-            task: Task::Finish,
-        };
+        let job = Job::new(operation, Task::Finish);
         let begun = self.registry().change(move |change| -> Result<_, Failure> {
             let mut record = find(change, &id.to_string())?;
             awaits(&record)?;
