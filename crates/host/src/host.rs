@@ -290,6 +290,7 @@ fn open_context(config: HostConfig) -> Result<(Context, Left), OpenError> {
         root: config.state_dir.clone(),
         insecure_registries: config.insecure_registries.clone(),
         max_disk_bytes: config.image_max_bytes,
+        reserved_bytes: config.reserved_space_bytes,
         ..images::Settings::default()
     };
     // Its lock also keeps a second daemon away from the registry and the machines.

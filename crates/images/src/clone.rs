@@ -2,10 +2,13 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::{ImageDigest, StoreError, durable, sparse};
+
+/// Bytes in a block of `st_blocks` (stat(2)).
+const STAT_BLOCK_BYTES: u64 = 512;
 
 /// How a clone was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,11 +70,13 @@ pub enum CloneError {
 }
 
 /// Clones `source` to `target` and grows it to `size_bytes`, which the caller has checked. The target appears complete or not
-/// at all: it is made beside its place, under a name that begins with a dot.
+/// at all: it is made beside its place, under a name that begins with a dot. A copy is not begun, and not gone on with, unless there
+/// is room for so many bytes by `has_room`.
 pub(crate) fn clone_file(
     source: &File,
     target: &Path,
     size_bytes: u64,
+    has_room: &dyn Fn(u64) -> bool,
     stop: &dyn Fn() -> bool,
 ) -> Result<Cloned, CloneError> {
     let failed = |source: io::Error| match source.kind() {
@@ -95,7 +100,7 @@ pub(crate) fn clone_file(
     let half = parent.join(hidden);
     // One caller owns a target, so what lies here was left by a crash.
     durable::remove_all(&half).map_err(failed)?;
-    let result = fill(source, &half, size_bytes, stop).and_then(|cloned| {
+    let result = fill(source, &half, size_bytes, has_room, stop).and_then(|cloned| {
         let cwd = rustix::fs::CWD;
         rustix::fs::renameat_with(cwd, &half, cwd, target, rustix::fs::RenameFlags::NOREPLACE)?;
         durable::sync_dir(parent)?;
@@ -107,7 +112,13 @@ pub(crate) fn clone_file(
     })
 }
 
-fn fill(source: &File, path: &Path, size_bytes: u64, stop: &dyn Fn() -> bool) -> io::Result<Cloned> {
+fn fill(
+    source: &File,
+    path: &Path,
+    size_bytes: u64,
+    has_room: &dyn Fn(u64) -> bool,
+    stop: &dyn Fn() -> bool,
+) -> io::Result<Cloned> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -117,7 +128,20 @@ fn fill(source: &File, path: &Path, size_bytes: u64, stop: &dyn Fn() -> bool) ->
     // Any refusal (other file system, no support) leads to the copy; a real fault will show there.
     let (method, copied_bytes) = match rustix::fs::ioctl_ficlone(&file, source) {
         Ok(()) => (CloneMethod::Reflink, 0),
-        Err(_) => (CloneMethod::SparseCopy, sparse::copy_data(source, &file, stop)?),
+        Err(_) => {
+            let allocated = source.metadata()?.blocks() * STAT_BLOCK_BYTES;
+            let copied = if has_room(allocated) {
+                let may_not = || stop() || !has_room(0);
+                sparse::copy_data(source, &file, &may_not)
+            } else {
+                Err(io::ErrorKind::StorageFull.into())
+            };
+            let lacking = |error: io::Error| match error.kind() {
+                io::ErrorKind::Interrupted if !stop() => io::ErrorKind::StorageFull.into(),
+                _ => error,
+            };
+            (CloneMethod::SparseCopy, copied.map_err(lacking)?)
+        }
     };
     file.set_len(size_bytes)?;
     file.sync_all()?;
@@ -141,18 +165,23 @@ mod tests {
         source.write_all_at(b"data", 4096).unwrap();
         let target = dir.path().join("disk");
         std::fs::write(dir.path().join(".disk.part"), "left by a crash").unwrap();
-        let cloned = clone_file(&source, &target, 4 << 20, &|| false).unwrap();
+        let cloned = clone_file(&source, &target, 4 << 20, &|_| true, &|| false).unwrap();
         assert_eq!(cloned.size_bytes, 4 << 20);
         let bytes = std::fs::read(&target).unwrap();
         assert_eq!(bytes.len(), 4 << 20);
         assert_eq!(&bytes[4096..4100], b"data");
-        let again = clone_file(&source, &target, 4 << 20, &|| false).unwrap_err();
+        let again = clone_file(&source, &target, 4 << 20, &|_| true, &|| false).unwrap_err();
         assert!(matches!(again, CloneError::Exists(_)));
         if cloned.method == CloneMethod::SparseCopy {
-            let stopped = clone_file(&source, &dir.path().join("two"), 4 << 20, &|| true).unwrap_err();
+            let stopped = clone_file(&source, &dir.path().join("two"), 4 << 20, &|_| true, &|| true).unwrap_err();
             assert!(matches!(stopped, CloneError::Cancelled(_)));
+            // Neither begun without room for all of it, nor gone on with when it went meanwhile.
+            for has_room in [&(|bytes| bytes == 0) as &dyn Fn(u64) -> bool, &|bytes| bytes > 0] {
+                let full = clone_file(&source, &dir.path().join("two"), 4 << 20, has_room, &|| false).unwrap_err();
+                assert!(matches!(full, CloneError::DiskFull(_)), "{full}");
+            }
         }
-        let missing = clone_file(&source, &dir.path().join("no/disk"), 4 << 20, &|| false).unwrap_err();
+        let missing = clone_file(&source, &dir.path().join("no/disk"), 4 << 20, &|_| true, &|| false).unwrap_err();
         assert!(matches!(missing, CloneError::Io { .. }));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "only the disk");
     }

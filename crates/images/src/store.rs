@@ -34,6 +34,8 @@ pub struct Settings {
     pub qemu_img: Option<PathBuf>,
     /// Largest disk an image may have, bytes, as its guest sees it. Default 256 GiB.
     pub max_disk_bytes: u64,
+    /// Bytes that stay free on the store's file system, whatever is fetched or copied. Default none.
+    pub reserved_bytes: u64,
     /// How long one conversion to raw may take. Default one hour.
     pub convert_limit: Duration,
 }
@@ -45,6 +47,7 @@ impl Default for Settings {
             insecure_registries: Vec::new(),
             qemu_img: None,
             max_disk_bytes: 256 << 30,
+            reserved_bytes: 0,
             convert_limit: Duration::from_secs(3600),
         }
     }
@@ -313,7 +316,9 @@ impl Store {
         let stop = CancellationToken::new();
         let _stop_when_dropped = stop.clone().drop_guard();
         let path = target.to_path_buf();
-        let work = move || clone_file(&disk, &path, size_bytes, &|| stop.is_cancelled());
+        let room = self.clone();
+        let has_room = move |bytes| room.has_room(bytes);
+        let work = move || clone_file(&disk, &path, size_bytes, &has_room, &|| stop.is_cancelled());
         match tokio::task::spawn_blocking(work).await {
             Ok(result) => result,
             Err(_) => Err(CloneError::Cancelled(target.to_path_buf())),
@@ -361,6 +366,12 @@ impl Store {
             durable::remove_all(&path).map_err(StoreError::io("remove", &path))?;
         }
         Ok(freed)
+    }
+
+    /// Whether so many bytes can be written and leave what stays free. An error shows where it is written.
+    fn has_room(&self, bytes: u64) -> bool {
+        let needed = bytes.saturating_add(self.0.settings.reserved_bytes);
+        self.free_bytes().map_or(true, |free| free >= needed)
     }
 
     pub(crate) fn free_bytes(&self) -> io::Result<u64> {

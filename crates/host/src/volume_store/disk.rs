@@ -14,6 +14,7 @@ use spec::DiskFormat;
 
 use super::files;
 use super::meter::{Meter, cancelled};
+use super::room::Room;
 use crate::failure::{Failure, chain as chain_text};
 
 /// Zeroes written at a time, bytes.
@@ -36,6 +37,14 @@ impl Form {
     /// Whether nothing of it needs the data to be written in a certain way.
     pub(super) fn is_plain(&self) -> bool {
         self.preallocation.is_off() && self.cluster_bytes.is_none() && !self.compressed
+    }
+
+    /// What is taken of the file system at once, bytes.
+    fn taken_at_once(&self) -> u64 {
+        match self.preallocation {
+            Preallocation::Falloc | Preallocation::Full => self.size_bytes,
+            Preallocation::Off | Preallocation::Metadata => 0,
+        }
     }
 
     /// Fails where its parts do not fit each other, which is known late where the format comes from an upload.
@@ -79,8 +88,10 @@ pub(super) struct Found {
 }
 
 /// Makes a new volume that reads as zeroes, or as `backing`: the name under which it finds the image it shares blocks with.
-pub(super) fn blank(file: &File, form: &Form, backing: Option<&Path>, meter: &Meter) -> Result<(), Failure> {
+pub(super) fn blank(file: &File, form: &Form, backing: Option<&Path>, work: &Work<'_>) -> Result<(), Failure> {
+    let meter = work.meter;
     meter.begin("allocate", None);
+    work.room.check(form.taken_at_once())?;
     let backing = backing.map(|name| BackingName {
         name: name.display().to_string(),
         format: "raw".to_owned(),
@@ -100,15 +111,19 @@ pub(super) fn blank(file: &File, form: &Form, backing: Option<&Path>, meter: &Me
 }
 
 /// Copies what a chain of images holds into a new volume.
-pub(super) fn copy(source: Vec<Source>, target: &File, form: &Form, meter: &Meter) -> Result<(), Failure> {
+pub(super) fn copy(source: Vec<Source>, target: &File, form: &Form, work: &Work<'_>) -> Result<(), Failure> {
+    let meter = work.meter;
+    work.room.check(form.taken_at_once())?;
     let chain = chain_of(source, false)?;
     meter.begin("copy", Some(form.size_bytes));
     let options = ConvertOptions {
         compressed: form.compressed,
         ..ConvertOptions::to(options(form, form.preallocation, None))
     };
-    disk_image::convert(&chain, target, &options, &Watched(meter)).map_err(|error| {
-        if meter.stopped() {
+    disk_image::convert(&chain, target, &options, work).map_err(|error| {
+        if let Some(failure) = work.room.lack() {
+            failure
+        } else if meter.stopped() {
             cancelled()
         } else {
             trouble("the copy could not be made", &error)
@@ -218,16 +233,20 @@ pub(super) fn check(file: &File, format: DiskFormat, repair: Option<VolumeRepair
     })
 }
 
-/// Tells a job's meter what image work tells.
-struct Watched<'a>(&'a Meter);
+/// What accompanies work that writes a disk.
+pub(super) struct Work<'a> {
+    pub(super) meter: &'a Meter,
+    pub(super) room: Room<'a>,
+}
 
-impl Watch for Watched<'_> {
+impl Watch for Work<'_> {
     fn progress(&self, done_bytes: u64, total_bytes: u64) {
-        self.0.set_of(done_bytes, total_bytes);
+        self.meter.set_of(done_bytes, total_bytes);
+        self.room.done(done_bytes);
     }
 
     fn is_stopped(&self) -> bool {
-        self.0.stopped()
+        self.meter.stopped() || self.room.lack().is_some()
     }
 }
 

@@ -19,6 +19,7 @@
 mod disk;
 mod files;
 mod meter;
+mod room;
 mod settle;
 mod wish;
 mod work;

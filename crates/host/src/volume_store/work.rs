@@ -10,9 +10,10 @@ use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use spec::DiskFormat;
 
-use super::disk::{self, Form, Source};
+use super::disk::{self, Form, Source, Work};
 use super::files::{self, Files};
 use super::meter::Meter;
+use super::room::Room;
 use super::wish::SECTOR_BYTES;
 use crate::context::Context;
 use crate::failure::Failure;
@@ -54,18 +55,19 @@ pub(crate) fn carry_out(
 fn create(context: &Context, record: &VolumeRecord, meter: &Meter) -> Result<Outcome, Failure> {
     let files = Files::of(context, record.id);
     let form = form(record)?;
+    let work = work(context, meter);
     let file = files.begin()?;
     match &record.wish.source {
-        VolumeSource::Blank {} => disk::blank(&file, &form, None, meter)?,
+        VolumeSource::Blank {} => disk::blank(&file, &form, None, &work)?,
         VolumeSource::Image { .. } => {
             let digest = image_of(record)?;
             if record.shares_image() {
                 let backing = backing_name(context, &digest);
-                disk::blank(&file, &form, Some(&backing), meter)?;
+                disk::blank(&file, &form, Some(&backing), &work)?;
             } else {
                 let image = context.store.open_disk(&digest);
                 let image = image.map_err(|error| Failure::of(ErrorCode::NotFound, &error))?;
-                disk::copy(vec![Source::raw(image)], &file, &form, meter)?;
+                disk::copy(vec![Source::raw(image)], &file, &form, &work)?;
             }
         }
         VolumeSource::Volume { volume } => {
@@ -74,7 +76,7 @@ fn create(context: &Context, record: &VolumeRecord, meter: &Meter) -> Result<Out
                 let text = format!("volume {volume} is not the one that was to be copied any more");
                 return Err(Failure::new(ErrorCode::NotFound, text));
             }
-            disk::copy(layers(context, &origin, false)?, &file, &form, meter)?;
+            disk::copy(layers(context, &origin, false)?, &file, &form, &work)?;
         }
         VolumeSource::Upload { .. } => {
             let text = "a volume that is uploaded is not filled from elsewhere";
@@ -89,6 +91,11 @@ fn create(context: &Context, record: &VolumeRecord, meter: &Meter) -> Result<Out
         check: None,
         told: None,
     })
+}
+
+fn work<'a>(context: &'a Context, meter: &'a Meter) -> Work<'a> {
+    let room = Room::of(&context.config);
+    Work { meter, room }
 }
 
 /// The files a volume's contents are in, top first, locked against others.
@@ -179,7 +186,7 @@ fn take_over(context: &Context, record: &VolumeRecord, meter: &Meter) -> Result<
     }
     form.check()?;
     let target = files.begin()?;
-    disk::copy(vec![Source { file, format }], &target, &form, meter)?;
+    disk::copy(vec![Source { file, format }], &target, &form, &work(context, meter))?;
     meter.begin("seal", None);
     files.finish(&target, form.format)?;
     files.remove_taken()?;

@@ -203,7 +203,7 @@ fn work_that_ends_one_daemon_after_the_other_is_given_up() {
     assert_eq!(volume["upload"]["received_bytes"], 1 << 20, "{volume}");
     let again = daemon.put("sent", &format!("Content-Range: bytes */{}\r\n", 1 << 20), b"");
     assert_eq!(daemon.over(again.header("location").unwrap())["phase"], "Succeeded");
-    // A daemon that stops in order did not fall over anything.
+    // A third daemon still goes on with it.
     daemon.crash();
     for (update, value) in &changed {
         database.execute(update, [value]).unwrap();
