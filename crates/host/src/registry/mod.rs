@@ -6,6 +6,7 @@
 
 mod ballast;
 mod events;
+mod holders;
 mod keys;
 mod operations;
 mod references;
@@ -28,6 +29,7 @@ use tokio::sync::{oneshot, watch};
 use ballast::Ballast;
 
 pub(crate) use events::About;
+pub(crate) use holders::Holder;
 pub use keys::KeptAnswer;
 pub use operations::OperationRecord;
 pub(crate) use volume_record::{Job, LayerFile, Sizes, Task, VolumeRecord};

@@ -1,7 +1,5 @@
 //! Asking for a new volume.
 
-use std::sync::Arc;
-
 use api_types::{ErrorCode, EventReason, Volume, VolumeConvert, VolumeSource, VolumeState, VolumeWish};
 use jiff::Timestamp;
 use spec::{DiskFormat, OperationId, Problems, VolumeId};
@@ -10,7 +8,7 @@ use crate::failure::Failure;
 use crate::host::Host;
 use crate::limits;
 use crate::registry::{About, Change, Job, Task, VolumeRecord};
-use crate::volume_store::{check_wish, describe, find, idle, not_running, ready};
+use crate::volume_store::{check_wish, find, idle, not_running, ready};
 
 /// What every refused volume is told first; the fields follow.
 const REFUSED: &str = "the volume can not be made as it is written";
@@ -32,7 +30,6 @@ impl Host {
         let _image_stays = self.0.images.read().await;
         let origin = self.origin(&wish).await?;
         self.check_space(&wish)?;
-        let context = Arc::clone(&self.0.context);
         let inserted = self.registry().change(move |change| -> Result<_, Failure> {
             let record = draft(change, wish, origin)?;
             change.insert_volume(&record).map_err(|error| {
@@ -51,13 +48,14 @@ impl Host {
             if let Some(job) = record.job {
                 change.begin_operation(job.operation, job.task.kind(), record.name())?;
             }
-            let volume = describe(&context, change, &record)?;
-            Ok((record, volume))
+            let attached_to = change.attachments(&record)?;
+            Ok((record, attached_to))
         });
-        let (record, volume) = inserted.await?;
+        let (record, attached_to) = inserted.await?;
         if let Some(job) = record.job {
-            self.spawn_job(record, job);
+            self.spawn_job(record.clone(), job);
         }
+        let volume = self.describe_volume(record, attached_to).await?;
         let operation = volume.operation;
         Ok((volume, operation))
     }

@@ -124,7 +124,7 @@ impl Host {
             .disk
             .parse()
             .map_err(|error: NameError| Failure::of(ErrorCode::Internal, &error))?;
-        let (_, machine) = self.machine(&holder.vm).await?;
+        let (_, machine) = self.machine(&holder.id.to_string()).await?;
         machine.resize_disk(disk, size_bytes).await?;
         Ok(Some(Outcome {
             format: record.format.unwrap_or(DiskFormat::Raw),

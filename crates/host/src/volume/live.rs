@@ -1,16 +1,14 @@
 //! Asking for work that the machine process does on a volume under a running guest.
 
-use std::sync::Arc;
-
-use api_types::{DiskMirror, ErrorCode, EventReason, Volume, VolumeAttachment, VolumeSource, VolumeState, VolumeWish};
+use api_types::{DiskMirror, ErrorCode, EventReason, Volume, VolumeSource, VolumeState, VolumeWish};
 use spec::{DiskFormat, OperationId, Problems, VolumeId};
 
 use super::edits::position;
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::limits;
-use crate::registry::{About, Change, Job, Task, VolumeRecord};
-use crate::volume_store::{check_wish, describe, find, idle, live_holder, not_copied, ready};
+use crate::registry::{About, Change, Holder, Job, Task, VolumeRecord};
+use crate::volume_store::{check_wish, find, idle, live_holder, not_copied, ready};
 
 /// Files of a volume at most. Each one costs reads of what is at the bottom a look; streaming makes one of them all.
 const LAYERS_MAX: usize = 16;
@@ -97,7 +95,7 @@ impl Host {
             .into_result(())
             .map_err(|problems| Failure::refused("the copy can not be made as it is written", &problems))?;
         limits::check_space(&self.0.context.config, 0)?;
-        let (context, operation) = (Arc::clone(&self.0.context), OperationId::random());
+        let operation = OperationId::random();
         let inserted = self.registry().change(move |change| -> Result<_, Failure> {
             let source = find(change, &source)?;
             ready(&source)?;
@@ -117,12 +115,12 @@ impl Host {
             let text = format!("volume {} was created", record.name());
             change.event(&about, EventReason::Created, &text)?;
             change.begin_operation(operation, job.task.kind(), record.name())?;
-            let volume = describe(&context, change, &record)?;
-            Ok((record, job, volume))
+            Ok((record, job))
         });
-        let (record, job, volume) = inserted.await?;
-        self.spawn_job(record, job);
-        Ok((volume, operation))
+        let (record, job) = inserted.await?;
+        self.spawn_job(record.clone(), job);
+        // Nobody has it yet.
+        Ok((self.describe_volume(record, Vec::new()).await?, operation))
     }
 
     /// The machine, and the volume that a disk of it is. `disk` is its name there, or the name or id of the volume.
@@ -150,7 +148,7 @@ fn not_a_volume(disk: &str) -> Failure {
 }
 
 /// Fails unless this machine runs with the volume and may write it.
-fn held_by(change: &Change<'_>, record: &VolumeRecord, vm: &str) -> Result<VolumeAttachment, Failure> {
+fn held_by(change: &Change<'_>, record: &VolumeRecord, vm: &str) -> Result<Holder, Failure> {
     match live_holder(change, record)? {
         Some(holder) if holder.vm == vm => Ok(holder),
         _ => Err(Failure::new(

@@ -21,7 +21,7 @@ use crate::failure::Failure;
 use crate::host::Host;
 use crate::limits;
 use crate::registry::{Job, Task, VolumeRecord};
-use crate::volume_store::{Files, describe, failure, find};
+use crate::volume_store::{Files, failure, find};
 
 /// Pieces of a body that wait to be written.
 const PIECES_QUEUED: usize = 8;
@@ -126,7 +126,6 @@ impl Host {
 
     /// All has come.
     async fn take_upload(&self, id: VolumeId, sent_bytes: u64) -> Result<(Volume, Option<OperationId>), Failure> {
-        let context = Arc::clone(&self.0.context);
         let operation = OperationId::random();
         let job = Job::new(operation, Task::Finish);
         let begun = self.registry().change(move |change| -> Result<_, Failure> {
@@ -139,12 +138,12 @@ impl Host {
             change.update_volume(&record)?;
             record.revision += 1;
             change.begin_operation(operation, job.task.kind(), record.name())?;
-            let volume = describe(&context, change, &record)?;
-            Ok((record, volume))
+            let attached_to = change.attachments(&record)?;
+            Ok((record, attached_to))
         });
-        let (record, volume) = begun.await?;
-        self.spawn_job(record, job);
-        Ok((volume, Some(operation)))
+        let (record, attached_to) = begun.await?;
+        self.spawn_job(record.clone(), job);
+        Ok((self.describe_volume(record, attached_to).await?, Some(operation)))
     }
 }
 

@@ -70,6 +70,8 @@ mod tests {
             vmm_path: dir.to_owned(),
             file_roots: Vec::new(),
             insecure_registries: Vec::new(),
+            console_log_max_bytes: 0,
+            console_log_keep: 0,
             image_max_bytes: 0,
             stop_timeout: std::time::Duration::ZERO,
         }
