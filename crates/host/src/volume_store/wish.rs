@@ -6,7 +6,7 @@ use spec::{DiskFormat, Name, Problems};
 /// Volumes are made of sectors, bytes (virtio 1.2 §5.2.4).
 pub(crate) const SECTOR_BYTES: u64 = 512;
 /// Largest volume, bytes: what QEMU reads of a qcow2 image with the default cluster, far beyond any file system here.
-const SIZE_MAX: u64 = 1 << 46;
+pub(crate) const SIZE_MAX: u64 = 1 << 46;
 /// Clusters of qcow2 images, bytes (QEMU `docs/interop/qcow2.txt`: `cluster_bits` from 9, and no more than 21).
 const CLUSTER_SIZES: std::ops::RangeInclusive<u64> = 512..=2 << 20;
 /// Characters of a SHA-256 in hexadecimal.

@@ -14,7 +14,7 @@ use super::disk::{self, Form, Source, Work};
 use super::files::{self, Files};
 use super::meter::Meter;
 use super::room::Room;
-use super::wish::SECTOR_BYTES;
+use super::wish::{SECTOR_BYTES, SIZE_MAX};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::registry::{Task, VolumeRecord};
@@ -154,6 +154,11 @@ fn take_over(context: &Context, record: &VolumeRecord, meter: &Meter) -> Result<
     let path = files.taken();
     meter.begin("judge", None);
     let (format, size_bytes) = disk::judge(&file)?;
+    let most = context.config.image_max_bytes.min(SIZE_MAX);
+    if size_bytes > most {
+        let text = format!("what was uploaded is a disk of {size_bytes} bytes, and {most} are the most (image_max)");
+        return Err(Failure::new(ErrorCode::DiskRefused, text));
+    }
     let size_bytes = size_bytes.next_multiple_of(SECTOR_BYTES);
     if format == DiskFormat::Raw {
         // The last sector is whole.
