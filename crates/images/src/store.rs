@@ -196,8 +196,11 @@ impl Store {
     fn recover(&self) -> io::Result<Recovery> {
         let mut recovery = Recovery::default();
         for path in children(&self.tmp())? {
-            durable::remove_all(&path)?;
-            recovery.removed += 1;
+            match durable::remove_all(&path) {
+                Ok(()) => recovery.removed += 1,
+                // No reason not to open the store; names of new files are never those of old ones.
+                Err(error) => tracing::warn!(path = %path.display(), %error, "a leftover can not be removed"),
+            }
         }
         recovery.kept_blobs = children(&self.blobs())?.len() as u64;
         for (name, digest) in self.names()? {
