@@ -198,7 +198,7 @@ impl Store {
         for path in children(&self.tmp())? {
             match durable::remove_all(&path) {
                 Ok(()) => recovery.removed += 1,
-                // No reason not to open the store; names of new files are never those of old ones.
+                // No reason not to open the store.
                 Err(error) => tracing::warn!(path = %path.display(), %error, "a leftover can not be removed"),
             }
         }
@@ -399,8 +399,14 @@ impl Store {
 
     /// A path under `tmp/` nothing else uses.
     pub(crate) fn fresh_tmp(&self, what: &str) -> PathBuf {
-        let number = self.0.made.fetch_add(1, Ordering::Relaxed);
-        self.tmp().join(format!("{what}-{number}"))
+        loop {
+            let number = self.0.made.fetch_add(1, Ordering::Relaxed);
+            let path = self.tmp().join(format!("{what}-{number}"));
+            // A leftover that could not be removed may be called so.
+            if path.symlink_metadata().is_err() {
+                return path;
+            }
+        }
     }
 
     /// Waits for the lock called `name`.
