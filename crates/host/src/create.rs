@@ -13,7 +13,6 @@ use spec::{ByteSize, VmId, VmPlan, VmSpec};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::host::Host;
-use crate::limits;
 use crate::machine::{self, Machine};
 use crate::registry::About;
 use crate::volume::check_disks;
@@ -117,7 +116,7 @@ impl Host {
     async fn clone_disk(&self, id: VmId, image: &ImageRecord, wished: Option<ByteSize>) -> Result<String, Failure> {
         let context = &self.0.context;
         let size_bytes = wished.map_or(image.disk.virtual_bytes, ByteSize::bytes);
-        limits::check_space(&context.config, 0)?;
+        self.check_space(0).await?;
         let cloned = context
             .store
             .clone_disk(&image.digest, &context.root_disk(id), size_bytes)

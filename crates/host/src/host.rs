@@ -249,6 +249,15 @@ impl Host {
         }
     }
 
+    /// Fails when what must stay free does not, once `wanted_bytes` are taken.
+    pub(crate) async fn check_space(&self, wanted_bytes: u64) -> Result<(), Failure> {
+        let context = Arc::clone(&self.0.context);
+        let checked = tokio::task::spawn_blocking(move || context.check_space(wanted_bytes));
+        checked
+            .await
+            .unwrap_or_else(|_| Err(Failure::new(ErrorCode::Internal, "the work was lost")))
+    }
+
     pub(crate) async fn machine(&self, name_or_id: &str) -> Result<(VmId, Machine), Failure> {
         let vm = self.vm(name_or_id).await?;
         let machine = self.lock_machines().get(&vm.id).cloned();

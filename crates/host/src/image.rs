@@ -178,7 +178,12 @@ impl Host {
             return Err(in_use(&digest, &machines, &volumes));
         }
         let removed = digest.clone();
-        self.blocking(move |host| host.0.context.store.remove(&removed)).await?;
+        let removing = move |host: &Self| {
+            host.0.context.store.remove(&removed)?;
+            host.0.context.drop_blobs();
+            Ok(())
+        };
+        self.blocking(removing).await?;
         let text = digest.to_string();
         let noted = self.registry().change(move |change| -> Result<(), RegistryError> {
             let name = change.references_to(&text)?.into_iter().next();

@@ -6,7 +6,6 @@ use spec::{DiskFormat, OperationId, Problems, VolumeId};
 
 use crate::failure::Failure;
 use crate::host::Host;
-use crate::limits;
 use crate::registry::{About, Change, Job, Task, VolumeRecord};
 use crate::volume_store::{check_wish, find, idle, not_running, ready};
 
@@ -29,7 +28,7 @@ impl Host {
         // No image is removed between here and the record that needs it.
         let _image_stays = self.0.images.read().await;
         let origin = self.origin(&wish).await?;
-        self.check_space(&wish)?;
+        self.check_space(taken_at_once(&wish)).await?;
         let inserted = self.registry().change(move |change| -> Result<_, Failure> {
             let record = draft(change, wish, origin)?;
             change.insert_volume(&record).map_err(|error| {
@@ -92,16 +91,14 @@ impl Host {
             image: Some((record.digest.to_string(), record.disk.virtual_bytes)),
         })
     }
+}
 
-    /// Space that must stay free does, and what is taken at once is there.
-    fn check_space(&self, wish: &VolumeWish) -> Result<(), Failure> {
-        use api_types::Preallocation::{Falloc, Full};
-        let context = &self.0.context;
-        let at_once = match (wish.preallocation, wish.size) {
-            (Falloc | Full, Some(size)) => size.bytes(),
-            _ => 0,
-        };
-        limits::check_space(&context.config, at_once)
+/// What is taken of the file system at once, bytes.
+fn taken_at_once(wish: &VolumeWish) -> u64 {
+    use api_types::Preallocation::{Falloc, Full};
+    match (wish.preallocation, wish.size) {
+        (Falloc | Full, Some(size)) => size.bytes(),
+        _ => 0,
     }
 }
 

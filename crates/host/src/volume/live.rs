@@ -6,7 +6,6 @@ use spec::{DiskFormat, OperationId, Problems, VolumeId};
 use super::edits::position;
 use crate::failure::Failure;
 use crate::host::Host;
-use crate::limits;
 use crate::registry::{About, Change, Holder, Job, Task, VolumeRecord};
 use crate::volume_store::{check_wish, find, idle, live_holder, not_copied, ready};
 
@@ -61,7 +60,7 @@ impl Host {
         match wanted.name {
             Some(name) => self.copy_live(vm, volume, name, wanted.format).await,
             None => {
-                limits::check_space(&self.0.context.config, 0)?;
+                self.check_space(0).await?;
                 self.begin(&volume, None, move |change, record| {
                     held_by(change, record, &vm)?;
                     let format = wanted.format.unwrap_or_else(|| record.top().format);
@@ -94,7 +93,7 @@ impl Host {
         problems
             .into_result(())
             .map_err(|problems| Failure::refused("the copy can not be made as it is written", &problems))?;
-        limits::check_space(&self.0.context.config, 0)?;
+        self.check_space(0).await?;
         let operation = OperationId::random();
         let inserted = self.registry().change(move |change| -> Result<_, Failure> {
             let source = find(change, &source)?;

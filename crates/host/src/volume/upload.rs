@@ -19,7 +19,6 @@ use tokio::sync::mpsc;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::host::Host;
-use crate::limits;
 use crate::registry::{Job, Task, VolumeRecord};
 use crate::volume_store::{Files, failure, find};
 
@@ -238,10 +237,10 @@ fn write(context: &Context, id: VolumeId, piece: Piece, mut pieces: mpsc::Receiv
     }
     file.seek(SeekFrom::Start(end)).map_err(failed)?;
     let mut looked_at = end;
-    limits::check_space(&context.config, 0)?;
+    context.check_space(0)?;
     while let Some(piece) = pieces.blocking_recv() {
         if end - looked_at >= LOOK_EVERY {
-            limits::check_space(&context.config, 0)?;
+            context.check_space(0)?;
             looked_at = end;
         }
         if let Err(error) = file.write_all(&piece) {

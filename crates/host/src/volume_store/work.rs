@@ -55,7 +55,9 @@ pub(crate) fn carry_out(
 fn create(context: &Context, record: &VolumeRecord, meter: &Meter) -> Result<Outcome, Failure> {
     let files = Files::of(context, record.id);
     let form = form(record)?;
-    let work = work(context, meter);
+    let has_room = |bytes| context.check_space(bytes);
+    let room = Room::new(&has_room);
+    let work = Work { meter, room };
     let file = files.begin()?;
     match &record.wish.source {
         VolumeSource::Blank {} => disk::blank(&file, &form, None, &work)?,
@@ -91,11 +93,6 @@ fn create(context: &Context, record: &VolumeRecord, meter: &Meter) -> Result<Out
         check: None,
         told: None,
     })
-}
-
-fn work<'a>(context: &'a Context, meter: &'a Meter) -> Work<'a> {
-    let room = Room::of(&context.config);
-    Work { meter, room }
 }
 
 /// The files a volume's contents are in, top first, locked against others.
@@ -191,7 +188,9 @@ fn take_over(context: &Context, record: &VolumeRecord, meter: &Meter) -> Result<
     }
     form.check()?;
     let target = files.begin()?;
-    disk::copy(vec![Source { file, format }], &target, &form, &work(context, meter))?;
+    let has_room = |bytes| context.check_space(bytes);
+    let room = Room::new(&has_room);
+    disk::copy(vec![Source { file, format }], &target, &form, &Work { meter, room })?;
     meter.begin("seal", None);
     files.finish(&target, form.format)?;
     files.remove_taken()?;
