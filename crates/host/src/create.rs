@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError};
 use api_types::{ErrorCode, EventReason, Vm, VmPhase, VmStatus};
 use images::{CloneError, CloneMethod, ImageRecord};
 use jiff::Timestamp;
-use spec::{ByteSize, VmId, VmPlan, VmSpec};
+use spec::{ByteSize, Problems, VmId, VmPlan, VmSpec};
 
 use crate::context::Context;
 use crate::failure::Failure;
@@ -16,6 +16,7 @@ use crate::host::Host;
 use crate::machine::{self, Machine};
 use crate::registry::About;
 use crate::volume::check_disks;
+use crate::volume_store::check_name;
 
 /// What every refused machine is told first; the fields follow.
 const REFUSED: &str = "the machine can not be made as it is written";
@@ -25,6 +26,11 @@ impl Host {
     pub async fn create_vm(&self, spec: VmSpec) -> Result<Vm, Failure> {
         let context = &self.0.context;
         let plan = VmPlan::new(&spec, &context.limits).map_err(|problems| Failure::refused(REFUSED, &problems))?;
+        let mut problems = Problems::new();
+        check_name::<VmId>(&spec.name, &mut problems);
+        problems
+            .into_result(())
+            .map_err(|problems| Failure::refused(REFUSED, &problems))?;
         let _name = self.reserve(&spec.name).await?;
         let wanted = spec.clone();
         self.registry()

@@ -68,6 +68,15 @@ fn a_guest_that_resets_itself_without_end_does_not_push_out_other_events() {
 }
 
 #[test]
+fn a_machine_is_not_named_like_another_ones_id() {
+    let daemon = Daemon::start();
+    let web = daemon.create("web", "");
+    let answer = daemon.post("/v1/vms", &daemon.spec(web["id"].as_str().unwrap(), ""));
+    let problem = answer.problem(422, "invalid_spec");
+    assert_eq!(problem["errors"][0]["field"], "name", "{problem}");
+}
+
+#[test]
 fn of_two_starts_at_once_exactly_one_wins() {
     let daemon = Daemon::start();
     daemon.create("web", "");
