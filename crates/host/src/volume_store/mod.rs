@@ -112,6 +112,27 @@ pub(crate) fn describe(context: &Context, record: &VolumeRecord, attached_to: Ve
     volume
 }
 
+/// Who has a volume that somebody else wants, as far as that is known. Blocks.
+pub(crate) fn in_use(context: &Context, name_or_id: &str) -> Failure {
+    let looked_at = context.registry.change_now(|change| -> Result<_, Failure> {
+        let record = find(change, name_or_id)?;
+        not_copied(change, &record)?;
+        idle(&record)?;
+        let text = format!(
+            "volume {} is in use by another machine or program; stop that one, or attach the volume read-only to both",
+            record.name()
+        );
+        Ok(Failure::new(ErrorCode::InUse, text))
+    });
+    match looked_at {
+        Ok(failure) => failure,
+        Err(failure) => Failure {
+            code: ErrorCode::InUse,
+            ..failure
+        },
+    }
+}
+
 pub(crate) fn find(change: &Change<'_>, name_or_id: &str) -> Result<VolumeRecord, Failure> {
     change.volume(name_or_id)?.ok_or_else(|| unknown(name_or_id))
 }
