@@ -21,6 +21,8 @@ use crate::registry::{About, OperationRecord, RegistryError};
 const STAT_BLOCK_BYTES: u64 = 512;
 /// How long to wait before the end of a pull that could not be written down is written again.
 const NOTE_AGAIN: Duration = Duration::from_secs(1);
+/// How long the removal of an image waits for those who make something from one.
+const CLONES_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What a pull came to.
 #[derive(Clone)]
@@ -165,7 +167,12 @@ impl Host {
 
     /// Removes an image no machine was made from.
     pub async fn delete_image(&self, wanted: &str) -> Result<(), Failure> {
-        let _nobody_clones = self.0.images.write().await;
+        // All who want to make machines and volumes wait behind it.
+        let nobody_clones = tokio::time::timeout(CLONES_TIMEOUT, self.0.images.write()).await;
+        let Ok(_nobody_clones) = nobody_clones else {
+            let text = "a machine or volume is being made from an image; remove this one when that is done";
+            return Err(Failure::new(ErrorCode::InUse, text));
+        };
         let Some(digest) = self.find_digest(wanted).await? else {
             return Err(no_image(wanted));
         };
