@@ -4,11 +4,13 @@ use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use api_types::{ErrorCode, EventReason, Vm, VmPhase, VmStatus};
 use images::{CloneError, CloneMethod, ImageRecord};
 use jiff::Timestamp;
 use spec::{ByteSize, Problems, VmId, VmPlan, VmSpec};
+use tokio::sync::SemaphorePermit;
 
 use crate::context::Context;
 use crate::failure::Failure;
@@ -20,6 +22,8 @@ use crate::volume_store::check_name;
 
 /// What every refused machine is told first; the fields follow.
 const REFUSED: &str = "the machine can not be made as it is written";
+/// How long a machine waits for its turn to get a disk.
+const TURN_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Host {
     /// Makes a machine, which stands still until it is started.
@@ -36,6 +40,11 @@ impl Host {
         self.registry()
             .change(move |change| check_disks(change, &wanted, None))
             .await?;
+        // Before the image is held: whoever waits must not keep others from removing one.
+        let _turn = match &plan.image {
+            Some(_) => Some(self.turn().await?),
+            None => None,
+        };
         let _image_stays = self.0.images.read().await;
         let image = match &plan.image {
             Some(image) => Some(self.find_image(image).await?.ok_or_else(|| unknown_image(image))?),
@@ -116,6 +125,16 @@ impl Host {
         match self.registry().change(move |change| change.vm(&wanted)).await? {
             Some(vm) if vm.spec.name == name => Err(name_taken(name)),
             _ => Ok(reserved),
+        }
+    }
+
+    async fn turn(&self) -> Result<SemaphorePermit<'_>, Failure> {
+        match tokio::time::timeout(TURN_TIMEOUT, self.0.clones.acquire()).await {
+            Ok(Ok(turn)) => Ok(turn),
+            _ => Err(Failure::new(
+                ErrorCode::WrongState,
+                "the disks of other machines are still being made; ask again when they are",
+            )),
         }
     }
 

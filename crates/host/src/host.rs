@@ -23,6 +23,8 @@ use crate::{HostConfig, begun, limits, volume_store};
 const EVENTS_PAGE: u32 = 1000;
 /// Pulls that go on at the same time; further ones wait.
 const PULLS_MAX: usize = 4;
+/// Disks of machines that are copied from images at the same time; further ones wait. Each keeps a thread and the storage busy.
+const CLONES_MAX: usize = 4;
 /// Mode of directories whose contents are only the daemon's.
 const PRIVATE_DIR: u32 = 0o700;
 /// Mode of directories that hold what others may use, as the socket.
@@ -80,6 +82,8 @@ pub(crate) struct Inner {
     pub(crate) keys: Mutex<HashSet<String>>,
     /// Turns of pulls: each keeps threads and the network busy.
     pub(crate) pulls: Semaphore,
+    /// Turns of those who copy an image to a machine's disk.
+    pub(crate) clones: Semaphore,
     /// What is done to volumes just now.
     pub(crate) volumes: volume_store::Keeper,
 }
@@ -105,6 +109,7 @@ impl Host {
             images: RwLock::new(()),
             keys: Mutex::default(),
             pulls: Semaphore::new(PULLS_MAX),
+            clones: Semaphore::new(CLONES_MAX),
             volumes: volume_store::Keeper::default(),
         }));
         host.resume_volumes(begun.volumes);
