@@ -125,7 +125,16 @@ impl Host {
             .parse()
             .map_err(|error: NameError| Failure::of(ErrorCode::Internal, &error))?;
         let (_, machine) = self.machine(&holder.id.to_string()).await?;
-        machine.resize_disk(disk, size_bytes).await?;
+        let mut size_bytes = size_bytes;
+        if let Err(failure) = machine.resize_disk(disk, size_bytes).await {
+            // An answer that did not come says nothing of what was done.
+            let reports = machine.disk_reports().await.unwrap_or_default();
+            let has = reports.into_iter().find(|report| report.name.as_str() == holder.disk);
+            match has.map(|report| report.size_bytes) {
+                Some(has) if has >= size_bytes => size_bytes = has,
+                _ => return Err(failure),
+            }
+        }
         Ok(Some(Outcome {
             format: record.format.unwrap_or(DiskFormat::Raw),
             size_bytes,

@@ -54,7 +54,7 @@ pub(crate) fn carry_out(
 
 fn create(context: &Context, record: &VolumeRecord, meter: &Meter) -> Result<Outcome, Failure> {
     let files = Files::of(context, record.id);
-    let form = form(record)?;
+    let mut form = form(record)?;
     let has_room = |bytes| context.check_space(bytes);
     let room = Room::new(&has_room);
     let work = Work { meter, room };
@@ -78,7 +78,12 @@ fn create(context: &Context, record: &VolumeRecord, meter: &Meter) -> Result<Out
                 let text = format!("volume {volume} is not the one that was to be copied any more");
                 return Err(Failure::new(ErrorCode::NotFound, text));
             }
-            disk::copy(layers(context, &origin, false)?, &file, &form, &work)?;
+            let layers = layers(context, &origin, false)?;
+            if let Some(top) = layers.first() {
+                // What its record says may be old: it may have grown under a machine that could not tell.
+                form.size_bytes = form.size_bytes.max(disk::size(&top.file, top.format)?);
+            }
+            disk::copy(layers, &file, &form, &work)?;
         }
         VolumeSource::Upload { .. } => {
             let text = "a volume that is uploaded is not filled from elsewhere";
@@ -275,13 +280,12 @@ fn verify(file: &File, wanted: &str, meter: &Meter) -> Result<(), Failure> {
 }
 
 fn resize(context: &Context, record: &VolumeRecord, size_bytes: u64) -> Result<Outcome, Failure> {
-    disk::grow(layers(context, record, true)?, size_bytes)?;
-    Ok(Outcome {
-        format: record.format.unwrap_or(DiskFormat::Raw),
-        size_bytes,
-        check: None,
-        told: None,
-    })
+    let format = record.top().format;
+    // It may have grown under a machine that could not tell any more.
+    if disk::size(&files::open(context, record, false)?, format)? < size_bytes {
+        disk::grow(layers(context, record, true)?, size_bytes)?;
+    }
+    outcome(record, &files::open(context, record, false)?, format)
 }
 
 fn check(
@@ -332,7 +336,12 @@ fn check(
     Ok(Outcome {
         check: Some(check),
         told: Some(told),
-        ..outcome(record, &top, record.top().format)?
+        format: record.top().format,
+        // What is too corrupt to tell its size was still looked at.
+        size_bytes: disk::size(&top, record.top().format)
+            .ok()
+            .or(record.size_bytes)
+            .unwrap_or(0),
     })
 }
 
