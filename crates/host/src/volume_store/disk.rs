@@ -9,7 +9,7 @@ use std::path::Path;
 use api_types::{ErrorCode, Preallocation, VolumeRepair};
 use disk::probe::{Format, Sample};
 use disk::{DiskError, DiskErrorKind};
-use disk_image::{BackingName, Chain, ConvertOptions, CreateOptions, ImageInfo, InfoError, Layer, Repair, Watch};
+use disk_image::{BackingName, Chain, CheckError, ConvertOptions, CreateOptions, ImageInfo, InfoError, Layer, Repair, Watch};
 use spec::DiskFormat;
 
 use super::files;
@@ -217,13 +217,21 @@ pub(super) fn grow(layers: Vec<Source>, size_bytes: u64) -> Result<(), Failure> 
 }
 
 /// Checks the image in a file, and repairs it.
-pub(super) fn check(file: &File, format: DiskFormat, repair: Option<VolumeRepair>) -> Result<Found, Failure> {
+pub(super) fn check(
+    file: &File,
+    format: DiskFormat,
+    repair: Option<VolumeRepair>,
+    meter: &Meter,
+) -> Result<Found, Failure> {
     let repair = repair.map(|repair| match repair {
         VolumeRepair::Leaks => Repair::Leaks,
         VolumeRepair::All => Repair::All,
     });
-    let found = disk_image::check(file, format, repair);
-    let found = found.map_err(|error| trouble("the volume can not be checked", &error))?;
+    let found = disk_image::check_watched(file, format, repair, &Looked(meter));
+    let found = found.map_err(|error| match error {
+        CheckError::Stopped => cancelled(),
+        error => trouble("the volume can not be checked", &error),
+    })?;
     Ok(Found {
         errors: found.corruptions + found.check_errors,
         leaks: found.leaks,
@@ -231,6 +239,19 @@ pub(super) fn check(file: &File, format: DiskFormat, repair: Option<VolumeRepair
         leaks_repaired: found.leaks_fixed,
         details: found.problems,
     })
+}
+
+/// Tells a job's meter what was looked at. How much there is to look at is not known before.
+struct Looked<'a>(&'a Meter);
+
+impl Watch for Looked<'_> {
+    fn progress(&self, done_bytes: u64, _: u64) {
+        self.0.set(done_bytes);
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.0.stopped()
+    }
 }
 
 /// What accompanies work that writes a disk.

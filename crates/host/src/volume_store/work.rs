@@ -309,10 +309,10 @@ fn check(
     for layer in &all {
         meter.check()?;
         let found = if *layer == record.top() {
-            disk::check(&top, layer.format, repair)?
+            disk::check(&top, layer.format, repair, meter)?
         } else {
             let file = files::open_layer(context, record, *layer, repair.is_some())?;
-            disk::check(&file, layer.format, repair)?
+            disk::check(&file, layer.format, repair, meter)?
         };
         check.errors += found.errors;
         check.leaks += found.leaks;
