@@ -1,7 +1,7 @@
 //! Whether an image is sound, and making it so.
 
 use std::fs::File;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::pin::pin;
 use std::task::Poll;
 
@@ -73,12 +73,11 @@ pub fn check_watched(
     engine::block_on(async {
         let io = WatchedIo::new(disk.open_queue()?, watch);
         let mut work = pin!(async {
-            Ok(match repair {
+            Ok::<_, CheckError>(match repair {
                 None => ops::check(&io, Limits::default()).await?,
                 Some(repair) => ops::repair(&io, repair, Limits::default()).await?,
             })
         });
-        // Each read and write that ends wakes this up.
         poll_fn(|context| match watch.is_stopped() {
             true => Poll::Ready(Err(CheckError::Stopped)),
             false => work.as_mut().poll(context),

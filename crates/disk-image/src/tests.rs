@@ -517,7 +517,6 @@ fn damage_is_found_and_repaired() {
 }
 
 /// Stops as soon as something was read.
-#[derive(Default)]
 struct StopsAfter(std::sync::atomic::AtomicU64, u64);
 
 impl Watch for StopsAfter {

@@ -1,7 +1,9 @@
 //! A queue whose reads are counted for whoever watches.
 
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::rc::Rc;
+use std::task::Poll;
 
 use disk::{DiskError, DiskFuture, DiskIo, Extent, Geometry, Transferred, ZeroMode};
 use guestmem::IoBuf;
@@ -23,6 +25,18 @@ impl<'a> WatchedIo<'a> {
             read_bytes: Cell::new(0),
         }
     }
+
+    /// Never ends once it shall stop: whoever polls all this looks at that first.
+    async fn go_on(&self) {
+        poll_fn(|context| match self.watch.is_stopped() {
+            true => {
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+            false => Poll::Ready(()),
+        })
+        .await;
+    }
 }
 
 impl DiskIo for WatchedIo<'_> {
@@ -39,6 +53,7 @@ impl DiskIo for WatchedIo<'_> {
             // Tables are read more than once.
             let total = self.geometry().size_bytes.max(self.read_bytes.get());
             self.watch.progress(self.read_bytes.get(), total);
+            self.go_on().await;
             (result, bufs)
         })
     }

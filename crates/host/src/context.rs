@@ -19,31 +19,6 @@ pub(crate) struct Context {
     pub(crate) operations: LiveOperations,
 }
 
-impl Context {
-    /// Fails when what must stay free does not, once `wanted_bytes` are taken; layers of pulls that failed or were given up go
-    /// first. Blocks.
-    pub(crate) fn check_space(&self, wanted_bytes: u64) -> Result<(), Failure> {
-        let Err(failure) = limits::check_space(&self.config, wanted_bytes) else {
-            return Ok(());
-        };
-        if !self.drop_blobs() {
-            return Err(failure);
-        }
-        limits::check_space(&self.config, wanted_bytes)
-    }
-
-    /// Removes what pulls that failed or were given up have left; whether that freed anything. Blocks.
-    pub(crate) fn drop_blobs(&self) -> bool {
-        match self.store.drop_unused_blobs() {
-            Ok(bytes) => bytes > 0,
-            Err(error) => {
-                tracing::warn!(error = chain(&error), "layers that no pull wants can not be removed");
-                false
-            }
-        }
-    }
-}
-
 /// Name of the root disk inside a machine's directory.
 const ROOT_DISK: &str = "root.raw";
 /// Suffix of the mark of a machine that is being made or removed.
@@ -84,5 +59,28 @@ impl Context {
     /// Directory of a machine's console logs.
     pub(crate) fn log_dir(&self, id: VmId) -> PathBuf {
         self.vm_dir(id).join("log")
+    }
+
+    /// Fails when what must stay free does not, once `wanted_bytes` are taken; layers of pulls that failed or were given up go
+    /// first. Blocks.
+    pub(crate) fn check_space(&self, wanted_bytes: u64) -> Result<(), Failure> {
+        let Err(failure) = limits::check_space(&self.config, wanted_bytes) else {
+            return Ok(());
+        };
+        if !self.drop_blobs() {
+            return Err(failure);
+        }
+        limits::check_space(&self.config, wanted_bytes)
+    }
+
+    /// Removes what pulls that failed or were given up have left; whether that freed anything. Blocks.
+    pub(crate) fn drop_blobs(&self) -> bool {
+        match self.store.drop_unused_blobs() {
+            Ok(bytes) => bytes > 0,
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "layers that no pull wants can not be removed");
+                false
+            }
+        }
     }
 }

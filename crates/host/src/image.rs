@@ -185,12 +185,12 @@ impl Host {
             return Err(in_use(&digest, &machines, &volumes));
         }
         let removed = digest.clone();
-        let removing = move |host: &Self| {
+        self.blocking(move |host| {
             host.0.context.store.remove(&removed)?;
             host.0.context.drop_blobs();
             Ok(())
-        };
-        self.blocking(removing).await?;
+        })
+        .await?;
         let text = digest.to_string();
         let noted = self.registry().change(move |change| -> Result<(), RegistryError> {
             let name = change.references_to(&text)?.into_iter().next();

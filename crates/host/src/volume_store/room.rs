@@ -64,7 +64,7 @@ mod tests {
     #[test]
     fn a_copy_stops_where_it_would_take_what_must_stay_free() {
         for lacks in [false, true] {
-            let check = |_| match lacks {
+            let check = |_: u64| match lacks {
                 true => Err(Failure::new(ErrorCode::NoSpace, "full")),
                 false => Ok(()),
             };
