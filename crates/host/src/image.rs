@@ -68,7 +68,7 @@ impl Host {
     /// Takes up pulls where the daemon before left them.
     pub(crate) fn resume_pulls(&self, pulls: Vec<(OperationRecord, u32)>) {
         for (pull, begun) in pulls {
-            match pull.subject.parse() {
+            match pull.subject.parse::<Reference>() {
                 Ok(reference) if !begun::too_often(begun) => {
                     tracing::info!(image = pull.subject, "a pull goes on");
                     self.spawn_pull(pull.id, pull.subject, reference);
