@@ -180,5 +180,7 @@ const fn describe(kind: OperationKind) -> &'static str {
         OperationKind::VolumeSnapshot => "taking a snapshot of the volume",
         OperationKind::VolumeStream => "streaming the volume",
         OperationKind::VolumeMirror => "copying the volume under its machine",
+        OperationKind::VolumeRebase => "making the volume stand alone",
+        OperationKind::VolumeCommit => "committing the newest file of the volume",
     }
 }

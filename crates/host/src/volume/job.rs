@@ -226,7 +226,7 @@ fn ended(
     let (now, name) = (change.now(), record.name().to_owned());
     let was = record.state;
     let is_new = job.task.is_new();
-    if job.task.is_live() && !is_new {
+    if job.task.changes_files() {
         record.settle(job.task, result.is_ok());
     }
     match result {

@@ -10,6 +10,7 @@ mod edits;
 mod follow;
 mod job;
 mod live;
+mod offline;
 mod upload;
 
 use std::sync::Arc;

@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use api_types::{ErrorCode, Preallocation, VolumeRepair};
+use api_types::{ErrorCode, Preallocation, VolumeMeasure, VolumeRepair};
 use disk::probe::{Format, Sample};
 use disk::{DiskError, DiskErrorKind};
 use disk_image::{BackingName, Chain, CheckError, ConvertOptions, CreateOptions, ImageInfo, InfoError, Layer, Repair, Watch};
@@ -114,20 +114,38 @@ pub(super) fn blank(file: &File, form: &Form, backing: Option<&Path>, work: &Wor
 pub(super) fn copy(source: Vec<Source>, target: &File, form: &Form, work: &Work<'_>) -> Result<(), Failure> {
     let meter = work.meter;
     work.room.check(form.taken_at_once())?;
-    let chain = chain_of(source, false)?;
+    let chain = chain_of(source, 0)?;
     meter.begin("copy", Some(form.size_bytes));
     let options = ConvertOptions {
         compressed: form.compressed,
         ..ConvertOptions::to(options(form, form.preallocation, None))
     };
-    disk_image::convert(&chain, target, &options, work).map_err(|error| {
-        if let Some(failure) = work.room.lack() {
-            failure
-        } else if meter.stopped() {
-            cancelled()
-        } else {
-            trouble("the copy could not be made", &error)
-        }
+    let copied = disk_image::convert(&chain, target, &options, work);
+    copied.map_err(|error| work.failure("the copy could not be made", &error))
+}
+
+/// Has the newest image of a chain hold by itself what it shows.
+pub(super) fn rebase(layers: Vec<Source>, work: &Work<'_>) -> Result<(), Failure> {
+    let chain = chain_of(layers, 1)?;
+    let rebased = disk_image::rebase(&chain, None, work);
+    rebased.map_err(|error| work.failure("the volume can not be made to stand alone", &error))
+}
+
+/// Writes what the newest image of a chain holds into the one below it.
+pub(super) fn commit(layers: Vec<Source>, work: &Work<'_>) -> Result<(), Failure> {
+    let chain = chain_of(layers, 2)?;
+    let committed = disk_image::commit(&chain, work);
+    committed.map_err(|error| work.failure("the newest file can not be committed", &error))
+}
+
+/// How large the file of a new image would be that takes what a chain shows.
+pub(super) fn measure(layers: Vec<Source>, form: &Form) -> Result<VolumeMeasure, Failure> {
+    let chain = chain_of(layers, 0)?;
+    let measured = disk_image::measure(&chain, &options(form, form.preallocation, None));
+    let measured = measured.map_err(|error| trouble("the volume can not be measured", &error))?;
+    Ok(VolumeMeasure {
+        required_bytes: measured.required,
+        fully_allocated_bytes: measured.fully_allocated,
     })
 }
 
@@ -212,7 +230,7 @@ pub(super) fn size(file: &File, format: DiskFormat) -> Result<u64, Failure> {
 
 /// Makes the disk in a chain of images this large, unless it is that large already.
 pub(super) fn grow(layers: Vec<Source>, size_bytes: u64) -> Result<(), Failure> {
-    let chain = chain_of(layers, true)?;
+    let chain = chain_of(layers, 1)?;
     disk_image::resize(&chain, size_bytes).map_err(|error| trouble("the volume can not be made larger", &error))
 }
 
@@ -260,6 +278,19 @@ pub(super) struct Work<'a> {
     pub(super) room: Room<'a>,
 }
 
+impl Work<'_> {
+    /// Why work ended early: for want of room, because it was given up, or by this error.
+    fn failure(&self, what: &str, error: &(dyn Error + 'static)) -> Failure {
+        if let Some(failure) = self.room.lack() {
+            failure
+        } else if self.meter.stopped() {
+            cancelled()
+        } else {
+            trouble(what, error)
+        }
+    }
+}
+
 impl Watch for Work<'_> {
     fn progress(&self, done_bytes: u64, total_bytes: u64) {
         self.meter.set_of(done_bytes, total_bytes);
@@ -292,13 +323,13 @@ fn options(form: &Form, preallocation: Preallocation, backing: Option<BackingNam
     }
 }
 
-/// The images as a chain, top first; only the top one may be written.
-fn chain_of(layers: Vec<Source>, writable: bool) -> Result<Chain, Failure> {
+/// The images as a chain, top first; only the first `written` may be written.
+fn chain_of(layers: Vec<Source>, written: usize) -> Result<Chain, Failure> {
     let mut layers = (0..).zip(layers).map(|(place, source)| Layer {
         name: format!("{} image", files::suffix(source.format)),
         format: source.format,
         file: source.file,
-        writable: writable && place == 0,
+        writable: place < written,
         data_file: None,
     });
     let top = layers.next();

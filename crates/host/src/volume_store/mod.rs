@@ -35,7 +35,7 @@ pub(crate) use files::{Files, clear, code, failure};
 pub(crate) use meter::{Meter, cancelled};
 pub(crate) use settle::{NewFile, empty_layer, new_layer, new_part, settled};
 pub(crate) use wish::{check_name, check_size, check_wish};
-pub(crate) use work::{Outcome, carry_out};
+pub(crate) use work::{Outcome, carry_out, measure};
 
 use crate::context::Context;
 use crate::failure::Failure;

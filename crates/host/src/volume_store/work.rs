@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use api_types::{ErrorCode, VolumeCheck, VolumeRepair, VolumeSource};
+use api_types::{ErrorCode, VolumeCheck, VolumeMeasure, VolumeMeasureRequest, VolumeRepair, VolumeSource};
 use images::ImageDigest;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
@@ -45,6 +45,8 @@ pub(crate) fn carry_out(
         Task::Finish => take_over(context, record, meter),
         Task::Resize { size_bytes } => resize(context, record, size_bytes),
         Task::Check { repair } => check(context, record, repair, meter),
+        Task::Rebase => rebase(context, record, meter),
+        Task::Commit => commit(context, record, meter),
         Task::Snapshot { .. } | Task::Stream | Task::Move { .. } | Task::Mirror => Err(Failure::new(
             ErrorCode::Internal,
             "this is the work of a machine process",
@@ -78,7 +80,7 @@ fn create(context: &Context, record: &VolumeRecord, meter: &Meter) -> Result<Out
                 let text = format!("volume {volume} is not the one that was to be copied any more");
                 return Err(Failure::new(ErrorCode::NotFound, text));
             }
-            let layers = layers(context, &origin, false)?;
+            let layers = layers(context, &origin, 0)?;
             if let Some(top) = layers.first() {
                 // What its record says may be old: it may have grown under a machine that could not tell.
                 form.size_bytes = form.size_bytes.max(disk::size(&top.file, top.format)?);
@@ -100,15 +102,11 @@ fn create(context: &Context, record: &VolumeRecord, meter: &Meter) -> Result<Out
     })
 }
 
-/// The files a volume's contents are in, top first, locked against others.
-fn layers(context: &Context, record: &VolumeRecord, to_write: bool) -> Result<Vec<Source>, Failure> {
+/// The files a volume's contents are in, top first, locked against others; the first `written` of them to be written.
+fn layers(context: &Context, record: &VolumeRecord, written: usize) -> Result<Vec<Source>, Failure> {
     let mut layers = Vec::new();
-    for (layer, is_top) in record
-        .files()
-        .into_iter()
-        .zip(std::iter::once(true).chain(std::iter::repeat(false)))
-    {
-        let file = files::open_layer(context, record, layer, to_write && is_top)?;
+    for (place, layer) in record.files().into_iter().enumerate() {
+        let file = files::open_layer(context, record, layer, place < written)?;
         let format = layer.format;
         // What an image does not refer to any more must not show through it, whatever the record still has.
         let alone = disk::backing(&file, format)?.is_none();
@@ -283,9 +281,51 @@ fn resize(context: &Context, record: &VolumeRecord, size_bytes: u64) -> Result<O
     let format = record.top().format;
     // It may have grown under a machine that could not tell any more.
     if disk::size(&files::open(context, record, false)?, format)? < size_bytes {
-        disk::grow(layers(context, record, true)?, size_bytes)?;
+        disk::grow(layers(context, record, 1)?, size_bytes)?;
     }
     outcome(record, &files::open(context, record, false)?, format)
+}
+
+/// Begun again after it was cut off, it finds the same chain, or the newest file alone: nothing is left to do then.
+fn rebase(context: &Context, record: &VolumeRecord, meter: &Meter) -> Result<Outcome, Failure> {
+    let layers = layers(context, record, 1)?;
+    let has_room = |bytes| context.check_space(bytes);
+    let room = Room::new(&has_room);
+    meter.begin("copy", record.size_bytes);
+    disk::rebase(layers, &Work { meter, room })?;
+    outcome(record, &files::open(context, record, false)?, record.top().format)
+}
+
+/// Begun again after it was cut off, it writes the same once more: the record has the newest file until it is done.
+fn commit(context: &Context, record: &VolumeRecord, meter: &Meter) -> Result<Outcome, Failure> {
+    let Some(below) = record.files().get(1).copied() else {
+        return Err(Failure::new(
+            ErrorCode::Internal,
+            "the record of the volume has nothing below its newest file",
+        ));
+    };
+    let layers = layers(context, record, 2)?;
+    let has_room = |bytes| context.check_space(bytes);
+    let room = Room::new(&has_room);
+    meter.begin("copy", record.size_bytes);
+    disk::commit(layers, &Work { meter, room })?;
+    outcome(record, &files::open_layer(context, record, below, false)?, below.format)
+}
+
+/// How large the file of a copy of a volume would be. Blocks.
+pub(crate) fn measure(
+    context: &Context,
+    record: &VolumeRecord,
+    wanted: &VolumeMeasureRequest,
+) -> Result<VolumeMeasure, Failure> {
+    let form = Form {
+        format: wanted.format,
+        size_bytes: form(record)?.size_bytes,
+        preallocation: wanted.preallocation,
+        cluster_bytes: wanted.cluster_size.map(spec::ByteSize::bytes),
+        compressed: false,
+    };
+    disk::measure(layers(context, record, 0)?, &form)
 }
 
 fn check(
