@@ -4,7 +4,7 @@ use std::path::Path;
 
 use api_types::{
     DiskLimits, DiskMirror, DiskWish, Event, Image, ImagePull, ImagePulled, Operation, ProblemBody, StopRequest, Vm,
-    VmSpec, Volume, VolumeAccepted, VolumeCheckRequest, VolumeConvert, VolumeResize, VolumeWish,
+    VmSpec, Volume, VolumeAccepted, VolumeCheckRequest, VolumeConvert, VolumeMeasureRequest, VolumeResize, VolumeWish,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -48,6 +48,7 @@ fn examples_are_what_they_say() {
             "volume-resize",
             "volume-check-request",
             "volume-convert",
+            "volume-measure-request",
             "volume-accepted",
             "volume",
             "disk-wish",
@@ -70,6 +71,7 @@ fn examples_are_what_they_say() {
             Some("volume-resize") => same::<VolumeResize>(&text),
             Some("volume-check-request") => same::<VolumeCheckRequest>(&text),
             Some("volume-convert") => same::<VolumeConvert>(&text),
+            Some("volume-measure-request") => same::<VolumeMeasureRequest>(&text),
             Some("volume-accepted") => same::<VolumeAccepted>(&text),
             Some("volume") => same::<Volume>(&text),
             Some("disk-mirror") => same::<DiskMirror>(&text),
@@ -89,5 +91,5 @@ fn examples_are_what_they_say() {
         assert_eq!(result, Ok(()), "{name}");
         seen += 1;
     }
-    assert!(seen >= 22, "only {seen} examples");
+    assert!(seen >= 23, "only {seen} examples");
 }
