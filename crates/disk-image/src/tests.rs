@@ -543,5 +543,9 @@ fn a_check_tells_how_far_it_is_and_can_be_given_up() {
         let stopped = check_watched(&bench.file("a.qcow2"), DiskFormat::Qcow2, repair, &stops);
         assert!(matches!(stopped, Err(CheckError::Stopped)), "{stopped:?}");
     }
-    assert!(check(&bench.file("a.qcow2"), DiskFormat::Qcow2, None).unwrap().is_clean());
+    assert!(
+        check(&bench.file("a.qcow2"), DiskFormat::Qcow2, None)
+            .unwrap()
+            .is_clean()
+    );
 }

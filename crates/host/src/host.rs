@@ -235,7 +235,10 @@ impl Host {
     pub fn close(&self) {
         self.0.context.operations.close();
         if let Err(error) = self.registry().change_now(begun::forget) {
-            tracing::warn!(error = crate::failure::chain(&error), "that work was stopped in order can not be noted");
+            tracing::warn!(
+                error = crate::failure::chain(&error),
+                "that work was stopped in order can not be noted"
+            );
         }
     }
 
@@ -337,7 +340,9 @@ fn open_context(config: HostConfig) -> Result<(Context, Left), OpenError> {
     let path = context.volumes_dir();
     volume_store::clear(&context, &left.begun.volumes).map_err(|source| OpenError::Directory { path, source })?;
     // Last, so that a daemon that can not start for another reason does not count.
-    let counted = context.registry.change_now(|change| begun::count(change, &mut left.begun));
+    let counted = context
+        .registry
+        .change_now(|change| begun::count(change, &mut left.begun));
     counted.map_err(failed)?;
     Ok((context, left))
 }

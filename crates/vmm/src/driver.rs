@@ -337,7 +337,11 @@ impl Driver {
         self.resets += 1;
         static RESETS: telemetry::RateLimited = telemetry::RateLimited::new();
         if let Some(admitted) = RESETS.admit() {
-            tracing::info!(resets = self.resets, suppressed = admitted.suppressed, "guest was reset");
+            tracing::info!(
+                resets = self.resets,
+                suppressed = admitted.suppressed,
+                "guest was reset"
+            );
         }
         self.outlet.send(Notice::Status(self.status()));
         self.outlet

@@ -52,9 +52,7 @@ impl Task {
         }
         let resets = saved.resets;
         let nothing_else = VmStatus { resets, ..now.clone() } == *saved;
-        self.resets_saved
-            .filter(|_| nothing_else)
-            .map(|at| at + RESETS_EVERY)
+        self.resets_saved.filter(|_| nothing_else).map(|at| at + RESETS_EVERY)
     }
 
     async fn write(&mut self, begin: Option<(OperationId, OperationKind)>) -> Result<Option<OperationRecord>, Failure> {

@@ -126,7 +126,8 @@ impl Change<'_> {
 
     /// Counts begin anew.
     pub(crate) fn no_operation_was_begun(&self) -> Result<(), RegistryError> {
-        self.transaction.execute("UPDATE operations SET begun = 0 WHERE begun > 0", [])?;
+        self.transaction
+            .execute("UPDATE operations SET begun = 0 WHERE begun > 0", [])?;
         Ok(())
     }
 

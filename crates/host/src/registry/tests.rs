@@ -196,27 +196,45 @@ fn holders_of_a_volume_are_found_among_the_machines_that_name_it() {
     };
     let id = data.id;
     let web = with("web", r#"{"volume": "data"}"#);
-    let by_id = with("by-id", &format!(r#"{{"volume": "other"}}, {{"volume": "{id}", "read_only": true}}"#));
+    let by_id = with(
+        "by-id",
+        &format!(r#"{{"volume": "other"}}, {{"volume": "{id}", "read_only": true}}"#),
+    );
     now(&registry, |change| {
         change.insert_volume(&data)?;
         change.insert_volume(&other)?;
         // Its name is that of a volume it does not have.
-        [&web, &by_id, &with("data", "")].into_iter().try_for_each(|vm| change.insert_vm(vm))
+        [&web, &by_id, &with("data", "")]
+            .into_iter()
+            .try_for_each(|vm| change.insert_vm(vm))
     });
     let held = now(&registry, |change| change.holders(&data));
-    let held: Vec<_> = held.iter().map(|one| (one.vm.as_str(), one.disk.as_str(), one.id)).collect();
+    let held: Vec<_> = held
+        .iter()
+        .map(|one| (one.vm.as_str(), one.disk.as_str(), one.id))
+        .collect();
     assert_eq!(held, [("by-id", "disk2", by_id.id), ("web", "disk1", web.id)]);
     let all = now(&registry, |change| {
         let all = change.attached_volumes()?;
         Ok(all)
     });
     for (volume, attached) in &all {
-        assert_eq!(*attached, now(&registry, |change| change.attachments(volume)), "{}", volume.name());
+        assert_eq!(
+            *attached,
+            now(&registry, |change| change.attachments(volume)),
+            "{}",
+            volume.name()
+        );
     }
-    assert_eq!(all.iter().map(|(_, attached)| attached.len()).collect::<Vec<_>>(), [2, 1]);
+    assert_eq!(
+        all.iter().map(|(_, attached)| attached.len()).collect::<Vec<_>>(),
+        [2, 1]
+    );
     // Others are not even read.
     now(&registry, |change| {
-        change.transaction.execute("UPDATE vms SET spec = '{}' WHERE name = 'web'", [])?;
+        change
+            .transaction
+            .execute("UPDATE vms SET spec = '{}' WHERE name = 'web'", [])?;
         Ok(())
     });
     assert_eq!(now(&registry, |change| change.holders(&other)).len(), 1);

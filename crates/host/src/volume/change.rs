@@ -6,9 +6,7 @@ use spec::{ByteSize, OperationId, Problems};
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::registry::{About, Change, Job, RegistryError, Task, VolumeRecord};
-use crate::volume_store::{
-    Files, check_revision, check_size, find, idle, live_holder, not_copied, not_running, ready,
-};
+use crate::volume_store::{Files, check_revision, check_size, find, idle, live_holder, not_copied, not_running, ready};
 
 /// What every refused size is told first.
 const REFUSED: &str = "the volume can not be made that large";

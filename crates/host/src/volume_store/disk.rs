@@ -9,7 +9,9 @@ use std::path::Path;
 use api_types::{ErrorCode, Preallocation, VolumeMeasure, VolumeRepair};
 use disk::probe::{Format, Sample};
 use disk::{DiskError, DiskErrorKind};
-use disk_image::{BackingName, Chain, CheckError, ConvertOptions, CreateOptions, ImageInfo, InfoError, Layer, Repair, Watch};
+use disk_image::{
+    BackingName, Chain, CheckError, ConvertOptions, CreateOptions, ImageInfo, InfoError, Layer, Repair, Watch,
+};
 use spec::DiskFormat;
 
 use super::files;

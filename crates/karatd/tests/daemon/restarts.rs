@@ -105,7 +105,9 @@ fn leftovers_that_can_not_be_removed_do_not_keep_the_daemon_from_starting() {
     // A directory where a file should be can not be removed as one; nor can a mount point.
     let unknown = daemon.path("state/volumes/00000000-0000-4000-8000-000000000001.part");
     std::fs::create_dir(&unknown).unwrap();
-    let mounted = rustix::process::geteuid().is_root().then(|| daemon.path("state/tmp/import-1-1"));
+    let mounted = rustix::process::geteuid()
+        .is_root()
+        .then(|| daemon.path("state/tmp/import-1-1"));
     if let Some(path) = &mounted {
         std::fs::create_dir(path).unwrap();
         rustix::mount::mount("none", path, "tmpfs", rustix::mount::MountFlags::empty(), c"size=64k").unwrap();

@@ -127,7 +127,12 @@ mod tests {
         let (transport, parameters) = (TRANSPORT.to_le_bytes()[0], PARAMETERS.to_le_bytes()[0]);
         assert_eq!(
             told,
-            [(transport, 1, 1), (transport, 1, 2), (parameters, 2, 0x2a), (transport, 1, 1)]
+            [
+                (transport, 1, 1),
+                (transport, 1, 2),
+                (parameters, 2, 0x2a),
+                (transport, 1, 1)
+            ]
         );
     }
 }

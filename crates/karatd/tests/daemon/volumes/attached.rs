@@ -166,7 +166,7 @@ fn a_machine_does_not_start_before_its_volume_is_there() {
 #[test]
 fn who_has_a_volume_is_told_by_name() {
     let daemon = Daemon::start_with("reserved_space = 0");
-    let volume = daemon.make(&super::blank("data"));
+    let volume = daemon.make(&blank("data"));
     let mut spec = daemon.spec("web", "");
     spec["disks"] = json!([{"volume": "data"}]);
     assert_eq!(daemon.post("/v1/vms", &spec).status, 201);
@@ -175,7 +175,10 @@ fn who_has_a_volume_is_told_by_name() {
     let operation = daemon.begin("/v1/vms/web/start", &json!({}));
     assert_eq!(operation["error"]["code"], "in_use", "{operation}");
     let told = operation["error"]["detail"].as_str().unwrap();
-    assert!(told.contains("volume data is in use") && !told.contains(".raw"), "{told}");
+    assert!(
+        told.contains("volume data is in use") && !told.contains(".raw"),
+        "{told}"
+    );
     // As while it is being checked, or copied.
     let database = rusqlite::Connection::open(daemon.path("state/karat.db")).unwrap();
     let id = operation["id"].as_str().unwrap();
@@ -184,5 +187,8 @@ fn who_has_a_volume_is_told_by_name() {
     assert_eq!(database.execute(update, [job]).unwrap(), 1);
     let operation = daemon.begin("/v1/vms/web/start", &json!({}));
     let told = operation["error"]["detail"].as_str().unwrap();
-    assert!(told.contains("volume data; wait for operation ") && told.contains(id), "{told}");
+    assert!(
+        told.contains("volume data; wait for operation ") && told.contains(id),
+        "{told}"
+    );
 }

@@ -184,9 +184,18 @@ fn work_that_ends_one_daemon_after_the_other_is_given_up() {
     let job = format!(r#"{{"operation":"{}","task":"finish","begun":3}}"#, id(&uploaded));
     let database = rusqlite::Connection::open(daemon.path("state/karat.db")).unwrap();
     let changed = [
-        ("UPDATE volumes SET record = json_set(record, '$.state', 'creating', '$.job', json(?1))", job),
-        ("UPDATE operations SET phase = '\"Running\"', failure = NULL WHERE id = ?1", id(&uploaded)),
-        ("UPDATE operations SET phase = '\"Running\"', failure = NULL, begun = 3 WHERE id = ?1", id(&pulled)),
+        (
+            "UPDATE volumes SET record = json_set(record, '$.state', 'creating', '$.job', json(?1))",
+            job,
+        ),
+        (
+            "UPDATE operations SET phase = '\"Running\"', failure = NULL WHERE id = ?1",
+            id(&uploaded),
+        ),
+        (
+            "UPDATE operations SET phase = '\"Running\"', failure = NULL, begun = 3 WHERE id = ?1",
+            id(&pulled),
+        ),
     ];
     for (update, value) in &changed {
         assert_eq!(database.execute(update, [value]).unwrap(), 1);

@@ -112,8 +112,13 @@ fn a_copy_is_as_large_as_measured() {
         &size.to_string(),
     ]);
     let ours = measure(&json!({"format": "qcow2", "cluster_size": "4Ki"})).json();
-    assert_eq!(ours["fully_allocated_bytes"], theirs["fully-allocated"], "{ours} {theirs}");
+    assert_eq!(
+        ours["fully_allocated_bytes"], theirs["fully-allocated"],
+        "{ours} {theirs}"
+    );
     measure(&json!({"format": "raw", "cluster_size": "4Ki"})).problem(422, "invalid_spec");
     measure(&json!({"format": "qcow2", "cluster_size": "3Ki"})).problem(422, "invalid_spec");
-    daemon.post("/v1/volumes/none/measure", &json!({"format": "raw"})).problem(404, "not_found");
+    daemon
+        .post("/v1/volumes/none/measure", &json!({"format": "raw"}))
+        .problem(404, "not_found");
 }
