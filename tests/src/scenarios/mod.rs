@@ -4,6 +4,7 @@ mod bad_input;
 mod boot;
 mod crash;
 mod disk;
+mod live;
 mod network;
 mod pause;
 mod power;
@@ -59,6 +60,7 @@ scenarios! {
     storage::chain_on_virtio,
     storage::chain_on_scsi,
     storage::volumes_grow_under_a_guest,
+    live::disks_change_under_fio,
     storage::power_cut_under_fio,
     disk::one_gib_survives_a_reboot,
 }

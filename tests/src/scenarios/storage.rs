@@ -18,7 +18,7 @@ use crate::guest::Guest;
 /// Virtual size of the disks: more than the 300 MiB that mkfs.xfs insists on.
 const SIZE: &str = "512M";
 /// Time for what works on all of a file system in a guest of an emulated host.
-const WORK_LIMIT: Duration = Duration::from_secs(300);
+pub(super) const WORK_LIMIT: Duration = Duration::from_secs(300);
 /// Bytes in a block of `st_blocks` (stat(2)).
 const STAT_BLOCK_BYTES: u64 = 512;
 /// What fio writes to each file system, MiB.
@@ -101,7 +101,7 @@ fn used_bytes(image: &Path) -> anyhow::Result<u64> {
 }
 
 /// A guest with the tools of disk scenarios and these disks.
-async fn boot(daemon: &Daemon, disks: Vec<DiskWish>) -> anyhow::Result<Guest> {
+pub(super) async fn boot(daemon: &Daemon, disks: Vec<DiskWish>) -> anyhow::Result<Guest> {
     let mut spec = daemon.stock("guest", Kernel::BzImage);
     let initrd = daemon.install("initrd-disk")?.display().to_string();
     spec.boot.get_or_insert_default().initrd = Some(initrd);
@@ -352,7 +352,7 @@ async fn reads_no_faster_than(guest: &mut Guest, device: &str, mib_per_s: u32) -
     Ok(())
 }
 
-async fn finish(daemon: &Daemon, accepted: VolumeAccepted) -> anyhow::Result<()> {
+pub(super) async fn finish(daemon: &Daemon, accepted: VolumeAccepted) -> anyhow::Result<()> {
     let operation = accepted.operation.context("nothing is being done to the volume")?;
     daemon.client.wait(operation, |_| ()).await?;
     Ok(())
