@@ -176,7 +176,9 @@ mod tests {
             let stopped = clone_file(&source, &dir.path().join("two"), 4 << 20, &|_| true, &|| true).unwrap_err();
             assert!(matches!(stopped, CloneError::Cancelled(_)));
             // Neither begun without room for all of it, nor gone on with when it went meanwhile.
-            for has_room in [&(|bytes| bytes == 0) as &dyn Fn(u64) -> bool, &|bytes| bytes > 0] {
+            for has_room in [&(|bytes: u64| bytes == 0) as &dyn Fn(u64) -> bool, &|bytes: u64| {
+                bytes > 0
+            }] {
                 let full = clone_file(&source, &dir.path().join("two"), 4 << 20, has_room, &|| false).unwrap_err();
                 assert!(matches!(full, CloneError::DiskFull(_)), "{full}");
             }
