@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::{ConvertError, DiskFormatError, ImageDigest, LayerError};
+use crate::{ConvertError, CredentialsError, DiskFormatError, ImageDigest, LayerError};
 
 /// A cause whose type does not matter to callers.
 pub(crate) type Cause = Box<dyn std::error::Error + Send + Sync>;
@@ -14,8 +14,13 @@ pub enum PullError {
     #[error("image {0} is not in its registry; check the spelling of repository and tag")]
     NotFound(String),
     /// The registry wants credentials, or hides that the image does not exist.
-    #[error("registry refuses anonymous access to {0}; check the spelling, or make the repository public")]
+    #[error(
+        "registry refuses access to {0}; check the spelling and the credentials in registry_auth_file, or make the repository public"
+    )]
     Unauthorized(String),
+    /// The file with credentials is of no use.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
     /// No connection, or none of use.
     #[error("cannot reach registry {registry}; {hint}")]
     Unreachable {
@@ -160,6 +165,7 @@ impl PullError {
         match self {
             Self::NotFound(_) => "registry_not_found",
             Self::Unauthorized(_) => "registry_unauthorized",
+            Self::Credentials(_) => "registry_credentials",
             Self::Unreachable { .. } => "registry_unreachable",
             Self::Insecure { .. } => "registry_not_tls",
             Self::Status { .. } => "registry_status",

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use image_formats::{DecompressLimits, Expectations};
 use image_sources::{Identity, Opened, Source};
 use image_trust::policy::{Grounds, TrustPolicy, Verdict};
+use oci_client::RegistryOperation;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -97,7 +98,7 @@ impl Store {
     }
 
     pub(crate) async fn connect(&self, reference: &Reference) -> Result<Registry, ImportError> {
-        Ok(Registry::connect(reference, &self.settings().insecure_registries).await?)
+        Ok(Registry::connect(reference, self.settings(), RegistryOperation::Pull).await?)
     }
 
     async fn import_steps(

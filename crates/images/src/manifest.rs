@@ -9,7 +9,7 @@ use crate::unpack::check_cmdline;
 use crate::{BadDigest, ImageDigest, PullError, Reference};
 
 /// Image label with the default kernel command line.
-const CMDLINE_LABEL: &str = "io.karat.cmdline";
+pub(crate) const CMDLINE_LABEL: &str = "io.karat.cmdline";
 
 /// An OCI image manifest or index; what of it matters here.
 #[derive(Deserialize)]

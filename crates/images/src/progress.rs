@@ -17,6 +17,8 @@ pub enum Phase {
     Converting,
     /// Making the image durable and visible; no byte count.
     Sealing,
+    /// Packing an image and sending it to a registry; bytes are of its files.
+    Publishing,
 }
 
 /// How far an import has come.

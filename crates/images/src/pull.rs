@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use oci_client::RegistryOperation;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -52,7 +53,7 @@ impl Store {
         if let Some(image) = reference.digest().and_then(|digest| self.get(digest).ok()) {
             return Ok(Pulled { image, was_there: true });
         }
-        let registry = Registry::connect(reference, &self.0.settings.insecure_registries).await?;
+        let registry = Registry::connect(reference, self.settings(), RegistryOperation::Pull).await?;
         let plan = resolve(&registry, reference).await?;
         let _import = self.lock(format!("image {}", plan.digest)).await;
         if let Ok(image) = self.get(&plan.digest) {

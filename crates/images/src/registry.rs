@@ -8,15 +8,18 @@ use std::sync::Once;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::Stream;
 use futures_util::stream::BoxStream;
 use oci_client::client::{BlobResponse, ClientConfig, ClientProtocol};
 use oci_client::errors::OciDistributionError;
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, RegistryOperation};
+use reqwest::header::HeaderValue;
 use rustls::InvalidMessage;
 
+use crate::credentials::{self, Login};
 use crate::error::Cause;
-use crate::{ImageDigest, PullError, Reference};
+use crate::{ImageDigest, PullError, Reference, Settings};
 
 /// Largest manifest read, bytes: what registries must at least accept (OCI distribution specification 1.1).
 pub(crate) const MANIFEST_MAX: u64 = 4 << 20;
@@ -45,6 +48,7 @@ pub(crate) struct Registry {
     client: Client,
     http: reqwest::Client,
     token: Option<String>,
+    login: Option<Login>,
 }
 
 /// A blob on its way.
@@ -56,17 +60,25 @@ pub(crate) struct BlobBody {
 }
 
 impl Registry {
-    /// Finds out how to talk to the registry of `reference` and gets an anonymous token if it wants one. Plain HTTP is spoken
-    /// only to registries named in `insecure`, as host or host:port.
-    pub(crate) async fn connect(reference: &Reference, insecure: &[String]) -> Result<Self, PullError> {
+    /// Finds out how to talk to the registry of `reference`, and gets a token for `operation` if it wants one. Plain HTTP is
+    /// spoken only to registries the settings name, as host or host:port.
+    pub(crate) async fn connect(
+        reference: &Reference,
+        settings: &Settings,
+        operation: RegistryOperation,
+    ) -> Result<Self, PullError> {
         install_cryptography();
+        let login = match &settings.registry_auth_file {
+            Some(path) => credentials::find(path, reference)?,
+            None => None,
+        };
         let host = reference.registry().to_owned();
         let repository = reference.repository().to_owned();
         let target = match reference.digest() {
             Some(digest) => oci_client::Reference::with_digest(host.clone(), repository, digest.to_string()),
             None => oci_client::Reference::with_tag(host.clone(), repository, reference.manifest_name()),
         };
-        let plain_http = insecure.contains(&host);
+        let plain_http = settings.insecure_registries.contains(&host);
         let set_up = |source: Cause| PullError::Unreachable {
             registry: host.clone(),
             hint: "the host knows no certificate authorities: install package ca-certificates".to_owned(),
@@ -100,11 +112,13 @@ impl Registry {
             client,
             http,
             token: None,
+            login,
         };
-        let token = registry
-            .client
-            .auth(&registry.target, &RegistryAuth::Anonymous, RegistryOperation::Pull)
-            .await;
+        let who = match &registry.login {
+            Some(Login { user, password }) => RegistryAuth::Basic(user.clone(), password.clone()),
+            None => RegistryAuth::Anonymous,
+        };
+        let token = registry.client.auth(&registry.target, &who, operation).await;
         registry.token = token.map_err(|error| registry.explain(error))?;
         Ok(registry)
     }
@@ -176,6 +190,8 @@ impl Registry {
         let mut request = self.http.request(method, url).header("accept", accept);
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
+        } else if let Some(Login { user, password }) = &self.login {
+            request = request.basic_auth(user, Some(password));
         }
         let response = request
             .send()
@@ -225,6 +241,30 @@ impl Registry {
                 stream: body.stream,
             },
         })
+    }
+
+    /// Sends a blob whose digest comes to be known as it is sent, and returns its descriptor's digest and length.
+    pub(crate) async fn push_stream(
+        &self,
+        pieces: impl Stream<Item = Result<Bytes, OciDistributionError>> + Send + 'static,
+    ) -> Result<(String, u64), PullError> {
+        let sent = self.client.push_blob_stream_chunked(&self.target, pieces).await;
+        let sent = sent.map_err(|error| self.explain(error))?;
+        Ok((sent.blob_digest, sent.size))
+    }
+
+    /// Sends a small blob.
+    pub(crate) async fn push_small(&self, digest: &ImageDigest, bytes: Bytes) -> Result<(), PullError> {
+        let name = digest.to_string();
+        let sent = self.client.push_blob(&self.target, bytes, &name).await;
+        sent.map(drop).map_err(|error| self.explain(error))
+    }
+
+    /// Sends a manifest, under the tag of the reference.
+    pub(crate) async fn push_manifest(&self, body: Bytes) -> Result<(), PullError> {
+        let kind = HeaderValue::from_static(ACCEPTED[0]);
+        let sent = self.client.push_manifest_raw(&self.target, body, kind).await;
+        sent.map(drop).map_err(|error| self.explain(error))
     }
 
     /// A complaint about this image's manifest.

@@ -38,6 +38,8 @@ pub struct Settings {
     pub root: PathBuf,
     /// Registries spoken to over plain HTTP, as written in references: `host` or `host:port`. Default none.
     pub insecure_registries: Vec<String>,
+    /// Credentials for registries, in a file as `docker login` writes it; read anew for each use. Default none.
+    pub registry_auth_file: Option<PathBuf>,
     /// `qemu-img`, if it is in none of `/usr/bin`, `/usr/local/bin`, `/bin`.
     pub qemu_img: Option<PathBuf>,
     /// How often an import from the web makes what it has durable, so that it goes on there after a crash, bytes. Default 64 MiB.
@@ -58,6 +60,7 @@ impl Default for Settings {
             must_be_mounted: false,
             root: PathBuf::from("/var/lib/karat"),
             insecure_registries: Vec::new(),
+            registry_auth_file: None,
             qemu_img: None,
             checkpoint_bytes: 64 << 20,
             max_disk_bytes: 256 << 30,

@@ -13,6 +13,7 @@ mod formats;
 mod kills;
 mod nginx;
 mod objects;
+mod publish;
 #[allow(dead_code, reason = "shared with the tests of pulls, which use all of it")]
 #[path = "../pull/registry_stub.rs"]
 mod registry_stub;
