@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use image_formats::convert::ConvertError;
 use image_formats::ova::OvaError;
 use image_formats::tape::TapeError;
-use image_formats::{DecompressError, InspectError, Refusal};
+use image_formats::{DecompressError, Refusal};
 use image_sources::SourceError;
 use image_trust::BadSource;
 
@@ -186,13 +186,6 @@ impl ImportError {
         match error {
             OvaError::Tape(TapeError::Read(error)) => Self::reading(error, after_bytes),
             error => Self::Ova(error),
-        }
-    }
-
-    pub(crate) fn of_inspection(error: InspectError, path: &Path) -> Self {
-        match error {
-            InspectError::Refused(refusal) => Self::Refused(refusal),
-            InspectError::Read(error) => Self::io("read", path)(error),
         }
     }
 }
