@@ -46,7 +46,7 @@ pub enum ImportError {
         what: &'static str,
         /// Why.
         #[source]
-        source: SourceError,
+        source: Box<SourceError>,
     },
     /// It is no such file.
     #[error("the {what} is longer than the {limit_bytes} bytes one may have; check its address")]
@@ -107,7 +107,8 @@ impl ImportError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Registry(error) => error.code(),
-            Self::Source(error) | Self::Proof { source: error, .. } => error.code(),
+            Self::Source(error) => error.code(),
+            Self::Proof { source, .. } => source.code(),
             Self::Location(error) => error.code(),
             Self::Refused(refusal) => refusal.code(),
             Self::Unpack(error) => error.code(),
@@ -148,7 +149,8 @@ impl ImportError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Registry(error) => error.is_transient(),
-            Self::Source(error) | Self::Proof { source: error, .. } => error.is_transient(),
+            Self::Source(error) => error.is_transient(),
+            Self::Proof { source, .. } => source.is_transient(),
             Self::Upload { .. } | Self::DiskFull(_) | Self::Quota { .. } | Self::Cancelled => true,
             Self::Convert(error) => matches!(error, ConvertError::DiskFull | ConvertError::TooSlow { .. }),
             Self::Store(error) => matches!(error, StoreError::Unavailable { .. }),

@@ -122,9 +122,9 @@ impl Layers {
         let total: u64 = plan.layers.iter().map(|(blob, _)| blob.size).sum();
         self.done_bytes = plan.layers.iter().take(self.next).map(|(blob, _)| blob.size).sum();
         for (blob, compression) in plan.layers.iter().skip(self.next) {
-            let whole = finished_path(&job.store.blobs(), &blob.digest).exists();
-            let result = if whole || *compression == Compression::Zstd {
-                self.from_file(registry, job, blob, *compression, total).await
+            let is_here = finished_path(&job.store.blobs(), &blob.digest).exists();
+            let result = if is_here || *compression == Compression::Zstd {
+                self.whole(registry, job, blob, *compression, total).await
             } else {
                 self.streamed(registry, job, blob, *compression, total).await
             };
@@ -139,7 +139,7 @@ impl Layers {
     }
 
     /// A layer that is fetched whole, or was.
-    async fn from_file(
+    async fn whole(
         mut self,
         registry: &Registry,
         job: &Job,

@@ -10,7 +10,9 @@
 mod clones;
 mod containers;
 mod formats;
+mod hostile;
 mod kills;
+mod layers;
 mod nginx;
 mod objects;
 #[allow(dead_code, reason = "shared with the tests of pulls, which use all of it")]
