@@ -30,6 +30,6 @@ pub use spec::{
 pub use vm::{Health, StopRequest, Vm, VmList, VmPhase, VmStatus};
 pub use volume::{
     Preallocation, Volume, VolumeAccepted, VolumeAttachment, VolumeCheck, VolumeCheckRequest, VolumeCondition,
-    VolumeConvert, VolumeLayer, VolumeList, VolumeRepair, VolumeResize, VolumeSource, VolumeState, VolumeUpload,
-    VolumeWish,
+    VolumeConvert, VolumeLayer, VolumeList, VolumeMeasure, VolumeMeasureRequest, VolumeRepair, VolumeResize,
+    VolumeSource, VolumeState, VolumeUpload, VolumeWish,
 };

@@ -66,6 +66,10 @@ pub enum OperationKind {
     VolumeStream,
     /// A running machine copies a volume into another one, or into another file of its own.
     VolumeMirror,
+    /// A volume is made to stand alone.
+    VolumeRebase,
+    /// The newest file of a volume is written into the one below it.
+    VolumeCommit,
 }
 
 /// Where an operation is. `Succeeded`, `Failed` and `Cancelled` are final.

@@ -271,6 +271,29 @@ pub struct VolumeCheckRequest {
     pub repair: Option<VolumeRepair>,
 }
 
+/// What a copy of a volume is to be, whose size is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeMeasureRequest {
+    /// Its format.
+    pub format: DiskFormat,
+    /// When its space is taken.
+    #[serde(default, skip_serializing_if = "Preallocation::is_off")]
+    pub preallocation: Preallocation,
+    /// Cluster of a qcow2 copy, a power of two from 512 to 2Mi. Default: 64Ki.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_size: Option<ByteSize>,
+}
+
+/// How large the file of a copy is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VolumeMeasure {
+    /// With what the volume holds now, bytes. Data is not looked at for zeroes: it may become less.
+    pub required_bytes: u64,
+    /// Once all of its disk has been written, bytes.
+    pub fully_allocated_bytes: u64,
+}
+
 /// A copy of a volume in another form.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

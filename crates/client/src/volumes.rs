@@ -2,7 +2,10 @@
 
 use std::io::SeekFrom;
 
-use api_types::{Volume, VolumeAccepted, VolumeCheckRequest, VolumeConvert, VolumeList, VolumeResize, VolumeWish};
+use api_types::{
+    Volume, VolumeAccepted, VolumeCheckRequest, VolumeConvert, VolumeList, VolumeMeasure, VolumeMeasureRequest,
+    VolumeResize, VolumeWish,
+};
 use futures_util::{Stream, stream};
 use http_body_util::StreamBody;
 use hyper::body::{Bytes, Frame};
@@ -65,6 +68,25 @@ impl Client {
     /// Begins to copy a volume into a new one of another form.
     pub async fn convert_volume(&self, volume: &str, convert: &VolumeConvert) -> Result<VolumeAccepted, ClientError> {
         self.post(&path(volume, "/convert"), convert).await
+    }
+
+    /// Begins to write the newest file of a volume into the one below it.
+    pub async fn commit_volume(&self, volume: &str) -> Result<VolumeAccepted, ClientError> {
+        self.post(&path(volume, "/commit"), &()).await
+    }
+
+    /// Begins to make a volume stand alone.
+    pub async fn rebase_volume(&self, volume: &str) -> Result<VolumeAccepted, ClientError> {
+        self.post(&path(volume, "/rebase"), &()).await
+    }
+
+    /// How large the file of a copy of a volume would be.
+    pub async fn measure_volume(
+        &self,
+        volume: &str,
+        wanted: &VolumeMeasureRequest,
+    ) -> Result<VolumeMeasure, ClientError> {
+        self.post(&path(volume, "/measure"), wanted).await
     }
 
     /// Sends what a volume is filled with; `sent` is told how many bytes of the whole have been handed over. When it breaks off,

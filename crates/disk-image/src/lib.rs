@@ -31,9 +31,10 @@ mod references;
 mod resize;
 mod resolve;
 mod watch;
+mod watched_io;
 
 pub use chain::{Chain, DataFile, Layer};
-pub use check::{CheckError, check};
+pub use check::{CheckError, check, check_watched};
 pub use commit::{CommitError, commit};
 pub use compare::{CompareError, Comparison, compare};
 pub use convert::{ConvertError, ConvertOptions, convert, virtual_size};

@@ -515,3 +515,37 @@ fn damage_is_found_and_repaired() {
     bench.is_sound("b.qcow2");
     assert!(check(&bench.file("a.raw"), DiskFormat::Raw, None).unwrap().is_clean());
 }
+
+/// Stops as soon as something was read.
+struct StopsAfter(std::sync::atomic::AtomicU64, u64);
+
+impl Watch for StopsAfter {
+    fn progress(&self, done_bytes: u64, total_bytes: u64) {
+        assert!(done_bytes <= total_bytes);
+        self.0.fetch_max(done_bytes, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.0.load(std::sync::atomic::Ordering::Relaxed) >= self.1
+    }
+}
+
+#[test]
+fn a_check_tells_how_far_it_is_and_can_be_given_up() {
+    let bench = Bench::new();
+    create(&bench.file("a.qcow2"), None, &CreateOptions::qcow2(1 << 30)).unwrap();
+    for repair in [None, Some(Repair::All)] {
+        let looked = StopsAfter(0.into(), u64::MAX);
+        let report = check_watched(&bench.file("a.qcow2"), DiskFormat::Qcow2, repair, &looked).unwrap();
+        assert!(report.is_clean());
+        assert!(looked.0.into_inner() > 0, "it read something and said so");
+        let stops = StopsAfter(0.into(), 1);
+        let stopped = check_watched(&bench.file("a.qcow2"), DiskFormat::Qcow2, repair, &stops);
+        assert!(matches!(stopped, Err(CheckError::Stopped)), "{stopped:?}");
+    }
+    assert!(
+        check(&bench.file("a.qcow2"), DiskFormat::Qcow2, None)
+            .unwrap()
+            .is_clean()
+    );
+}

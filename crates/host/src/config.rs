@@ -20,9 +20,9 @@ pub struct HostConfig {
     pub console_log_max_bytes: u64,
     /// How many rotated console logs are kept per machine.
     pub console_log_keep: u32,
-    /// Largest disk an image may have, bytes.
+    /// Largest disk an image or an upload may have, bytes.
     pub image_max_bytes: u64,
-    /// Space a new disk must leave free on the state directory's file system, bytes.
+    /// Space that new disks, copies and pulls leave free on the state directory's file system, bytes.
     pub reserved_space_bytes: u64,
     /// How long a guest has to shut down when the caller does not say.
     pub stop_timeout: Duration,

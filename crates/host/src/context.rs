@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use spec::{HostLimits, VmId};
 
 use crate::HostConfig;
+use crate::failure::{Failure, chain};
+use crate::limits;
 use crate::operations::LiveOperations;
 use crate::registry::Registry;
 
@@ -59,5 +61,28 @@ impl Context {
     /// Directory of a machine's console logs.
     pub(crate) fn log_dir(&self, id: VmId) -> PathBuf {
         self.vm_dir(id).join("log")
+    }
+
+    /// Fails when what must stay free does not, once `wanted_bytes` are taken; layers of pulls that failed or were given up go
+    /// first. Blocks.
+    pub(crate) fn check_space(&self, wanted_bytes: u64) -> Result<(), Failure> {
+        let Err(failure) = limits::check_space(&self.config, wanted_bytes) else {
+            return Ok(());
+        };
+        if !self.drop_blobs() {
+            return Err(failure);
+        }
+        limits::check_space(&self.config, wanted_bytes)
+    }
+
+    /// Removes what pulls that failed or were given up have left; whether that freed anything. Blocks.
+    pub(crate) fn drop_blobs(&self) -> bool {
+        match self.store.drop_unused_blobs() {
+            Ok(bytes) => bytes > 0,
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "layers that no pull wants can not be removed");
+                false
+            }
+        }
     }
 }

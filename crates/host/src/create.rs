@@ -4,35 +4,49 @@ use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use api_types::{ErrorCode, EventReason, Vm, VmPhase, VmStatus};
 use image_catalog::Condition;
 use images::{CloneError, ImageRecord};
 use jiff::Timestamp;
-use spec::{ByteSize, VmId, VmPlan, VmSpec};
+use spec::{ByteSize, Problems, VmId, VmPlan, VmSpec};
+use tokio::sync::SemaphorePermit;
 
 use crate::catalogue::shape;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::host::Host;
-use crate::limits;
 use crate::machine::{self, Machine};
 use crate::registry::About;
 use crate::volume::check_disks;
+use crate::volume_store::check_name;
 
 /// What every refused machine is told first; the fields follow.
 const REFUSED: &str = "the machine can not be made as it is written";
+/// How long a machine waits for its turn to get a disk.
+const TURN_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Host {
     /// Makes a machine, which stands still until it is started.
     pub async fn create_vm(&self, spec: VmSpec) -> Result<Vm, Failure> {
         let context = &self.0.context;
         let plan = VmPlan::new(&spec, &context.limits).map_err(|problems| Failure::refused(REFUSED, &problems))?;
+        let mut problems = Problems::new();
+        check_name::<VmId>(&spec.name, &mut problems);
+        problems
+            .into_result(())
+            .map_err(|problems| Failure::refused(REFUSED, &problems))?;
         let _name = self.reserve(&spec.name).await?;
         let wanted = spec.clone();
         self.registry()
             .change(move |change| check_disks(change, &wanted, None))
             .await?;
+        // Before the image is held: whoever waits must not keep others from removing one.
+        let _turn = match &plan.image {
+            Some(_) => Some(self.turn().await?),
+            None => None,
+        };
         let _image_stays = self.0.images.read().await;
         let image = match &plan.image {
             Some(image) => Some(self.usable_image(image).await?.ok_or_else(|| unknown_image(image))?),
@@ -128,10 +142,20 @@ impl Host {
         }
     }
 
+    async fn turn(&self) -> Result<SemaphorePermit<'_>, Failure> {
+        match tokio::time::timeout(TURN_TIMEOUT, self.0.clones.acquire()).await {
+            Ok(Ok(turn)) => Ok(turn),
+            _ => Err(Failure::new(
+                ErrorCode::WrongState,
+                "the disks of other machines are still being made; ask again when they are",
+            )),
+        }
+    }
+
     async fn clone_disk(&self, id: VmId, image: &ImageRecord, wished: Option<ByteSize>) -> Result<String, Failure> {
         let context = &self.0.context;
         let size_bytes = wished.map_or(image.disk.virtual_bytes, ByteSize::bytes);
-        limits::check_space(&context.config, 0)?;
+        self.check_space(0).await?;
         let cloned = context
             .store
             .clone_disk(&image.digest, &context.root_disk(id), size_bytes)

@@ -18,12 +18,14 @@ use crate::machine::{self, Action, Machine};
 use crate::operations::LiveOperations;
 use crate::registry::{self, About, ImageRow, OperationRecord, Registry, RegistryError, VolumeRecord};
 use crate::tracker::Tracker;
-use crate::{HostConfig, limits, volume_store};
+use crate::{HostConfig, begun, limits, volume_store};
 
 /// Most events in one answer.
 const EVENTS_PAGE: u32 = 1000;
 /// Pulls that go on at the same time; further ones wait.
 const PULLS_MAX: usize = 4;
+/// Disks of machines that are copied from images at the same time; further ones wait. Each keeps a thread and the storage busy.
+const CLONES_MAX: usize = 4;
 /// Mode of directories whose contents are only the daemon's.
 const PRIVATE_DIR: u32 = 0o700;
 /// Mode of directories that hold what others may use, as the socket.
@@ -65,8 +67,8 @@ pub enum OpenError {
 pub(crate) struct Begun {
     /// All volumes, with or without something to go on with.
     pub(crate) volumes: Vec<VolumeRecord>,
-    /// Pulls.
-    pub(crate) pulls: Vec<OperationRecord>,
+    /// Pulls, and how many daemons have begun each.
+    pub(crate) pulls: Vec<(OperationRecord, u32)>,
     /// All images, with or without an import or a deletion to go on with.
     pub(crate) images: Vec<ImageRow>,
 }
@@ -86,6 +88,8 @@ pub(crate) struct Inner {
     pub(crate) keys: Mutex<HashSet<String>>,
     /// Turns of pulls: each keeps threads and the network busy.
     pub(crate) pulls: Semaphore,
+    /// Turns of those who copy an image to a machine's disk.
+    pub(crate) clones: Semaphore,
     /// What is done to volumes just now.
     pub(crate) volumes: volume_store::Keeper,
     /// What is done for boot sources just now.
@@ -113,6 +117,7 @@ impl Host {
             images: RwLock::new(()),
             keys: Mutex::default(),
             pulls: Semaphore::new(PULLS_MAX),
+            clones: Semaphore::new(CLONES_MAX),
             volumes: volume_store::Keeper::default(),
             boot: Tracker::default(),
         }));
@@ -243,6 +248,12 @@ impl Host {
     pub fn close(&self) {
         self.0.context.operations.close();
         self.0.boot.wake.notify_one();
+        if let Err(error) = self.registry().change_now(begun::forget) {
+            tracing::warn!(
+                error = crate::failure::chain(&error),
+                "that work was stopped in order can not be noted"
+            );
+        }
     }
 
     /// Waits until an operation is over.
@@ -258,6 +269,15 @@ impl Host {
                 return Err(Failure::new(ErrorCode::Internal, "the daemon is ending"));
             }
         }
+    }
+
+    /// Fails when what must stay free does not, once `wanted_bytes` are taken.
+    pub(crate) async fn check_space(&self, wanted_bytes: u64) -> Result<(), Failure> {
+        let context = Arc::clone(&self.0.context);
+        let checked = tokio::task::spawn_blocking(move || context.check_space(wanted_bytes));
+        checked
+            .await
+            .unwrap_or_else(|_| Err(Failure::new(ErrorCode::Internal, "the work was lost")))
     }
 
     pub(crate) async fn machine(&self, name_or_id: &str) -> Result<(VmId, Machine), Failure> {
@@ -301,6 +321,7 @@ fn open_context(config: HostConfig) -> Result<(Context, Left), OpenError> {
         root: config.state_dir.clone(),
         insecure_registries: config.insecure_registries.clone(),
         max_disk_bytes: config.image_max_bytes,
+        reserved_bytes: config.reserved_space_bytes,
         ..images::Settings::default()
     };
     // Its lock also keeps a second daemon away from the registry and the machines.
@@ -336,6 +357,11 @@ fn open_context(config: HostConfig) -> Result<(Context, Left), OpenError> {
     left.cut_off = clear_disks(&context, &left.vms)?;
     let path = context.volumes_dir();
     volume_store::clear(&context, &left.begun.volumes).map_err(|source| OpenError::Directory { path, source })?;
+    // Last, so that a daemon that can not start for another reason does not count.
+    let counted = context
+        .registry
+        .change_now(|change| begun::count(change, &mut left.begun));
+    counted.map_err(failed)?;
     Ok((context, left))
 }
 
@@ -352,19 +378,13 @@ struct Left {
 fn take_over(change: &registry::Change<'_>, sealed: &[images::ImageRecord]) -> Result<Left, RegistryError> {
     change.adopt_sealed(sealed)?;
     let volumes = change.volumes()?;
-    let mut images = change.images()?;
+    let images = change.images()?;
     let mut goes_on: HashSet<OperationId> = volumes
         .iter()
         .filter_map(|volume| volume.job)
         .map(|job| job.operation)
         .collect();
-    for image in &mut images {
-        if let Some(operation) = image.operation() {
-            goes_on.insert(operation);
-            image.resumes = image.resumes.saturating_add(1);
-            change.update_image(image)?;
-        }
-    }
+    goes_on.extend(images.iter().filter_map(ImageRow::operation));
     let cut_off = Failure::new(ErrorCode::Internal, "the daemon was restarted meanwhile; ask again");
     let mut pulls = Vec::new();
     for operation in change.operations()? {
@@ -372,7 +392,7 @@ fn take_over(change: &registry::Change<'_>, sealed: &[images::ImageRecord]) -> R
             continue;
         }
         if operation.kind == OperationKind::ImagePull {
-            pulls.push(operation);
+            pulls.push((operation, 0));
         } else {
             change.end_operation(operation.id, OperationPhase::Failed, Err(&cut_off))?;
         }

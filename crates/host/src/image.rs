@@ -8,6 +8,7 @@ use spec::OperationId;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::begun;
 use crate::catalogue::intake::pull_code;
 use crate::failure::Failure;
 use crate::host::Host;
@@ -16,6 +17,15 @@ use crate::registry::{About, OperationRecord, RegistryError};
 
 /// How long to wait before the end of a pull that could not be written down is written again.
 const NOTE_AGAIN: Duration = Duration::from_secs(1);
+
+/// What a pull came to.
+#[derive(Clone)]
+struct Sealed {
+    /// The reference, written in full.
+    normal: String,
+    digest: String,
+    was_there: bool,
+}
 
 impl Host {
     /// Begins to pull an image.
@@ -34,12 +44,23 @@ impl Host {
     }
 
     /// Takes up pulls where the daemon before left them.
-    pub(crate) fn resume_pulls(&self, pulls: Vec<OperationRecord>) {
-        for pull in pulls {
-            // It was parsed when it was asked for.
-            if let Ok(reference) = pull.subject.parse() {
-                tracing::info!(image = pull.subject, "a pull goes on");
-                self.spawn_pull(pull.id, pull.subject, reference);
+    pub(crate) fn resume_pulls(&self, pulls: Vec<(OperationRecord, u32)>) {
+        for (pull, begun) in pulls {
+            match pull.subject.parse::<Reference>() {
+                Ok(reference) if !begun::too_often(begun) => {
+                    tracing::info!(image = pull.subject, "a pull goes on");
+                    self.spawn_pull(pull.id, pull.subject, reference);
+                }
+                refused => {
+                    tracing::error!(image = pull.subject, "a pull does not go on");
+                    let failure = match refused {
+                        Ok(_) => begun::failure(),
+                        // It was parsed when it was asked for, by an older daemon.
+                        Err(error) => Failure::of(ErrorCode::ImageUnknown, &error),
+                    };
+                    let host = self.clone();
+                    tokio::spawn(async move { host.end_pull(pull.id, &pull.subject, Err(failure)).await });
+                }
             }
         }
     }
@@ -71,8 +92,7 @@ impl Host {
     }
 
     async fn pulled(&self, id: OperationId, written: &str, reference: &Reference, result: Result<Pulled, PullError>) {
-        let (written, normal) = (written.to_owned(), reference.to_string());
-        let result = result.map_err(|error| match error {
+        let ended = result.map_err(|error| match error {
             PullError::Cancelled => Failure::of(ErrorCode::Cancelled, &PullError::Cancelled),
             error => {
                 let failure = Failure::of(pull_code(&error), &error);
@@ -80,16 +100,26 @@ impl Host {
                 failure
             }
         });
-        let pulled = result.map(|pulled| (pulled.image.digest.to_string(), pulled.was_there));
+        let ended = ended.map(|pulled| Sealed {
+            normal: reference.to_string(),
+            digest: pulled.image.digest.to_string(),
+            was_there: pulled.was_there,
+        });
+        self.end_pull(id, written, ended).await;
+    }
+
+    /// Writes down how a pull ended.
+    async fn end_pull(&self, id: OperationId, written: &str, ended: Result<Sealed, Failure>) {
         // Again and again until that works: a disk that a pull has filled is full at this very moment.
         loop {
-            let (written, normal, pulled) = (written.clone(), normal.clone(), pulled.clone());
+            let (written, ended) = (written.to_owned(), ended.clone());
             let noted = self.registry().change(move |change| -> Result<(), RegistryError> {
-                match pulled {
-                    Ok((digest, was_there)) => {
-                        change.point_reference(&normal, &digest)?;
-                        change.adopt_image(&digest, &normal)?;
-                        if !was_there {
+                match ended {
+                    Ok(sealed) => {
+                        let digest = sealed.digest;
+                        change.point_reference(&sealed.normal, &digest)?;
+                        change.adopt_image(&digest, &sealed.normal)?;
+                        if !sealed.was_there {
                             let text = format!("image {written} was sealed as {digest}");
                             change.event(&About::Image(&digest, Some(&written)), EventReason::Created, &text)?;
                         }

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use disk_image::{Chain, CreateOptions};
@@ -21,6 +21,9 @@ pub enum CloneWay {
     /// A disk of its own that shares nothing.
     Copy,
 }
+
+/// Bytes in a block of `st_blocks` (stat(2)).
+const STAT_BLOCK_BYTES: u64 = 512;
 
 /// How a clone was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,7 +110,6 @@ pub enum CloneError {
 }
 
 /// A clone to be made.
-#[derive(Debug)]
 pub(crate) struct Cloning<'a> {
     /// The sealed disk.
     pub(crate) source: &'a File,
@@ -119,6 +121,8 @@ pub(crate) struct Cloning<'a> {
     pub(crate) size_bytes: u64,
     /// How it is wanted.
     pub(crate) way: CloneWay,
+    /// Whether so many bytes can be written and leave free what has to stay so: a copy is not begun, and not gone on with, without.
+    pub(crate) has_room: &'a dyn Fn(u64) -> bool,
 }
 
 impl Cloning<'_> {
@@ -185,7 +189,7 @@ impl Cloning<'_> {
         let cloned = match shared {
             Ok(()) => done(CloneMethod::Reflink, "the file system shares blocks", self.format, 0),
             Err(errno) => {
-                let copied = sparse::copy_data(self.source, &file, stop).map_err(&failed)?;
+                let copied = self.copy(&file, stop).map_err(&failed)?;
                 let reason = match self.way {
                     CloneWay::Copy => "a full copy was asked for".to_owned(),
                     _ => format!("the file system cannot share blocks with the image ({errno})"),
@@ -203,6 +207,19 @@ impl Cloning<'_> {
         }
         file.sync_all().map_err(&failed)?;
         Ok(cloned)
+    }
+
+    /// Copies what is not a hole, as long as there is room.
+    fn copy(&self, file: &File, stop: &dyn Fn() -> bool) -> io::Result<u64> {
+        let allocated = self.source.metadata()?.blocks() * STAT_BLOCK_BYTES;
+        if !(self.has_room)(allocated) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let may_not = || stop() || !(self.has_room)(0);
+        sparse::copy_data(self.source, file, &may_not).map_err(|error| match error.kind() {
+            io::ErrorKind::Interrupted if !stop() => io::ErrorKind::StorageFull.into(),
+            _ => error,
+        })
     }
 }
 
@@ -311,6 +328,7 @@ impl Store {
         let stop = CancellationToken::new();
         let _stop_when_dropped = stop.clone().drop_guard();
         let place = target.to_path_buf();
+        let room = self.clone();
         let work = move || {
             // A backing file is found from the machine's directory, so it is named from the root on.
             let path = std::path::absolute(&path).map_err(failed(&place))?;
@@ -320,6 +338,7 @@ impl Store {
                 format: image.disk.format,
                 size_bytes,
                 way,
+                has_room: &|bytes| room.has_room(bytes),
             };
             clone.make(&place, &|| stop.is_cancelled())
         };
@@ -371,28 +390,36 @@ mod tests {
         source.write_all_at(b"data", 4096).unwrap();
         let target = dir.path().join("disk");
         std::fs::write(dir.path().join(".disk.part"), "left by a crash").unwrap();
-        let make = |target: &Path, stop: bool| {
+        let make = |target: &Path, has_room: &dyn Fn(u64) -> bool, stop: bool| {
             let clone = Cloning {
                 source: &source,
                 path: dir.path(),
                 format: DiskFormat::Raw,
                 size_bytes: 4 << 20,
                 way: CloneWay::Reflink,
+                has_room,
             };
             clone.make(target, &|| stop)
         };
-        let cloned = make(&target, false).unwrap();
+        let cloned = make(&target, &|_| true, false).unwrap();
         assert_eq!(cloned.size_bytes, 4 << 20);
         let bytes = std::fs::read(&target).unwrap();
         assert_eq!(bytes.len(), 4 << 20);
         assert_eq!(&bytes[4096..4100], b"data");
-        let again = make(&target, false).unwrap_err();
+        let again = make(&target, &|_| true, false).unwrap_err();
         assert!(matches!(again, CloneError::Exists(_)));
         if cloned.method == CloneMethod::SparseCopy {
-            let stopped = make(&dir.path().join("two"), true).unwrap_err();
+            let stopped = make(&dir.path().join("two"), &|_| true, true).unwrap_err();
             assert!(matches!(stopped, CloneError::Cancelled(_)));
+            // Neither begun without room for all of it, nor gone on with when it went meanwhile.
+            for has_room in [&(|bytes: u64| bytes == 0) as &dyn Fn(u64) -> bool, &|bytes: u64| {
+                bytes > 0
+            }] {
+                let full = make(&dir.path().join("two"), has_room, false).unwrap_err();
+                assert!(matches!(full, CloneError::DiskFull(_)), "{full}");
+            }
         }
-        let missing = make(&dir.path().join("no/disk"), false).unwrap_err();
+        let missing = make(&dir.path().join("no/disk"), &|_| true, false).unwrap_err();
         assert!(matches!(missing, CloneError::Io { .. }));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "only the disk");
     }

@@ -128,6 +128,7 @@ impl Store {
             .iter()
             .map(|(blob, _)| blob.size.saturating_sub(here(blob)))
             .sum();
+        let needed = needed.saturating_add(self.0.settings.reserved_bytes);
         if self.free_bytes().map_err(io())? >= needed {
             return Ok(());
         }

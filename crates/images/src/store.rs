@@ -44,6 +44,8 @@ pub struct Settings {
     pub checkpoint_bytes: u64,
     /// Largest disk an image may have, bytes, as its guest sees it. Default 256 GiB.
     pub max_disk_bytes: u64,
+    /// Bytes that stay free on the store's file system, whatever is fetched or copied. Default none.
+    pub reserved_bytes: u64,
     /// How long one conversion to raw may take. Default one hour.
     pub convert_limit: Duration,
 }
@@ -59,6 +61,7 @@ impl Default for Settings {
             qemu_img: None,
             checkpoint_bytes: 64 << 20,
             max_disk_bytes: 256 << 30,
+            reserved_bytes: 0,
             convert_limit: Duration::from_secs(3600),
         }
     }
@@ -237,8 +240,11 @@ impl Store {
     fn recover(&self) -> io::Result<Recovery> {
         let mut recovery = Recovery::default();
         for path in children(&self.tmp())? {
-            durable::remove_all(&path)?;
-            recovery.removed += 1;
+            match durable::remove_all(&path) {
+                Ok(()) => recovery.removed += 1,
+                // No reason not to open the store.
+                Err(error) => tracing::warn!(path = %path.display(), %error, "a leftover can not be removed"),
+            }
         }
         for path in children(&self.partial())? {
             // Without its state nobody can go on with it; and what has a second name is part of an image already.
@@ -420,6 +426,12 @@ impl Store {
         })
     }
 
+    /// Whether so many bytes can be written and leave what stays free. An error shows where it is written.
+    pub(crate) fn has_room(&self, bytes: u64) -> bool {
+        let needed = bytes.saturating_add(self.0.settings.reserved_bytes);
+        self.free_bytes().map_or(true, |free| free >= needed)
+    }
+
     pub(crate) fn free_bytes(&self) -> io::Result<u64> {
         durable::free_bytes(&self.0.settings.root)
     }
@@ -446,8 +458,14 @@ impl Store {
 
     /// A path under `tmp/` nothing else uses.
     pub(crate) fn fresh_tmp(&self, what: &str) -> PathBuf {
-        let number = self.0.made.fetch_add(1, Ordering::Relaxed);
-        self.tmp().join(format!("{what}-{number}"))
+        loop {
+            let number = self.0.made.fetch_add(1, Ordering::Relaxed);
+            let path = self.tmp().join(format!("{what}-{number}"));
+            // A leftover that could not be removed may be called so.
+            if path.symlink_metadata().is_err() {
+                return path;
+            }
+        }
     }
 
     /// Waits for the lock called `name`.

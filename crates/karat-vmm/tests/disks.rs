@@ -12,7 +12,8 @@ use std::path::PathBuf;
 use control::{DiskChange, DiskJobState, DiskLayer, DiskReport, EndReason, RefusalKind, VmEvent, VmRequest};
 use disk_qcow2::ops::{BackingName, CreateOptions, create};
 use disk_raw::{RawDisk, RawOptions, Role};
-use harness::{Link, Setup, Vmm, can_run, disk_spec, open_chain};
+use harness::{Link, Setup, Vmm, can_run, open_chain};
+use spec::testing::disk as disk_spec;
 use spec::{ByteSize, DiskBus, DiskFormat, DiskLimits};
 
 /// Length of the disks here, bytes.

@@ -51,6 +51,23 @@ pub(crate) enum VolumeCommand {
         #[command(flatten)]
         form: FormArgs,
     },
+    /// Write the newest file of a volume, as a snapshot made it, into the file below it; no machine may run with it.
+    Commit {
+        /// Name or id.
+        volume: String,
+    },
+    /// Make a volume stand alone: one file, which shares blocks with no image; no machine may run with it.
+    Rebase {
+        /// Name or id.
+        volume: String,
+    },
+    /// Tell how large the file of a copy of a volume would be.
+    Measure {
+        /// Name or id.
+        volume: String,
+        #[command(flatten)]
+        form: FormArgs,
+    },
     /// Create a volume from a raw or qcow2 image file of this computer, or go on with sending one.
     Upload(UploadArgs),
     /// Have the machine that runs with a volume go on in an overlay; what the volume holds now stays as it is below.

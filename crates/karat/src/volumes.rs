@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use api_types::{
     DiskMirror, ErrorCode, OperationId, VmPhase, Volume, VolumeAccepted, VolumeCheckRequest, VolumeConvert,
-    VolumeRepair, VolumeResize, VolumeSource, VolumeState,
+    VolumeMeasureRequest, VolumeRepair, VolumeResize, VolumeSource, VolumeState,
 };
 use client::{Client, ClientError, Upload};
 
@@ -32,6 +32,15 @@ pub(crate) async fn run(client: &Client, command: VolumeCommand, format: Format)
         }
         VolumeCommand::Check { volume, repair } => return check(client, &volume, repair, format).await,
         VolumeCommand::Convert { volume, name, form } => convert(client, &volume, name, form, format).await?,
+        VolumeCommand::Commit { volume } => {
+            let accepted = client.commit_volume(&volume).await?;
+            done(client, accepted, "committing", format).await?;
+        }
+        VolumeCommand::Rebase { volume } => {
+            let accepted = client.rebase_volume(&volume).await?;
+            done(client, accepted, "rebasing", format).await?;
+        }
+        VolumeCommand::Measure { volume, form } => measure(client, &volume, form, format).await?,
         VolumeCommand::Upload(args) => upload(client, args, format).await?,
         VolumeCommand::Snapshot { .. }
         | VolumeCommand::Stream { .. }
@@ -105,6 +114,24 @@ async fn convert(client: &Client, volume: &str, name: String, form: FormArgs, fo
     };
     let accepted = client.convert_volume(volume, &convert).await?;
     done(client, accepted, "copying into", format).await
+}
+
+async fn measure(client: &Client, volume: &str, form: FormArgs, format: Format) -> anyhow::Result<()> {
+    anyhow::ensure!(!form.compressed, "what compression saves is known only when it is done");
+    let wanted = VolumeMeasureRequest {
+        format: form
+            .format
+            .context("name the format of the copy: --format raw, or --format qcow2")?,
+        preallocation: form.preallocation,
+        cluster_size: form.cluster_size,
+    };
+    let measured = client.measure_volume(volume, &wanted).await?;
+    write(format, &measured, |measured| {
+        fields(&[
+            ("required", human(measured.required_bytes)),
+            ("fully allocated", human(measured.fully_allocated_bytes)),
+        ])
+    })
 }
 
 async fn attach(client: &Client, args: AttachArgs) -> anyhow::Result<()> {

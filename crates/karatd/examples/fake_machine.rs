@@ -1,7 +1,7 @@
 //! Stands in for `karat-vmm` in the daemon's tests: speaks the same protocol on the same sockets, and runs no guest.
 //!
 //! The command line of the machine it is given says how it behaves: `refuse` answers `Create` with a bad kernel, `die` ends
-//! in the middle of it, `deaf` ignores the power button. Work on disks goes on a step whenever it is asked for reports; `stay` never
+//! in the middle of it, `deaf` ignores the power button, `loop` is reset again and again for a while. Work on disks goes on a step whenever it is asked for reports; `stay` never
 //! comes to its end, `die-before` and `die-after` kill the process just before and after it does, `late-` before either begins a
 //! snapshot a second after the request. What is typed on its console comes back in upper case.
 
@@ -288,6 +288,10 @@ fn serve(stream: &UnixStream, shared: &Shared) -> Option<()> {
         decoder.push(&bytes[..length]);
         while let Some(ToVm { number, request }) = decoder.next_frame().ok()? {
             answer(stream, &mut lock(shared), number, &request, &mut fds);
+            if request == VmRequest::Start && lock(shared).mode == "loop" {
+                let machine = Arc::clone(shared);
+                std::thread::spawn(move || reset_again_and_again(&machine));
+            }
         }
     }
 }
@@ -362,13 +366,7 @@ fn answer(stream: &UnixStream, machine: &mut Machine, number: u64, request: &VmR
         machine.status.first_entry_us = Some(100);
     }
     if *request == VmRequest::Reset {
-        machine.status.resets += 1;
-        tell(
-            machine,
-            &FromVm::Event(VmEvent::GuestReset {
-                resets: machine.status.resets,
-            }),
-        );
+        reset(machine);
     }
     if let Some(state) = state {
         machine.status.state = state;
@@ -387,6 +385,20 @@ fn answer(stream: &UnixStream, machine: &mut Machine, number: u64, request: &VmR
         }
         VmRequest::Quit => end(machine, EndReason::Requested, "ended on request"),
         _ => {}
+    }
+}
+
+fn reset(machine: &mut Machine) {
+    machine.status.resets += 1;
+    let resets = machine.status.resets;
+    tell(machine, &FromVm::Event(VmEvent::GuestReset { resets }));
+}
+
+/// Some hundred times within two seconds.
+fn reset_again_and_again(machine: &Shared) {
+    for _ in 0..400 {
+        reset(&mut lock(machine));
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

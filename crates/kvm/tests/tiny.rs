@@ -134,27 +134,130 @@ fn report(cpu: &mut Vcpu) -> u32 {
     }
 }
 
-#[test]
-fn ports_carry_bytes_words_and_strings_both_ways() {
-    let Some(kvm) = open_or_skip() else { return };
-    let mut guest = Guest::real_mode(
-        &kvm,
-        &[
+/// How a guest begins.
+#[derive(Clone, Copy)]
+enum Mode {
+    Real,
+    Protected,
+}
+
+/// A guest, and what it does in this order; each time it reads, every byte of the answer is the first number.
+struct Case {
+    name: &'static str,
+    mode: Mode,
+    code: &'static [u8],
+    does: &'static [(u8, Does)],
+}
+
+enum Does {
+    Out(&'static [u8]),
+    In(usize),
+    MmioWrite(u64, &'static [u8]),
+    MmioRead(u64, usize),
+    /// Reports a number that has this value under this mask.
+    Report(u32, u32),
+    Shutdown,
+}
+
+const CASES: &[Case] = &[
+    Case {
+        name: "ports carry bytes and words both ways",
+        mode: Mode::Real,
+        code: &[
             0xba, 0xf8, 0x03, // mov dx, 0x3f8
             0xb0, b'K', // mov al, 'K'
             0xee, // out dx, al
             0xed, // in ax, dx
             0x40, // inc ax
             0xef, // out dx, ax
+        ],
+        does: &[
+            (0, Does::Out(b"K")),
+            (0x42, Does::In(2)),
+            (0, Does::Report(u32::MAX, 0x4243)),
+        ],
+    },
+    Case {
+        name: "addresses without RAM are MMIO",
+        mode: Mode::Real,
+        code: &[
+            0xb8, 0x00, 0xa0, // mov ax, 0xa000
+            0x8e, 0xd8, // mov ds, ax
+            0xc6, 0x06, 0x10, 0x00, 0x5a, // mov byte [0x10], 0x5a
+            0x66, 0xa1, 0x20, 0x00, // mov eax, [0x20]
+            0xba, 0xf8, 0x03, // mov dx, 0x3f8
+            0x66, 0xef, // out dx, eax
+        ],
+        does: &[
+            (0, Does::MmioWrite(VGA + 0x10, &[0x5a])),
+            (0x77, Does::MmioRead(VGA + 0x20, 4)),
+            (0, Does::Report(u32::MAX, 0x7777_7777)),
+        ],
+    },
+    Case {
+        name: "a triple fault is a shutdown",
+        mode: Mode::Protected,
+        // nop; ud2, without an interrupt table
+        code: &[0x90, 0x0f, 0x0b],
+        does: &[(0, Does::Shutdown)],
+    },
+    Case {
+        name: "PVH starts in flat protected mode, paging off, with the start info",
+        mode: Mode::Protected,
+        code: &[
+            0x66, 0xba, 0xf8, 0x03, // mov dx, 0x3f8
+            0x89, 0xd8, // mov eax, ebx
+            0xef, // out dx, eax
+            0x0f, 0x20, 0xc0, // mov eax, cr0
+            0xef, // out dx, eax
+            0xa1, 0x00, 0x00, 0x0a, 0x00, // mov eax, [0xa0000]
+        ],
+        does: &[
+            (0, Does::Report(u32::MAX, 0x7000)),
+            (0, Does::Report(0x8000_0001, 1)),
+            (0, Does::MmioRead(VGA, 4)),
+        ],
+    },
+];
+
+#[test]
+fn what_a_guest_does_comes_out_as_it_was_done() {
+    let Some(kvm) = open_or_skip() else { return };
+    for Case { name, mode, code, does } in CASES {
+        let mut guest = match mode {
+            Mode::Real => Guest::real_mode(&kvm, code),
+            Mode::Protected => Guest::protected_mode(&kvm, 1, code),
+        };
+        for (answer, does) in *does {
+            let expected = match *does {
+                Does::Report(mask, value) => {
+                    assert_eq!(report(&mut guest.cpu) & mask, value, "{name}");
+                    continue;
+                }
+                Does::Out(data) => Seen::Out(PORT, data.to_vec()),
+                Does::In(length) => Seen::In(PORT, length),
+                Does::MmioWrite(address, data) => Seen::MmioWrite(address, data.to_vec()),
+                Does::MmioRead(address, length) => Seen::MmioRead(address, length),
+                Does::Shutdown => Seen::Shutdown,
+            };
+            assert_eq!(next(&mut guest.cpu, *answer), expected, "{name}");
+        }
+    }
+}
+
+#[test]
+fn ports_carry_strings() {
+    let Some(kvm) = open_or_skip() else { return };
+    let mut guest = Guest::real_mode(
+        &kvm,
+        &[
+            0xba, 0xf8, 0x03, // mov dx, 0x3f8
             0xbe, 0x00, 0x20, // mov si, 0x2000
             0xb9, 0x03, 0x00, // mov cx, 3
             0xf3, 0x6e, // rep outsb
         ],
     );
     guest.memory.write_slice(b"abc", GuestAddress(0x2000)).unwrap();
-    assert_eq!(next(&mut guest.cpu, 0), Seen::Out(PORT, b"K".to_vec()));
-    assert_eq!(next(&mut guest.cpu, 0x42), Seen::In(PORT, 2));
-    assert_eq!(report(&mut guest.cpu), 0x4243);
     let mut string = Vec::new();
     while string.len() < 3 {
         match next(&mut guest.cpu, 0) {
@@ -163,53 +266,6 @@ fn ports_carry_bytes_words_and_strings_both_ways() {
         }
     }
     assert_eq!(string, b"abc");
-}
-
-#[test]
-fn addresses_without_ram_are_mmio() {
-    let Some(kvm) = open_or_skip() else { return };
-    let mut guest = Guest::real_mode(
-        &kvm,
-        &[
-            0xb8, 0x00, 0xa0, // mov ax, 0xa000
-            0x8e, 0xd8, // mov ds, ax
-            0xc6, 0x06, 0x10, 0x00, 0x5a, // mov byte [0x10], 0x5a
-            0x66, 0xa1, 0x20, 0x00, // mov eax, [0x20]
-            0xba, 0xf8, 0x03, // mov dx, 0x3f8
-            0x66, 0xef, // out dx, eax
-        ],
-    );
-    assert_eq!(next(&mut guest.cpu, 0), Seen::MmioWrite(VGA + 0x10, vec![0x5a]));
-    assert_eq!(next(&mut guest.cpu, 0x77), Seen::MmioRead(VGA + 0x20, 4));
-    assert_eq!(report(&mut guest.cpu), 0x7777_7777);
-}
-
-#[test]
-fn a_triple_fault_is_a_shutdown() {
-    let Some(kvm) = open_or_skip() else { return };
-    // ud2, without an interrupt table.
-    let mut guest = Guest::protected_mode(&kvm, 1, &[0x90, 0x0f, 0x0b]);
-    assert_eq!(next(&mut guest.cpu, 0), Seen::Shutdown);
-}
-
-#[test]
-fn pvh_starts_in_flat_protected_mode_with_the_start_info() {
-    let Some(kvm) = open_or_skip() else { return };
-    let mut guest = Guest::protected_mode(
-        &kvm,
-        1,
-        &[
-            0x66, 0xba, 0xf8, 0x03, // mov dx, 0x3f8
-            0x89, 0xd8, // mov eax, ebx
-            0xef, // out dx, eax
-            0x0f, 0x20, 0xc0, // mov eax, cr0
-            0xef, // out dx, eax
-            0xa1, 0x00, 0x00, 0x0a, 0x00, // mov eax, [0xa0000]
-        ],
-    );
-    assert_eq!(report(&mut guest.cpu), 0x7000);
-    assert_eq!(report(&mut guest.cpu) & 0x8000_0001, 1, "protection on, paging off");
-    assert_eq!(next(&mut guest.cpu, 0), Seen::MmioRead(VGA, 4));
 }
 
 #[test]
@@ -398,54 +454,52 @@ fn wait_for_vector(vector: u8) -> Vec<u8> {
     code
 }
 
+/// Fails unless a guest finds `vector` pending after `deliver`, and not before. What that returns lives until then.
+fn arrives<T>(vector: u8, deliver: impl FnOnce(&Vm) -> T) {
+    let Some(kvm) = open_or_skip() else { return };
+    let mut guest = Guest::protected_mode(&kvm, 1, &wait_for_vector(vector));
+    report(&mut guest.cpu);
+    let _kept = deliver(&guest.vm);
+    report(&mut guest.cpu);
+}
+
+/// To the only CPU.
+const fn message(vector: u32) -> MsiMessage {
+    MsiMessage {
+        address: 0xfee0_0000,
+        data: vector,
+    }
+}
+
 #[test]
 fn a_routed_message_reaches_the_local_apic() {
-    let Some(kvm) = open_or_skip() else { return };
-    let mut guest = Guest::protected_mode(&kvm, 1, &wait_for_vector(0x61));
-    let irq = guest.vm.irq_routing().message().unwrap();
-    let message = |data| MsiMessage {
-        address: 0xfee0_0000,
-        data,
-    };
-    report(&mut guest.cpu);
-    irq.trigger(); // no route yet: lost, and harmless
-    irq.route(Some(message(0x51))).unwrap();
-    irq.route(Some(message(0x61))).unwrap();
-    irq.trigger();
-    report(&mut guest.cpu);
-    irq.route(None).unwrap();
+    arrives(0x61, |vm| {
+        let irq = vm.irq_routing().message().unwrap();
+        irq.trigger(); // no route yet: lost, and harmless
+        irq.route(Some(message(0x51))).unwrap();
+        irq.route(Some(message(0x61))).unwrap();
+        irq.trigger();
+        irq
+    });
 }
 
 #[test]
 fn an_edge_on_an_ioapic_pin_survives_message_routes() {
-    let Some(kvm) = open_or_skip() else { return };
-    let mut guest = Guest::protected_mode(&kvm, 1, &wait_for_vector(0x42));
-    let routing = guest.vm.irq_routing();
-    let line = routing.line(5).unwrap();
-    assert!(routing.line(24).is_err());
-    let irq = routing.message().unwrap();
-    irq.route(Some(MsiMessage {
-        address: 0xfee0_0000,
-        data: 0x61,
-    }))
-    .unwrap();
-    drop(irq);
-    report(&mut guest.cpu);
-    line.trigger();
-    report(&mut guest.cpu);
+    arrives(0x42, |vm| {
+        let routing = vm.irq_routing();
+        let line = routing.line(5).unwrap();
+        assert!(routing.line(24).is_err());
+        let irq = routing.message().unwrap();
+        irq.route(Some(message(0x61))).unwrap();
+        drop(irq);
+        line.trigger();
+        line
+    });
 }
 
 #[test]
 fn a_message_without_a_route_can_be_signalled() {
-    let Some(kvm) = open_or_skip() else { return };
-    let mut guest = Guest::protected_mode(&kvm, 1, &wait_for_vector(0x71));
-    report(&mut guest.cpu);
-    let message = MsiMessage {
-        address: 0xfee0_0000,
-        data: 0x71,
-    };
-    assert!(guest.vm.signal_msi(message).unwrap());
-    report(&mut guest.cpu);
+    arrives(0x71, |vm| assert!(vm.signal_msi(message(0x71)).unwrap()));
 }
 
 #[test]
@@ -455,11 +509,7 @@ fn message_interrupts_by_the_hundred() {
     let routing = guest.vm.irq_routing();
     let all: Vec<_> = (0..300).map(|_| routing.message().unwrap()).collect();
     for irq in &all {
-        irq.route(Some(MsiMessage {
-            address: 0xfee0_0000,
-            data: 0x61,
-        }))
-        .unwrap();
+        irq.route(Some(message(0x61))).unwrap();
     }
     let first = all[0].gsi();
     drop(all);

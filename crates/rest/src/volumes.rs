@@ -1,8 +1,8 @@
 //! `/v1/volumes`.
 
 use api_types::{
-    OperationId, ProblemBody, Volume, VolumeAccepted, VolumeCheckRequest, VolumeConvert, VolumeList, VolumeResize,
-    VolumeWish,
+    OperationId, ProblemBody, Volume, VolumeAccepted, VolumeCheckRequest, VolumeConvert, VolumeList, VolumeMeasure,
+    VolumeMeasureRequest, VolumeResize, VolumeWish,
 };
 use axum::Json;
 use axum::extract::State;
@@ -108,6 +108,53 @@ pub(crate) async fn convert(
 ) -> Result<Response, Problem> {
     let (volume, operation) = shared.host.convert_volume(&volume, body).await?;
     Ok(accepted(volume, operation, StatusCode::ACCEPTED))
+}
+
+/// Begins to write the newest file of a volume, as a snapshot made it, into the file below it, and to remove it.
+#[utoipa::path(post, path = "/v1/volumes/{volume}/commit", tag = "volumes",
+    params(("volume" = String, Path, description = "Name or id"),
+        ("If-Match" = Option<String>, Header, description = "ETag of the revision this is meant for")),
+    responses((status = 202, body = VolumeAccepted, headers(("Location" = String, description = "The operation"))),
+        (status = 404, body = ProblemBody),
+        (status = 409, body = ProblemBody, description = "A machine runs with it, or it is one file"),
+        (status = 412, body = ProblemBody)))]
+pub(crate) async fn commit(
+    State(shared): State<Shared>,
+    Segment(volume): Segment,
+    IfMatch(revision): IfMatch,
+) -> Result<Response, Problem> {
+    let (volume, operation) = shared.host.commit_volume(&volume, revision).await?;
+    Ok(accepted(volume, Some(operation), StatusCode::ACCEPTED))
+}
+
+/// Begins to make a volume stand alone: one file, which shares blocks with no image.
+#[utoipa::path(post, path = "/v1/volumes/{volume}/rebase", tag = "volumes",
+    params(("volume" = String, Path, description = "Name or id"),
+        ("If-Match" = Option<String>, Header, description = "ETag of the revision this is meant for")),
+    responses((status = 202, body = VolumeAccepted, headers(("Location" = String, description = "The operation"))),
+        (status = 404, body = ProblemBody),
+        (status = 409, body = ProblemBody, description = "A machine runs with it, or it stands alone already"),
+        (status = 412, body = ProblemBody), (status = 507, body = ProblemBody)))]
+pub(crate) async fn rebase(
+    State(shared): State<Shared>,
+    Segment(volume): Segment,
+    IfMatch(revision): IfMatch,
+) -> Result<Response, Problem> {
+    let (volume, operation) = shared.host.rebase_volume(&volume, revision).await?;
+    Ok(accepted(volume, Some(operation), StatusCode::ACCEPTED))
+}
+
+/// How large the file of a copy of a volume would be.
+#[utoipa::path(post, path = "/v1/volumes/{volume}/measure", tag = "volumes", request_body = VolumeMeasureRequest,
+    params(("volume" = String, Path, description = "Name or id")),
+    responses((status = 200, body = VolumeMeasure), (status = 404, body = ProblemBody),
+        (status = 409, body = ProblemBody, description = "A machine runs with it"), (status = 422, body = ProblemBody)))]
+pub(crate) async fn measure(
+    State(shared): State<Shared>,
+    Segment(volume): Segment,
+    Body(body): Body<VolumeMeasureRequest>,
+) -> Result<Json<VolumeMeasure>, Problem> {
+    Ok(Json(shared.host.measure_volume(&volume, body).await?))
 }
 
 /// Removes a volume no machine has.

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use api_types::{
-    BootSource, BootSourceWish, DiskLimits, DiskMirror, DiskWish, Event, Image, ImageAccepted, ImageCreate, ImagePatch, Operation, ProblemBody, StopRequest, Vm,
-    VmSpec, Volume, VolumeAccepted, VolumeCheckRequest, VolumeConvert, VolumeResize, VolumeWish,
+    BootSource, BootSourceWish, DiskLimits, DiskMirror, DiskWish, Event, Image, ImageAccepted, ImageCreate, ImagePatch,
+    Operation, ProblemBody, StopRequest, Vm, VmSpec, Volume, VolumeAccepted, VolumeCheckRequest, VolumeConvert,
+    VolumeMeasureRequest, VolumeResize, VolumeWish,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -48,6 +49,7 @@ fn examples_are_what_they_say() {
             "volume-resize",
             "volume-check-request",
             "volume-convert",
+            "volume-measure-request",
             "volume-accepted",
             "volume",
             "disk-wish",
@@ -74,6 +76,7 @@ fn examples_are_what_they_say() {
             Some("volume-resize") => same::<VolumeResize>(&text),
             Some("volume-check-request") => same::<VolumeCheckRequest>(&text),
             Some("volume-convert") => same::<VolumeConvert>(&text),
+            Some("volume-measure-request") => same::<VolumeMeasureRequest>(&text),
             Some("volume-accepted") => same::<VolumeAccepted>(&text),
             Some("volume") => same::<Volume>(&text),
             Some("disk-mirror") => same::<DiskMirror>(&text),
@@ -96,5 +99,5 @@ fn examples_are_what_they_say() {
         assert_eq!(result, Ok(()), "{name}");
         seen += 1;
     }
-    assert!(seen >= 26, "only {seen} examples");
+    assert!(seen >= 27, "only {seen} examples");
 }

@@ -13,6 +13,8 @@ mod name;
 mod plan;
 mod problem;
 mod quantity;
+#[cfg(feature = "test-utils")]
+pub mod testing;
 mod vm;
 
 pub use disk::{

@@ -16,6 +16,7 @@ use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
 
 use crate::action::Wait;
 use crate::engine::{Engine, Means};
@@ -25,6 +26,9 @@ use crate::ring::Ring;
 use crate::setup::{self, EngineChoice, SetupError};
 use crate::task::{MAIN, Tasks};
 
+/// How long an executor that ends runs for operations that go on by themselves, unless the kernel keeps one for longer.
+const KEPT_LIMIT: Duration = Duration::from_secs(30);
+
 /// The kernel gave up on the ring: nothing on it can be waited for any more.
 #[derive(Debug, thiserror::Error)]
 #[error("io_uring_enter failed: the executor can not go on")]
@@ -32,7 +36,7 @@ pub struct RingError(#[source] io::Error);
 
 /// Runs futures and their I/O on the thread that made it. At most one per thread.
 ///
-/// Dropping it waits for what the kernel still does to files, drops all tasks, cancels what may wait for ever, and waits for that,
+/// Dropping it runs what is [kept](crate::kept) to its end, waits for what the kernel still does to files, drops all tasks, cancels what may wait for ever, and waits for that,
 /// so that afterwards no buffer is touched. What a task holds while it writes is not let go before it is written.
 pub struct Executor {
     inner: Rc<Inner>,
@@ -70,6 +74,7 @@ impl Executor {
         let inner = Rc::new(Inner {
             engine: RefCell::new(Engine::new(means, Arc::clone(&notice))),
             tasks: Tasks::new(Arc::clone(&notice)),
+            kept: Cell::new(0),
             closed: Cell::new(false),
         });
         Ring::set_current(&Rc::downgrade(&inner));
@@ -139,12 +144,34 @@ impl Executor {
     }
 }
 
+impl Executor {
+    /// Runs on until operations that go on by themselves are over: cut off within a change of tables, they would leave an image
+    /// nobody knows the state of.
+    fn end_kept(&mut self) {
+        let begun = Instant::now();
+        while self.inner.kept.get() > 0 {
+            if begun.elapsed() > KEPT_LIMIT {
+                tracing::error!("operations do not end with their executor: they are cut off");
+                return;
+            }
+            self.notice.take(&mut self.batch);
+            // There is no main future any more.
+            self.take_main();
+            self.inner.tasks.run(&mut self.batch);
+            if self.inner.kept.get() > 0 && self.turn().is_err() {
+                return;
+            }
+        }
+    }
+}
+
 impl Drop for Executor {
     fn drop(&mut self) {
-        // What a task holds to keep others away, it holds until then.
-        self.inner.engine.borrow_mut().settle();
         // Tasks may end their operations as they are dropped, so they go while the ring still takes cancellations.
         loop {
+            self.end_kept();
+            // What a task holds to keep others away, it holds until then.
+            self.inner.engine.borrow_mut().settle();
             let evicted = self.inner.tasks.evict();
             if evicted.is_empty() {
                 break;

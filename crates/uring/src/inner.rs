@@ -11,6 +11,8 @@ use crate::task::Tasks;
 pub(crate) struct Inner {
     pub(crate) engine: RefCell<Engine>,
     pub(crate) tasks: Tasks,
+    /// Tasks that are to run to their end: see [`crate::kept`].
+    pub(crate) kept: Cell<usize>,
     /// The executor has ended, or is about to.
     pub(crate) closed: Cell<bool>,
 }

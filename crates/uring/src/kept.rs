@@ -34,14 +34,14 @@ impl<T: 'static> Drop for Kept<T> {
     fn drop(&mut self) {
         let running = self.running.take().filter(|_| self.polled);
         if let (Some(running), Ok(ring)) = (running, Ring::current()) {
-            drop(ring.spawn(async move { drop(running.await) }));
+            drop(ring.spawn_kept(async move { drop(running.await) }));
         }
     }
 }
 
 /// `operation`, which goes on as a task of the thread's executor when its future is dropped after the first poll, so that what it
-/// holds is let go when it is over, and not before. Where there is no executor (any more) it is cut off: what it held is let go,
-/// and nothing of it is in flight.
+/// holds is let go when it is over, and not before; the executor does not end earlier. Where there is none (any more) it is cut
+/// off: what it held is let go, and nothing of it is in flight.
 pub fn kept<T: 'static>(operation: impl Future<Output = T> + 'static) -> Pin<Box<dyn Future<Output = T>>> {
     Box::pin(Kept {
         running: Some(Box::pin(operation)),

@@ -82,6 +82,15 @@ impl Ring {
         self.inner.tasks.spawn(future)
     }
 
+    /// As [`Ring::spawn`], for what the executor is to run to its end.
+    pub(crate) fn spawn_kept(&self, future: impl Future<Output = ()> + 'static) -> Task<()> {
+        let counted = Counted::new(&self.inner);
+        self.spawn(async move {
+            future.await;
+            drop(counted);
+        })
+    }
+
     /// Fills `bufs` from `offset` of a regular file or block device. May move less than asked: at the end of the file, and beyond
     /// 1024 buffers or 2 GiB.
     pub fn read(&self, file: &File, offset: u64, bufs: Vec<IoBuf>) -> Op<Moved> {
@@ -242,6 +251,24 @@ impl Ring {
         match launched {
             Ok(key) => Op::flying(Rc::clone(&self.inner), key, finish),
             Err((error, cargo)) => Op::refused(Rc::clone(&self.inner), error, cargo.bufs, finish),
+        }
+    }
+}
+
+/// One of [`Inner::kept`], until it is dropped.
+struct Counted(Weak<Inner>);
+
+impl Counted {
+    fn new(inner: &Rc<Inner>) -> Self {
+        inner.kept.set(inner.kept.get() + 1);
+        Self(Rc::downgrade(inner))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if let Some(inner) = self.0.upgrade() {
+            inner.kept.set(inner.kept.get() - 1);
         }
     }
 }

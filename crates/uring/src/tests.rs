@@ -1,6 +1,6 @@
 //! The executor on real files, pipes and eventfds, with a thread at its door.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
@@ -441,6 +441,43 @@ fn what_is_kept_goes_on_when_it_is_dropped() {
         ring.sleep(Duration::from_millis(50)).await.unwrap();
         assert_eq!(*ended.borrow(), 2);
     });
+}
+
+#[test]
+fn what_is_kept_ends_before_its_executor_does() {
+    let ended = Rc::new(Cell::new(0));
+    let mut executor = executor(4).unwrap();
+    let ring = executor.ring();
+    let operation = || {
+        let (ended, ring) = (Rc::clone(&ended), ring.clone());
+        kept(async move {
+            for _ in 0..3 {
+                ring.sleep(Duration::from_millis(5)).await.unwrap();
+            }
+            ended.set(ended.get() + 1);
+        })
+    };
+    let begin = async |operation: &mut std::pin::Pin<Box<dyn Future<Output = ()>>>| {
+        let polled = std::future::poll_fn(|context| std::task::Poll::Ready(operation.as_mut().poll(context)));
+        assert!(polled.await.is_pending());
+    };
+    executor
+        .block_on(async {
+            let (mut dropped, mut held) = (operation(), operation());
+            begin(&mut dropped).await;
+            drop(dropped);
+            // And one that a task holds, which is dropped with the executor.
+            begin(&mut held).await;
+            let sleep = ring.sleep(Duration::from_hours(1));
+            drop(ring.spawn(async move {
+                sleep.await.unwrap();
+                drop(held);
+            }));
+        })
+        .unwrap();
+    assert_eq!(ended.get(), 0);
+    drop(executor);
+    assert_eq!(ended.get(), 2);
 }
 
 /// Looks, when it is let go, how long a file is.

@@ -335,7 +335,14 @@ impl Driver {
             return self.end(EndReason::BuildFailed, message);
         }
         self.resets += 1;
-        tracing::info!(resets = self.resets, "guest was reset");
+        static RESETS: telemetry::RateLimited = telemetry::RateLimited::new();
+        if let Some(admitted) = RESETS.admit() {
+            tracing::info!(
+                resets = self.resets,
+                suppressed = admitted.suppressed,
+                "guest was reset"
+            );
+        }
         self.outlet.send(Notice::Status(self.status()));
         self.outlet
             .send(Notice::Event(VmEvent::GuestReset { resets: self.resets }));

@@ -1,48 +1,18 @@
 //! Specifications for tests.
 
 use control::DiskLayer;
-use spec::{
-    Cpus, DiskBus, DiskCache, DiskFormat, DiskLimits, DiskSector, DiskSpec, MachineParts, MachineSpec, Memory, NetSpec,
-    VmId,
-};
+use spec::{DiskBus, DiskFormat, DiskSpec, MachineParts, MachineSpec, NetSpec};
 
 /// A small machine, changed by `change`.
 pub(crate) fn spec(change: impl FnOnce(&mut MachineParts)) -> MachineSpec {
-    let mut parts = MachineParts {
-        id: VmId::random(),
-        name: "test".parse().unwrap(),
-        cpus: Cpus {
-            sockets: 1,
-            cores: 1,
-            threads: 1,
-        },
-        memory: Memory {
-            size_bytes: 32 << 20,
-            hugepages: None,
-            prefault: false,
-        },
-        cmdline: String::new(),
-        disks: vec![],
-        nets: vec![],
-        debug_exit: false,
-    };
+    let mut parts = spec::testing::small_machine();
     change(&mut parts);
     parts.try_into().unwrap()
 }
 
 /// A virtio disk of one queue.
 pub(crate) fn disk(name: &str) -> DiskSpec {
-    DiskSpec {
-        name: name.parse().unwrap(),
-        serial: name.to_owned(),
-        bus: DiskBus::Virtio,
-        read_only: false,
-        cdrom: false,
-        queues: 1,
-        cache: DiskCache::Cached,
-        sector: DiskSector::B512,
-        limits: DiskLimits::default(),
-    }
+    spec::testing::disk(name, DiskBus::Virtio, 1)
 }
 
 /// So many of them.

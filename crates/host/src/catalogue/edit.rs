@@ -162,6 +162,7 @@ impl Change<'_> {
     pub(crate) fn begin_import(&self, row: &mut ImageRow, from: ImageImport) -> Result<OperationRecord, Failure> {
         let id = OperationId::random();
         row.import = Some(ImportJob { operation: id, from });
+        row.begun = 1;
         self.act_on_image(row, ImageAction::Import)?;
         Ok(self.begin_operation(id, api_types::OperationKind::ImageImport, row.name())?)
     }

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::intake::{self, Intake, IntakeError};
+use crate::begun;
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::operations::Worker;
@@ -73,7 +74,11 @@ impl Host {
         };
         let operations = &self.0.context.operations;
         let ended = loop {
-            let taken = self.fetch(job.operation, &job, &cancel).await;
+            let taken = if begun::too_often(row.begun) {
+                Err(IntakeError::begun_too_often())
+            } else {
+                self.fetch(job.operation, &job, &cancel).await
+            };
             if let Err(error) = &taken {
                 if error.is_cancelled() && operations.closing() {
                     tracing::info!(image = row.name(), "an import stops; the next daemon goes on with it");

@@ -5,6 +5,7 @@ use images::{ImageDigest, ImportError, ImportSource, Origin, PullError, Referenc
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::begun;
 use crate::context::Context;
 use crate::failure::Failure;
 
@@ -67,6 +68,15 @@ impl IntakeError {
             code: error.code(),
             failure: Failure::of(code, error),
             is_refusal: error.is_refusal(),
+        }
+    }
+
+    /// Daemons ended over it.
+    pub(crate) fn begun_too_often() -> Self {
+        Self {
+            code: "begun_too_often",
+            failure: begun::failure(),
+            is_refusal: true,
         }
     }
 

@@ -1,36 +1,59 @@
 //! Deletion of images: the record always goes, the bytes with the last record that has them.
 
+use std::time::Duration;
+
 use api_types::ErrorCode;
 use image_catalog::{ImageAction, ImageId, ImageState};
 use images::{ImageDigest, StoreError};
+use tokio::sync::RwLockWriteGuard;
 
 use super::no_image;
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::registry::{Change, ImageRow, RegistryError};
 
+/// How long the removal of an image waits for those who make something from one.
+const CLONES_TIMEOUT: Duration = Duration::from_secs(2);
+
 impl Host {
     /// Removes an image no machine and no volume was made from. An import under way is called off.
     pub async fn delete_image(&self, wanted: &str, revision: Option<u64>) -> Result<(), Failure> {
         let name = wanted.to_owned();
-        let decided = {
-            let _nobody_clones = self.0.images.write().await;
-            self.registry()
-                .change(move |change| change.decide_removal(&name, revision))
-                .await?
+        let Some(nobody_clones) = self.nobody_clones().await else {
+            let text = "a machine or volume is being made from an image; remove this one when that is done";
+            return Err(Failure::new(ErrorCode::InUse, text));
         };
+        let decided = self
+            .registry()
+            .change(move |change| change.decide_removal(&name, revision))
+            .await?;
         if let Some(operation) = decided.operation
             && self.0.context.operations.cancel(operation)
         {
             // Its task forgets the record once it has stopped.
             return Ok(());
         }
-        self.finish_removal(decided.id).await
+        self.remove_decided(decided.id, &nobody_clones).await
     }
 
-    /// Removes what is left of an image whose deletion was decided.
+    /// Removes what is left of an image whose deletion was decided, as soon as nothing is made from images.
     pub(crate) async fn finish_removal(&self, id: ImageId) -> Result<(), Failure> {
-        let _nobody_clones = self.0.images.write().await;
+        loop {
+            if let Some(nobody_clones) = self.nobody_clones().await {
+                return self.remove_decided(id, &nobody_clones).await;
+            }
+            // Those who have waited behind this get their turn.
+            tokio::time::sleep(CLONES_TIMEOUT).await;
+        }
+    }
+
+    /// Keeps others from making something from images. Nothing where somebody does so for long: all who want to begin with that wait
+    /// behind whoever waits here.
+    async fn nobody_clones(&self) -> Option<RwLockWriteGuard<'_, ()>> {
+        tokio::time::timeout(CLONES_TIMEOUT, self.0.images.write()).await.ok()
+    }
+
+    async fn remove_decided(&self, id: ImageId, _nobody_clones: &RwLockWriteGuard<'_, ()>) -> Result<(), Failure> {
         let found = self.registry().change(move |change| -> Result<_, RegistryError> {
             let Some(row) = change.image(&id.to_string())? else {
                 return Ok(None);
@@ -44,9 +67,13 @@ impl Host {
         let Some((row, last)) = found.await? else { return Ok(()) };
         let digest: Option<ImageDigest> = row.digest.as_deref().and_then(|digest| digest.parse().ok());
         if let Some(digest) = digest.filter(|_| last) {
-            self.blocking(move |host| match host.0.context.store.remove(&digest) {
-                Err(StoreError::NotFound(_)) => Ok(()),
-                other => other,
+            self.blocking(move |host| {
+                match host.0.context.store.remove(&digest) {
+                    Err(StoreError::NotFound(_)) => {}
+                    other => other?,
+                }
+                host.0.context.drop_blobs();
+                Ok(())
             })
             .await?;
         }

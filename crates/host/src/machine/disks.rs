@@ -33,22 +33,31 @@ pub(super) struct OpenDisk {
 
 /// All disks of a machine, in the order of its specification.
 pub(super) fn open(context: &Context, vm: &Vm, plan: &VmPlan) -> Result<Vec<OpenDisk>, FilesError> {
-    let mut chains = Vec::new();
+    let mut disks = Vec::new();
     if plan.image.is_some() {
-        chains.push(root(context, vm)?);
+        disks.push(hand_over(0, root(context, vm)?)?);
     }
-    for disk in &plan.disks {
-        chains.push(resolve(context, disk)?);
+    for (index, disk) in (0..).skip(disks.len()).zip(&plan.disks) {
+        disks.push(open_planned(context, index, disk)?);
     }
-    (0..)
-        .zip(chains)
-        .map(|(index, chain)| hand_over(index, chain))
-        .collect()
+    Ok(disks)
+}
+
+fn open_planned(context: &Context, index: u32, plan: &DiskPlan) -> Result<OpenDisk, FilesError> {
+    let opened = hand_over(index, resolve(context, plan)?);
+    opened.map_err(|error| match (error, &plan.source) {
+        // Its file tells nobody anything.
+        (FilesError::InUse { .. }, DiskSource::Volume(volume)) => FilesError::Volume {
+            field: format!("disks[{}].volume", plan.index),
+            failure: Box::new(volume_store::in_use(context, volume)),
+        },
+        (error, _) => error,
+    })
 }
 
 /// Opens one disk that a machine that runs is given.
 pub(crate) fn open_one(context: &Context, plan: &DiskPlan) -> Result<(DiskChain, Vec<OwnedFd>), FilesError> {
-    let disk = hand_over(0, resolve(context, plan)?)?;
+    let disk = open_planned(context, 0, plan)?;
     Ok((disk.chain, disk.fds.into_iter().map(|(_, fd)| fd).collect()))
 }
 

@@ -59,7 +59,17 @@ pub(crate) fn open(
     let log_dir = context.log_dir(vm.id);
     files.push((FdRole::LogDirectory, make_and_open_dir(&log_dir)?));
     files.push((FdRole::RunDirectory, make_and_open_dir(run_dir)?));
+    check_count(&chains, files.len())?;
     Ok(Handed { chains, fds: files })
+}
+
+/// Fails if these are more files than a process can be handed.
+fn check_count(chains: &[DiskChain], files: usize) -> Result<(), FilesError> {
+    let chains = chains.iter().map(|chain| chain.layers.len());
+    match (0..).zip(chains).max_by_key(|(_, layers)| *layers) {
+        Some((disk, layers)) if files > control::FDS_MAX => Err(FilesError::TooMany { files, disk, layers }),
+        _ => Ok(()),
+    }
 }
 
 /// Tries to open what the user names, so that mistakes are told when the machine is made and not only when it starts. Blocks.
@@ -182,6 +192,22 @@ fn make_and_open_dir(path: &Path) -> Result<OwnedFd, FilesError> {
 mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
+
+    #[test]
+    fn too_many_files_are_told_before_they_are_sent() {
+        let layer = control::DiskLayer {
+            name: String::new(),
+            format: spec::DiskFormat::Qcow2,
+            writable: false,
+            data_file: None,
+        };
+        let chains = [3, 200, 60].map(|layers| DiskChain {
+            layers: vec![layer.clone(); layers],
+        });
+        assert!(check_count(&chains, control::FDS_MAX).is_ok());
+        let error = check_count(&chains, control::FDS_MAX + 1).unwrap_err().to_string();
+        assert!(error.contains("disk 1 alone has 200"), "{error}");
+    }
 
     #[test]
     fn files_are_opened_beneath_their_root_only() {

@@ -50,6 +50,13 @@ pub(crate) enum FilesError {
         "disk {path:?} is in use by another machine or program; stop that one, or attach the disk read-only to both"
     )]
     InUse { path: PathBuf },
+    /// More than travel in one message.
+    #[error(
+        "the machine's disks and network queues are {files} files, and {} can be handed over: disk {disk} alone has {layers}; make \
+         one image of it (karat volume convert, or karat volume stream while it runs)",
+        control::FDS_MAX
+    )]
+    TooMany { files: usize, disk: u32, layers: usize },
     /// A file of the daemon's own.
     #[error("can not open {path:?}, which belongs to the machine")]
     Own {
@@ -83,6 +90,7 @@ impl FilesError {
             | Self::WrongKind { .. }
             | Self::Chain { .. }
             | Self::Stranger { .. }
+            | Self::TooMany { .. }
             | Self::NoKernel => ErrorCode::InvalidSpec,
             Self::Volume { failure, .. } => failure.code,
             Self::InUse { .. } => ErrorCode::InUse,

@@ -13,6 +13,9 @@ use crate::registry::{About, Change, OperationRecord, RegistryError};
 
 /// How long to wait before a change that could not be written is tried again.
 const SAVE_RETRY: Duration = Duration::from_secs(5);
+/// How often the resets of a guest are written down at most: each time is a transaction and an event, and a guest may reset
+/// itself without end.
+const RESETS_EVERY: Duration = Duration::from_secs(1);
 
 impl Task {
     /// Writes what changed, if anything did. What can not be written now is tried again later.
@@ -21,6 +24,9 @@ impl Task {
             return;
         }
         if self.life.status == self.saved && self.unsaved.is_empty() {
+            return;
+        }
+        if self.resets_due().is_some_and(|at| at > Instant::now()) {
             return;
         }
         match self.write(None).await {
@@ -36,6 +42,17 @@ impl Task {
     pub(super) async fn save_with(&mut self, id: OperationId, kind: OperationKind) -> Result<OperationRecord, Failure> {
         let begun = self.write(Some((id, kind))).await?;
         begun.ok_or_else(|| Failure::new(ErrorCode::Internal, "the operation was not noted"))
+    }
+
+    /// When resets are to be written, if there are some and nothing else is to be.
+    pub(super) fn resets_due(&self) -> Option<Instant> {
+        let (now, saved) = (&self.life.status, &self.saved);
+        if now.resets == saved.resets || !self.unsaved.is_empty() || self.somebody_waits() {
+            return None;
+        }
+        let resets = saved.resets;
+        let nothing_else = VmStatus { resets, ..now.clone() } == *saved;
+        self.resets_saved.filter(|_| nothing_else).map(|at| at + RESETS_EVERY)
     }
 
     async fn write(&mut self, begin: Option<(OperationId, OperationKind)>) -> Result<Option<OperationRecord>, Failure> {
@@ -57,6 +74,9 @@ impl Task {
             Ok((begun, now))
         });
         let (begun, now) = written.await?;
+        if now.resets != self.saved.resets {
+            self.resets_saved = Some(Instant::now());
+        }
         self.saved = now;
         for Finish { id, .. } in self.unsaved.drain(..) {
             self.context.operations.end(id);

@@ -70,6 +70,8 @@ pub(super) struct Task {
     /// Operations whose end is not in the registry yet.
     pub(super) unsaved: Vec<Finish>,
     pub(super) save_again: Option<Instant>,
+    /// When resets of the guest were written last.
+    pub(super) resets_saved: Option<Instant>,
     orders: mpsc::Receiver<Conditional>,
     myself: mpsc::WeakSender<Conditional>,
     launching: Option<Launching>,
@@ -95,6 +97,7 @@ impl Task {
             saved: vm.status.clone(),
             unsaved: Vec::new(),
             save_again: None,
+            resets_saved: None,
             orders,
             myself,
             launching: None,
@@ -156,7 +159,9 @@ impl Task {
     fn wake_at(&self) -> Option<Instant> {
         let due = self.due.map(|(at, _)| at);
         let answers = self.waiting.values().map(|waiting| waiting.until).min();
-        [due, answers, self.save_again].into_iter().flatten().min()
+        // What could not be written is not tried again for the sake of resets.
+        let save = self.save_again.or_else(|| self.resets_due());
+        [due, answers, save].into_iter().flatten().min()
     }
 
     async fn obey(&mut self, conditional: Conditional) {

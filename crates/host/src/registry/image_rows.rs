@@ -27,6 +27,8 @@ pub(crate) struct ImageRow {
     pub(crate) import: Option<ImportJob>,
     /// The boot source that made it.
     pub(crate) boot_source: Option<String>,
+    /// How many daemons in a row have begun the import that is under way, without stopping in order.
+    pub(crate) begun: u32,
     /// How often an import into it was taken up again after a restart of the daemon.
     pub(crate) resumes: u32,
     /// When the record was made.
@@ -58,6 +60,7 @@ impl ImageRow {
             digest: None,
             import: None,
             boot_source: None,
+            begun: 0,
             resumes: 0,
             created_at: now,
             updated_at: now,

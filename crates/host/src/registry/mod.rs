@@ -6,6 +6,7 @@
 
 mod ballast;
 mod events;
+mod holders;
 mod image_rows;
 mod keys;
 mod operations;
@@ -30,6 +31,7 @@ use tokio::sync::{oneshot, watch};
 use ballast::Ballast;
 
 pub(crate) use events::About;
+pub(crate) use holders::Holder;
 pub(crate) use image_rows::{ImageRow, ImportJob};
 pub use keys::KeptAnswer;
 pub use operations::OperationRecord;

@@ -114,6 +114,23 @@ impl Change<'_> {
         )
     }
 
+    /// Counts another daemon that goes on with an operation; how many these are by now, the first included.
+    pub(crate) fn operation_begun_again(&self, id: OperationId) -> Result<u32, RegistryError> {
+        let count = "UPDATE operations SET begun = begun + 1 WHERE id = ? RETURNING begun";
+        let begun: Option<u32> = self
+            .transaction
+            .query_row(count, [id.to_string()], |row| row.get(0))
+            .optional()?;
+        Ok(begun.unwrap_or(0))
+    }
+
+    /// Counts begin anew.
+    pub(crate) fn no_operation_was_begun(&self) -> Result<(), RegistryError> {
+        self.transaction
+            .execute("UPDATE operations SET begun = 0 WHERE begun > 0", [])?;
+        Ok(())
+    }
+
     /// One operation.
     pub(crate) fn operation(&self, id: OperationId) -> Result<Option<OperationRecord>, RegistryError> {
         self.transaction
@@ -167,5 +184,7 @@ const fn describe(kind: OperationKind) -> &'static str {
         OperationKind::VolumeSnapshot => "taking a snapshot of the volume",
         OperationKind::VolumeStream => "streaming the volume",
         OperationKind::VolumeMirror => "copying the volume under its machine",
+        OperationKind::VolumeRebase => "making the volume stand alone",
+        OperationKind::VolumeCommit => "committing the newest file of the volume",
     }
 }

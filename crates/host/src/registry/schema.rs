@@ -9,7 +9,7 @@ const BUSY_TIMEOUT_MS: u64 = 5000;
 
 /// Steps from each schema version to the next; a file of version *n* gets all from the *n*-th on. Steps are never edited
 /// once released, only added.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     r"
     CREATE TABLE vms (
         id           TEXT PRIMARY KEY,
@@ -64,6 +64,7 @@ const MIGRATIONS: [&str; 4] = [
         at      TEXT NOT NULL
     ) STRICT;
 ",
+    "ALTER TABLE operations ADD COLUMN begun INTEGER NOT NULL DEFAULT 1;",
     r"
     CREATE TABLE images (
         number   INTEGER PRIMARY KEY AUTOINCREMENT,

@@ -161,3 +161,115 @@ fn a_registry_of_a_newer_program_is_left_alone() {
         Err(RegistryError::TooNew { found: 99, .. })
     ));
 }
+
+fn volume(name: &str) -> VolumeRecord {
+    let now = Timestamp::now();
+    VolumeRecord {
+        id: spec::VolumeId::random(),
+        wish: serde_json::from_str(&format!(r#"{{"name": "{name}", "size": 512}}"#)).unwrap(),
+        format: None,
+        size_bytes: Some(512),
+        image: None,
+        copied_from: None,
+        state: api_types::VolumeState::Ready,
+        reason: None,
+        message: None,
+        sent_bytes: None,
+        changed_at: now,
+        job: None,
+        last_check: None,
+        created_at: now,
+        layers: Vec::new(),
+        dropped: Vec::new(),
+        last_file: 0,
+        revision: 1,
+    }
+}
+
+#[test]
+fn holders_of_a_volume_are_found_among_the_machines_that_name_it() {
+    let (_dir, registry) = open();
+    let (data, other) = (volume("data"), volume("other"));
+    let with = |name: &str, disks: &str| Vm {
+        spec: serde_json::from_str(&format!(r#"{{"name": "{name}", "image": "x", "disks": [{disks}]}}"#)).unwrap(),
+        ..vm(name)
+    };
+    let id = data.id;
+    let web = with("web", r#"{"volume": "data"}"#);
+    let by_id = with(
+        "by-id",
+        &format!(r#"{{"volume": "other"}}, {{"volume": "{id}", "read_only": true}}"#),
+    );
+    now(&registry, |change| {
+        change.insert_volume(&data)?;
+        change.insert_volume(&other)?;
+        // Its name is that of a volume it does not have.
+        [&web, &by_id, &with("data", "")]
+            .into_iter()
+            .try_for_each(|vm| change.insert_vm(vm))
+    });
+    let held = now(&registry, |change| change.holders(&data));
+    let held: Vec<_> = held
+        .iter()
+        .map(|one| (one.vm.as_str(), one.disk.as_str(), one.id))
+        .collect();
+    assert_eq!(held, [("by-id", "disk2", by_id.id), ("web", "disk1", web.id)]);
+    let all = now(&registry, |change| {
+        let all = change.attached_volumes()?;
+        Ok(all)
+    });
+    for (volume, attached) in &all {
+        assert_eq!(
+            *attached,
+            now(&registry, |change| change.attachments(volume)),
+            "{}",
+            volume.name()
+        );
+    }
+    assert_eq!(
+        all.iter().map(|(_, attached)| attached.len()).collect::<Vec<_>>(),
+        [2, 1]
+    );
+    // Others are not even read.
+    now(&registry, |change| {
+        change
+            .transaction
+            .execute("UPDATE vms SET spec = '{}' WHERE name = 'web'", [])?;
+        Ok(())
+    });
+    assert_eq!(now(&registry, |change| change.holders(&other)).len(), 1);
+    let unread: Result<(), RegistryError> = registry.change_now(|change| change.vms().map(drop));
+    assert!(unread.is_err());
+}
+
+#[test]
+fn what_daemons_begin_is_counted_until_one_stops_in_order() {
+    let (_dir, registry) = open();
+    let mut sent = volume("sent");
+    sent.job = Some(Job::new(OperationId::random(), Task::Finish));
+    let mut moved = volume("moved");
+    moved.job = Some(Job::new(OperationId::random(), Task::Stream));
+    let pull = now(&registry, |change| {
+        change.insert_volume(&sent)?;
+        change.insert_volume(&moved)?;
+        change.begin_operation(OperationId::random(), OperationKind::ImagePull, "x")
+    });
+    let start = || {
+        now(&registry, |change| {
+            let (volumes, pulls) = (change.volumes()?, vec![(pull.clone(), 0)]);
+            let images = Vec::new();
+            let mut begun = crate::host::Begun { volumes, pulls, images };
+            crate::begun::count(change, &mut begun)?;
+            let jobs = begun.volumes.iter().filter_map(|volume| volume.job);
+            Ok((jobs.map(|job| job.begun).collect::<Vec<_>>(), begun.pulls[0].1))
+        })
+    };
+    // What a machine does is not counted.
+    assert_eq!(start(), (vec![1, 2], 2));
+    assert_eq!(start(), (vec![1, 3], 3));
+    assert!(!crate::begun::too_often(3));
+    assert_eq!(start(), (vec![1, 4], 4));
+    assert!(crate::begun::too_often(4));
+    now(&registry, crate::begun::forget);
+    assert_eq!(start().1, 1);
+}

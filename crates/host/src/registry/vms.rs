@@ -76,6 +76,18 @@ impl Change<'_> {
         Ok(vms)
     }
 
+    /// Those whose specification has either text somewhere in it, by name: few, of which the caller looks at each.
+    pub(super) fn vms_naming(&self, one: &str, other: &str) -> Result<Vec<Vm>, RegistryError> {
+        let query = format!("SELECT {COLUMNS} FROM vms WHERE instr(spec, ?1) > 0 OR instr(spec, ?2) > 0 ORDER BY name");
+        let mut statement = self.transaction.prepare_cached(&query)?;
+        let mut rows = statement.query([one, other])?;
+        let mut vms = Vec::new();
+        while let Some(row) = rows.next()? {
+            vms.push(read(row)?);
+        }
+        Ok(vms)
+    }
+
     /// Names of the machines made from an image.
     pub(crate) fn image_users(&self, digest: &str) -> Result<Vec<String>, RegistryError> {
         let mut statement = self

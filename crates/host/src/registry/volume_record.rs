@@ -69,6 +69,20 @@ pub(crate) struct LayerFile {
 pub(crate) struct Job {
     pub(crate) operation: OperationId,
     pub(crate) task: Task,
+    /// How many daemons have begun it since one last stopped it in order.
+    #[serde(default)]
+    pub(crate) begun: u32,
+}
+
+impl Job {
+    /// New work.
+    pub(crate) const fn new(operation: OperationId, task: Task) -> Self {
+        Self {
+            operation,
+            task,
+            begun: 1,
+        }
+    }
 }
 
 /// Kinds of work. Each can be begun anew after it was cut off anywhere.
@@ -103,12 +117,21 @@ pub(crate) enum Task {
     },
     /// Have the machine that runs with another volume copy that into this one.
     Mirror,
+    /// Copy into the newest file what it reads from older ones and from the image: it stands alone then.
+    Rebase,
+    /// Write what the newest file holds into the one below it, which is the volume's newest then.
+    Commit,
 }
 
 impl Task {
     /// Whether a machine process does it. What that left is looked at by the next daemon, not done again.
     pub(crate) const fn is_live(self) -> bool {
         self.new_file().is_some() || matches!(self, Self::Stream | Self::Mirror)
+    }
+
+    /// Whether the volume consists of other files when it is done.
+    pub(crate) const fn changes_files(self) -> bool {
+        self.new_file().is_some() || matches!(self, Self::Stream | Self::Rebase | Self::Commit)
     }
 
     /// Whether it fills a new volume.
@@ -133,6 +156,8 @@ impl Task {
             Self::Snapshot { .. } => OperationKind::VolumeSnapshot,
             Self::Stream => OperationKind::VolumeStream,
             Self::Move { .. } | Self::Mirror => OperationKind::VolumeMirror,
+            Self::Rebase => OperationKind::VolumeRebase,
+            Self::Commit => OperationKind::VolumeCommit,
         }
     }
 
@@ -148,6 +173,8 @@ impl Task {
             Self::Stream => "Streaming",
             Self::Move { .. } => "Moving",
             Self::Mirror => "Copying",
+            Self::Rebase => "Rebasing",
+            Self::Commit => "Committing",
         }
     }
 }
@@ -198,16 +225,17 @@ impl VolumeRecord {
         }
     }
 
-    /// Takes over what a task of a machine came to.
+    /// Takes over what a task that changes its files came to.
     pub(crate) fn settle(&mut self, task: Task, done: bool) {
         let had = self.files();
         let has = match (task, done) {
             (Task::Snapshot { overlay }, true) => std::iter::once(overlay).chain(had.iter().copied()).collect(),
-            (Task::Stream, true) => vec![self.top()],
+            (Task::Stream | Task::Rebase, true) => vec![self.top()],
+            (Task::Commit, true) if had.len() > 1 => had.iter().skip(1).copied().collect(),
             (Task::Move { target }, true) => vec![target],
             _ => had.clone(),
         };
-        if done && matches!(task, Task::Stream | Task::Move { .. }) {
+        if done && matches!(task, Task::Stream | Task::Rebase | Task::Move { .. }) {
             // It stands alone.
             self.image = None;
         }

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use rusqlite::{OptionalExtension, Row, params};
 use spec::VolumeId;
 
+use super::holders::{Holder, Holders};
 use super::volume_record::VolumeRecord;
 use super::{Change, RegistryError, to_row};
 
@@ -65,35 +66,53 @@ impl Change<'_> {
         Ok(records)
     }
 
+    /// Those whose record has `part` somewhere in it, by name: few, of which the caller looks at each.
+    fn volumes_with(&self, part: &str) -> Result<Vec<VolumeRecord>, RegistryError> {
+        let query = format!("SELECT {COLUMNS} FROM volumes WHERE instr(record, ?) > 0 ORDER BY name");
+        let mut statement = self.transaction.prepare_cached(&query)?;
+        let mut rows = statement.query([part])?;
+        let mut records = Vec::new();
+        while let Some(row) = rows.next()? {
+            records.push(read(row)?);
+        }
+        Ok(records)
+    }
+
     /// Names of the volumes that need an image.
     pub(crate) fn image_volumes(&self, digest: &str) -> Result<Vec<String>, RegistryError> {
-        let records = self.volumes()?.into_iter();
+        let records = self.volumes_with(digest)?.into_iter();
         let needs = records.filter(|record| record.needs_image() == Some(digest));
         Ok(needs.map(|record| record.name().to_owned()).collect())
     }
 
     /// Names of the volumes that are being copied from this one.
     pub(crate) fn volume_copies(&self, id: VolumeId) -> Result<Vec<String>, RegistryError> {
-        let records = self.volumes()?.into_iter();
+        let records = self.volumes_with(&id.to_string())?.into_iter();
         let copies = records.filter(|record| record.copies() == Some(id));
         Ok(copies.map(|record| record.name().to_owned()).collect())
     }
 
     /// The machines that have a volume as a disk, by name.
+    pub(crate) fn holders(&self, volume: &VolumeRecord) -> Result<Vec<Holder>, RegistryError> {
+        let vms = self.vms_naming(volume.name(), &volume.id.to_string())?;
+        Ok(Holders::of(&vms).of_volume(volume))
+    }
+
+    /// The same, as the API shows it.
     pub(crate) fn attachments(&self, volume: &VolumeRecord) -> Result<Vec<VolumeAttachment>, RegistryError> {
-        let mut found = Vec::new();
-        for vm in self.vms()? {
-            for (index, disk) in vm.spec.disks.iter().enumerate() {
-                if disk.volume.as_deref().is_some_and(|name| volume.is_called(name)) {
-                    found.push(VolumeAttachment {
-                        vm: vm.spec.name.clone(),
-                        disk: disk.name.clone().unwrap_or_else(|| format!("disk{}", index + 1)),
-                        read_only: disk.read_only || disk.cdrom,
-                    });
-                }
-            }
-        }
-        Ok(found)
+        Ok(self.holders(volume)?.into_iter().map(Holder::into_attachment).collect())
+    }
+
+    /// All volumes, by name, and where each is attached. Reads every machine once.
+    pub(crate) fn attached_volumes(&self) -> Result<Vec<(VolumeRecord, Vec<VolumeAttachment>)>, RegistryError> {
+        let vms = self.vms()?;
+        let holders = Holders::of(&vms);
+        let attached = self.volumes()?.into_iter().map(|volume| {
+            let attached = holders.of_volume(&volume).into_iter();
+            let attached = attached.map(Holder::into_attachment).collect();
+            (volume, attached)
+        });
+        Ok(attached.collect())
     }
 
     /// When this change happens.

@@ -1,16 +1,12 @@
 //! Asking for changes of a volume that is there.
 
-use std::sync::Arc;
-
 use api_types::{ErrorCode, EventReason, Volume, VolumeRepair, VolumeState};
 use spec::{ByteSize, OperationId, Problems};
 
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::registry::{About, Change, Job, RegistryError, Task, VolumeRecord};
-use crate::volume_store::{
-    Files, check_revision, check_size, describe, find, idle, live_holder, not_copied, not_running, ready,
-};
+use crate::volume_store::{Files, check_revision, check_size, find, idle, live_holder, not_copied, not_running, ready};
 
 /// What every refused size is told first.
 const REFUSED: &str = "the volume can not be made that large";
@@ -68,7 +64,7 @@ impl Host {
                 let text = format!("volume {} is being sent; end that first, or wait for it", record.name());
                 return Err(Failure::new(ErrorCode::InUse, text));
             }
-            let holders = change.attachments(&record)?;
+            let holders = change.holders(&record)?;
             if let Some(holder) = holders.first() {
                 return Err(Failure::new(
                     ErrorCode::InUse,
@@ -115,7 +111,7 @@ impl Host {
         revision: Option<u64>,
         decide: impl FnOnce(&Change<'_>, &VolumeRecord) -> Result<Task, Failure> + Send + 'static,
     ) -> Result<(Volume, OperationId), Failure> {
-        let (context, wanted) = (Arc::clone(&self.0.context), name_or_id.to_owned());
+        let wanted = name_or_id.to_owned();
         let operation = OperationId::random();
         let begun = self.registry().change(move |change| -> Result<_, Failure> {
             let mut record = find(change, &wanted)?;
@@ -124,17 +120,17 @@ impl Host {
             idle(&record)?;
             not_copied(change, &record)?;
             let task = decide(change, &record)?;
-            let job = Job { operation, task };
+            let job = Job::new(operation, task);
             record.job = Some(job);
             record.last_file = task.new_file().map_or(record.last_file, |file| file.number);
             change.update_volume(&record)?;
             record.revision += 1;
             change.begin_operation(operation, task.kind(), record.name())?;
-            let volume = describe(&context, change, &record)?;
-            Ok((record, job, volume))
+            let attached_to = change.attachments(&record)?;
+            Ok((record, job, attached_to))
         });
-        let (record, job, volume) = begun.await?;
-        self.spawn_job(record, job);
-        Ok((volume, operation))
+        let (record, job, attached_to) = begun.await?;
+        self.spawn_job(record.clone(), job);
+        Ok((self.describe_volume(record, attached_to).await?, operation))
     }
 }

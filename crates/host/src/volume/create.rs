@@ -1,16 +1,13 @@
 //! Asking for a new volume.
 
-use std::sync::Arc;
-
 use api_types::{ErrorCode, EventReason, Volume, VolumeConvert, VolumeSource, VolumeState, VolumeWish};
 use jiff::Timestamp;
 use spec::{DiskFormat, OperationId, Problems, VolumeId};
 
 use crate::failure::Failure;
 use crate::host::Host;
-use crate::limits;
 use crate::registry::{About, Change, Job, Task, VolumeRecord};
-use crate::volume_store::{check_wish, describe, find, idle, not_running, ready};
+use crate::volume_store::{check_wish, find, idle, not_running, ready};
 
 /// What every refused volume is told first; the fields follow.
 const REFUSED: &str = "the volume can not be made as it is written";
@@ -31,8 +28,7 @@ impl Host {
         // No image is removed between here and the record that needs it.
         let _image_stays = self.0.images.read().await;
         let origin = self.origin(&wish).await?;
-        self.check_space(&wish)?;
-        let context = Arc::clone(&self.0.context);
+        self.check_space(taken_at_once(&wish)).await?;
         let inserted = self.registry().change(move |change| -> Result<_, Failure> {
             let record = draft(change, wish, origin)?;
             change.insert_volume(&record).map_err(|error| {
@@ -51,13 +47,14 @@ impl Host {
             if let Some(job) = record.job {
                 change.begin_operation(job.operation, job.task.kind(), record.name())?;
             }
-            let volume = describe(&context, change, &record)?;
-            Ok((record, volume))
+            let attached_to = change.attachments(&record)?;
+            Ok((record, attached_to))
         });
-        let (record, volume) = inserted.await?;
+        let (record, attached_to) = inserted.await?;
         if let Some(job) = record.job {
-            self.spawn_job(record, job);
+            self.spawn_job(record.clone(), job);
         }
+        let volume = self.describe_volume(record, attached_to).await?;
         let operation = volume.operation;
         Ok((volume, operation))
     }
@@ -94,16 +91,14 @@ impl Host {
             image: Some((found.sealed.digest.to_string(), found.sealed.disk.virtual_bytes)),
         })
     }
+}
 
-    /// Space that must stay free does, and what is taken at once is there.
-    fn check_space(&self, wish: &VolumeWish) -> Result<(), Failure> {
-        use api_types::Preallocation::{Falloc, Full};
-        let context = &self.0.context;
-        let at_once = match (wish.preallocation, wish.size) {
-            (Falloc | Full, Some(size)) => size.bytes(),
-            _ => 0,
-        };
-        limits::check_space(&context.config, at_once)
+/// What is taken of the file system at once, bytes.
+fn taken_at_once(wish: &VolumeWish) -> u64 {
+    use api_types::Preallocation::{Falloc, Full};
+    match (wish.preallocation, wish.size) {
+        (Falloc | Full, Some(size)) => size.bytes(),
+        _ => 0,
     }
 }
 
@@ -152,10 +147,7 @@ fn draft(change: &Change<'_>, mut wish: VolumeWish, origin: Origin) -> Result<Vo
         message: None,
         sent_bytes: None,
         changed_at: now,
-        job: (!upload).then(|| Job {
-            operation: OperationId::random(),
-            task: Task::Create,
-        }),
+        job: (!upload).then(|| Job::new(OperationId::random(), Task::Create)),
         last_check: None,
         layers: Vec::new(),
         dropped: Vec::new(),

@@ -148,9 +148,8 @@ pub(crate) fn check_disks(change: &Change<'_>, spec: &VmSpec, vm: Option<VmId>) 
 /// Fails when another machine has the volume in a way that leaves no room for `disk`.
 fn check_holders(change: &Change<'_>, volume: &VolumeRecord, disk: &DiskWish, vm: Option<VmId>) -> Result<(), Failure> {
     let reads_only = disk.read_only || disk.cdrom;
-    for holder in change.attachments(volume)? {
-        let other = change.vm(&holder.vm)?.is_some_and(|other| Some(other.id) != vm);
-        if other && !(reads_only && holder.read_only) {
+    for holder in change.holders(volume)? {
+        if Some(holder.id) != vm && !(reads_only && holder.read_only) {
             let name = volume.name();
             return Err(Failure::new(
                 ErrorCode::InUse,

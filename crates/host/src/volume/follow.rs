@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use api_types::{ErrorCode, VolumeAttachment};
+use api_types::ErrorCode;
 use control::{DiskChange, DiskJob, DiskJobState, DiskLayer, DiskReport};
 use spec::{DiskFormat, Name, NameError};
 
@@ -17,7 +17,7 @@ use crate::context::Context;
 use crate::failure::{Failure, chain};
 use crate::host::Host;
 use crate::machine::Machine;
-use crate::registry::{RegistryError, Task, VolumeRecord};
+use crate::registry::{Holder, RegistryError, Task, VolumeRecord};
 use crate::volume_store::{Files, Meter, NewFile, Outcome, cancelled, empty_layer, new_layer, new_part, settled};
 
 /// How often the process is asked how far it is.
@@ -76,7 +76,7 @@ impl Host {
     }
 
     /// The machine that has, or had, the volume, or the one this is copied from.
-    async fn holder(&self, record: &VolumeRecord, task: Task) -> Result<Option<VolumeAttachment>, Failure> {
+    async fn holder(&self, record: &VolumeRecord, task: Task) -> Result<Option<Holder>, Failure> {
         loop {
             let record = record.clone();
             let found = self.registry().change(move |change| -> Result<_, RegistryError> {
@@ -85,7 +85,7 @@ impl Host {
                     _ => Some(record),
                 };
                 let Some(held) = held else { return Ok(None) };
-                let mut holders = change.attachments(&held)?.into_iter();
+                let mut holders = change.holders(&held)?.into_iter();
                 Ok(holders.find(|holder| !holder.read_only))
             });
             match found.await {
@@ -105,7 +105,7 @@ impl Host {
         &self,
         record: &VolumeRecord,
         task: Task,
-        holder: &VolumeAttachment,
+        holder: &Holder,
         meter: &Meter,
     ) -> Result<Option<Result<(), Failure>>, Failure> {
         if meter.stopped() {
@@ -138,10 +138,10 @@ impl Host {
         &self,
         record: &VolumeRecord,
         task: Task,
-        holder: &VolumeAttachment,
+        holder: &Holder,
     ) -> Result<(Machine, Name, Ready), Failure> {
         let disk = disk_name(holder)?;
-        let (_, machine) = self.machine(&holder.vm).await?;
+        let (_, machine) = self.machine(&holder.id.to_string()).await?;
         let size_bytes = match task {
             Task::Move { .. } | Task::Mirror => {
                 let reports = machine.disk_reports().await?.into_iter();
@@ -161,7 +161,7 @@ impl Host {
         &self,
         record: &VolumeRecord,
         task: Task,
-        holder: Option<&VolumeAttachment>,
+        holder: Option<&Holder>,
         meter: &Meter,
     ) -> Result<Result<(), Failure>, Failure> {
         let (mut unknown, mut cancel_sent) = (0, false);
@@ -198,10 +198,10 @@ impl Host {
         }
     }
 
-    async fn cancel_live(&self, holder: Option<&VolumeAttachment>) -> bool {
+    async fn cancel_live(&self, holder: Option<&Holder>) -> bool {
         let Some(holder) = holder else { return true };
         let cancelled = async {
-            let (_, machine) = self.machine(&holder.vm).await?;
+            let (_, machine) = self.machine(&holder.id.to_string()).await?;
             machine
                 .change_disk(None, disk_name(holder)?, DiskChange::Cancel, Vec::new())
                 .await
@@ -220,7 +220,7 @@ impl Host {
         &self,
         record: &VolumeRecord,
         task: Task,
-        holder: Option<&VolumeAttachment>,
+        holder: Option<&Holder>,
         meter: &Meter,
     ) -> Result<Standing, Failure> {
         let told = self.report(holder).await;
@@ -245,9 +245,9 @@ impl Host {
     }
 
     /// What the process says of the disk, if it answers.
-    async fn report(&self, holder: Option<&VolumeAttachment>) -> Option<DiskReport> {
+    async fn report(&self, holder: Option<&Holder>) -> Option<DiskReport> {
         let holder = holder?;
-        let (_, machine) = self.machine(&holder.vm).await.ok()?;
+        let (_, machine) = self.machine(&holder.id.to_string()).await.ok()?;
         let mut reports = machine.disk_reports().await.ok()?.into_iter();
         reports.find(|report| report.name.as_str() == holder.disk)
     }
@@ -278,7 +278,7 @@ fn cut_off() -> Failure {
     Failure::new(ErrorCode::MachineFailed, text)
 }
 
-fn disk_name(holder: &VolumeAttachment) -> Result<Name, Failure> {
+fn disk_name(holder: &Holder) -> Result<Name, Failure> {
     let parsed = holder.disk.parse();
     parsed.map_err(|error: NameError| Failure::of(ErrorCode::Internal, &error))
 }

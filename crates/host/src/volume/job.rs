@@ -6,6 +6,7 @@ use std::time::Duration;
 use api_types::{ErrorCode, EventReason, OperationPhase, VolumeState};
 use spec::{DiskFormat, NameError, OperationId, VolumeId};
 
+use crate::begun;
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::operations::Worker;
@@ -50,6 +51,8 @@ impl Host {
         tokio::spawn(async move {
             let result = if job.task.is_live() {
                 host.carry_out_live(&record, job.task, again, &meter).await
+            } else if begun::too_often(job.begun) {
+                host.refuse(&record, job.task).await
             } else {
                 host.carry_out(record.clone(), job, meter).await
             };
@@ -69,6 +72,18 @@ impl Host {
             }
             host.0.context.operations.end(job.operation);
         });
+    }
+
+    /// Ends a job that one daemon after the other did not survive.
+    async fn refuse(&self, record: &VolumeRecord, task: Task) -> Result<Outcome, Failure> {
+        tracing::error!(volume = record.name(), ?task, "work on a volume is not begun again");
+        let (files, record, failure) = (Files::of(&self.0.context, record.id), record.clone(), begun::failure());
+        let told = failure.clone();
+        let cleared = tokio::task::spawn_blocking(move || clear(&files, &record, task, &failure));
+        if let Ok(Err(failure)) = cleared.await {
+            tracing::warn!(error = %failure, "files of a volume that was not made remain");
+        }
+        Err(told)
     }
 
     async fn carry_out(&self, record: VolumeRecord, job: Job, meter: Meter) -> Result<Outcome, Failure> {
@@ -109,8 +124,17 @@ impl Host {
             .disk
             .parse()
             .map_err(|error: NameError| Failure::of(ErrorCode::Internal, &error))?;
-        let (_, machine) = self.machine(&holder.vm).await?;
-        machine.resize_disk(disk, size_bytes).await?;
+        let (_, machine) = self.machine(&holder.id.to_string()).await?;
+        let mut size_bytes = size_bytes;
+        if let Err(failure) = machine.resize_disk(disk, size_bytes).await {
+            // An answer that did not come says nothing of what was done.
+            let reports = machine.disk_reports().await.unwrap_or_default();
+            let has = reports.into_iter().find(|report| report.name.as_str() == holder.disk);
+            match has.map(|report| report.size_bytes) {
+                Some(has) if has >= size_bytes => size_bytes = has,
+                _ => return Err(failure),
+            }
+        }
         Ok(Some(Outcome {
             format: record.format.unwrap_or(DiskFormat::Raw),
             size_bytes,
@@ -202,7 +226,7 @@ fn ended(
     let (now, name) = (change.now(), record.name().to_owned());
     let was = record.state;
     let is_new = job.task.is_new();
-    if job.task.is_live() && !is_new {
+    if job.task.changes_files() {
         record.settle(job.task, result.is_ok());
     }
     match result {

@@ -1,16 +1,13 @@
 //! Asking for work that the machine process does on a volume under a running guest.
 
-use std::sync::Arc;
-
-use api_types::{DiskMirror, ErrorCode, EventReason, Volume, VolumeAttachment, VolumeSource, VolumeState, VolumeWish};
+use api_types::{DiskMirror, ErrorCode, EventReason, Volume, VolumeSource, VolumeState, VolumeWish};
 use spec::{DiskFormat, OperationId, Problems, VolumeId};
 
 use super::edits::position;
 use crate::failure::Failure;
 use crate::host::Host;
-use crate::limits;
-use crate::registry::{About, Change, Job, Task, VolumeRecord};
-use crate::volume_store::{check_wish, describe, find, idle, live_holder, not_copied, ready};
+use crate::registry::{About, Change, Holder, Job, Task, VolumeRecord};
+use crate::volume_store::{check_wish, find, idle, live_holder, not_copied, ready};
 
 /// Files of a volume at most. Each one costs reads of what is at the bottom a look; streaming makes one of them all.
 const LAYERS_MAX: usize = 16;
@@ -63,7 +60,7 @@ impl Host {
         match wanted.name {
             Some(name) => self.copy_live(vm, volume, name, wanted.format).await,
             None => {
-                limits::check_space(&self.0.context.config, 0)?;
+                self.check_space(0).await?;
                 self.begin(&volume, None, move |change, record| {
                     held_by(change, record, &vm)?;
                     let format = wanted.format.unwrap_or_else(|| record.top().format);
@@ -96,18 +93,15 @@ impl Host {
         problems
             .into_result(())
             .map_err(|problems| Failure::refused("the copy can not be made as it is written", &problems))?;
-        limits::check_space(&self.0.context.config, 0)?;
-        let (context, operation) = (Arc::clone(&self.0.context), OperationId::random());
+        self.check_space(0).await?;
+        let operation = OperationId::random();
         let inserted = self.registry().change(move |change| -> Result<_, Failure> {
             let source = find(change, &source)?;
             ready(&source)?;
             idle(&source)?;
             not_copied(change, &source)?;
             held_by(change, &source, &vm)?;
-            let job = Job {
-                operation,
-                task: Task::Mirror,
-            };
+            let job = Job::new(operation, Task::Mirror);
             let record = copy_of(change, wish, &source, job);
             change.insert_volume(&record).map_err(|error| {
                 if error.is_conflict() {
@@ -120,12 +114,12 @@ impl Host {
             let text = format!("volume {} was created", record.name());
             change.event(&about, EventReason::Created, &text)?;
             change.begin_operation(operation, job.task.kind(), record.name())?;
-            let volume = describe(&context, change, &record)?;
-            Ok((record, job, volume))
+            Ok((record, job))
         });
-        let (record, job, volume) = inserted.await?;
-        self.spawn_job(record, job);
-        Ok((volume, operation))
+        let (record, job) = inserted.await?;
+        self.spawn_job(record.clone(), job);
+        // Nobody has it yet.
+        Ok((self.describe_volume(record, Vec::new()).await?, operation))
     }
 
     /// The machine, and the volume that a disk of it is. `disk` is its name there, or the name or id of the volume.
@@ -153,7 +147,7 @@ fn not_a_volume(disk: &str) -> Failure {
 }
 
 /// Fails unless this machine runs with the volume and may write it.
-fn held_by(change: &Change<'_>, record: &VolumeRecord, vm: &str) -> Result<VolumeAttachment, Failure> {
+fn held_by(change: &Change<'_>, record: &VolumeRecord, vm: &str) -> Result<Holder, Failure> {
     match live_holder(change, record)? {
         Some(holder) if holder.vm == vm => Ok(holder),
         _ => Err(Failure::new(

@@ -19,9 +19,8 @@ use tokio::sync::mpsc;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::host::Host;
-use crate::limits;
 use crate::registry::{Job, Task, VolumeRecord};
-use crate::volume_store::{Files, describe, failure, find};
+use crate::volume_store::{Files, failure, find};
 
 /// Pieces of a body that wait to be written.
 const PIECES_QUEUED: usize = 8;
@@ -126,12 +125,8 @@ impl Host {
 
     /// All has come.
     async fn take_upload(&self, id: VolumeId, sent_bytes: u64) -> Result<(Volume, Option<OperationId>), Failure> {
-        let context = Arc::clone(&self.0.context);
         let operation = OperationId::random();
-        let job = Job {
-            operation,
-            task: Task::Finish,
-        };
+        let job = Job::new(operation, Task::Finish);
         let begun = self.registry().change(move |change| -> Result<_, Failure> {
             let mut record = find(change, &id.to_string())?;
             awaits(&record)?;
@@ -142,12 +137,12 @@ impl Host {
             change.update_volume(&record)?;
             record.revision += 1;
             change.begin_operation(operation, job.task.kind(), record.name())?;
-            let volume = describe(&context, change, &record)?;
-            Ok((record, volume))
+            let attached_to = change.attachments(&record)?;
+            Ok((record, attached_to))
         });
-        let (record, volume) = begun.await?;
-        self.spawn_job(record, job);
-        Ok((volume, Some(operation)))
+        let (record, attached_to) = begun.await?;
+        self.spawn_job(record.clone(), job);
+        Ok((self.describe_volume(record, attached_to).await?, Some(operation)))
     }
 }
 
@@ -242,10 +237,10 @@ fn write(context: &Context, id: VolumeId, piece: Piece, mut pieces: mpsc::Receiv
     }
     file.seek(SeekFrom::Start(end)).map_err(failed)?;
     let mut looked_at = end;
-    limits::check_space(&context.config, 0)?;
+    context.check_space(0)?;
     while let Some(piece) = pieces.blocking_recv() {
         if end - looked_at >= LOOK_EVERY {
-            limits::check_space(&context.config, 0)?;
+            context.check_space(0)?;
             looked_at = end;
         }
         if let Err(error) = file.write_all(&piece) {

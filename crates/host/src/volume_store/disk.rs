@@ -6,14 +6,17 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use api_types::{ErrorCode, Preallocation, VolumeRepair};
+use api_types::{ErrorCode, Preallocation, VolumeMeasure, VolumeRepair};
 use disk::probe::{Format, Sample};
 use disk::{DiskError, DiskErrorKind};
-use disk_image::{BackingName, Chain, ConvertOptions, CreateOptions, ImageInfo, InfoError, Layer, Repair, Watch};
+use disk_image::{
+    BackingName, Chain, CheckError, ConvertOptions, CreateOptions, ImageInfo, InfoError, Layer, Repair, Watch,
+};
 use spec::DiskFormat;
 
 use super::files;
 use super::meter::{Meter, cancelled};
+use super::room::Room;
 use crate::failure::{Failure, chain as chain_text};
 
 /// Zeroes written at a time, bytes.
@@ -36,6 +39,14 @@ impl Form {
     /// Whether nothing of it needs the data to be written in a certain way.
     pub(super) fn is_plain(&self) -> bool {
         self.preallocation.is_off() && self.cluster_bytes.is_none() && !self.compressed
+    }
+
+    /// What is taken of the file system at once, bytes.
+    fn taken_at_once(&self) -> u64 {
+        match self.preallocation {
+            Preallocation::Falloc | Preallocation::Full => self.size_bytes,
+            Preallocation::Off | Preallocation::Metadata => 0,
+        }
     }
 
     /// Fails where its parts do not fit each other, which is known late where the format comes from an upload.
@@ -79,8 +90,10 @@ pub(super) struct Found {
 }
 
 /// Makes a new volume that reads as zeroes, or as `backing`: the name under which it finds the image it shares blocks with.
-pub(super) fn blank(file: &File, form: &Form, backing: Option<&Path>, meter: &Meter) -> Result<(), Failure> {
+pub(super) fn blank(file: &File, form: &Form, backing: Option<&Path>, work: &Work<'_>) -> Result<(), Failure> {
+    let meter = work.meter;
     meter.begin("allocate", None);
+    work.room.check(form.taken_at_once())?;
     let backing = backing.map(|name| BackingName {
         name: name.display().to_string(),
         format: "raw".to_owned(),
@@ -100,19 +113,41 @@ pub(super) fn blank(file: &File, form: &Form, backing: Option<&Path>, meter: &Me
 }
 
 /// Copies what a chain of images holds into a new volume.
-pub(super) fn copy(source: Vec<Source>, target: &File, form: &Form, meter: &Meter) -> Result<(), Failure> {
-    let chain = chain_of(source, false)?;
+pub(super) fn copy(source: Vec<Source>, target: &File, form: &Form, work: &Work<'_>) -> Result<(), Failure> {
+    let meter = work.meter;
+    work.room.check(form.taken_at_once())?;
+    let chain = chain_of(source, 0)?;
     meter.begin("copy", Some(form.size_bytes));
     let options = ConvertOptions {
         compressed: form.compressed,
         ..ConvertOptions::to(options(form, form.preallocation, None))
     };
-    disk_image::convert(&chain, target, &options, &Watched(meter)).map_err(|error| {
-        if meter.stopped() {
-            cancelled()
-        } else {
-            trouble("the copy could not be made", &error)
-        }
+    let copied = disk_image::convert(&chain, target, &options, work);
+    copied.map_err(|error| work.failure("the copy could not be made", &error))
+}
+
+/// Has the newest image of a chain hold by itself what it shows.
+pub(super) fn rebase(layers: Vec<Source>, work: &Work<'_>) -> Result<(), Failure> {
+    let chain = chain_of(layers, 1)?;
+    let rebased = disk_image::rebase(&chain, None, work);
+    rebased.map_err(|error| work.failure("the volume can not be made to stand alone", &error))
+}
+
+/// Writes what the newest image of a chain holds into the one below it.
+pub(super) fn commit(layers: Vec<Source>, work: &Work<'_>) -> Result<(), Failure> {
+    let chain = chain_of(layers, 2)?;
+    let committed = disk_image::commit(&chain, work);
+    committed.map_err(|error| work.failure("the newest file can not be committed", &error))
+}
+
+/// How large the file of a new image would be that takes what a chain shows.
+pub(super) fn measure(layers: Vec<Source>, form: &Form) -> Result<VolumeMeasure, Failure> {
+    let chain = chain_of(layers, 0)?;
+    let measured = disk_image::measure(&chain, &options(form, form.preallocation, None));
+    let measured = measured.map_err(|error| trouble("the volume can not be measured", &error))?;
+    Ok(VolumeMeasure {
+        required_bytes: measured.required,
+        fully_allocated_bytes: measured.fully_allocated,
     })
 }
 
@@ -197,18 +232,26 @@ pub(super) fn size(file: &File, format: DiskFormat) -> Result<u64, Failure> {
 
 /// Makes the disk in a chain of images this large, unless it is that large already.
 pub(super) fn grow(layers: Vec<Source>, size_bytes: u64) -> Result<(), Failure> {
-    let chain = chain_of(layers, true)?;
+    let chain = chain_of(layers, 1)?;
     disk_image::resize(&chain, size_bytes).map_err(|error| trouble("the volume can not be made larger", &error))
 }
 
 /// Checks the image in a file, and repairs it.
-pub(super) fn check(file: &File, format: DiskFormat, repair: Option<VolumeRepair>) -> Result<Found, Failure> {
+pub(super) fn check(
+    file: &File,
+    format: DiskFormat,
+    repair: Option<VolumeRepair>,
+    meter: &Meter,
+) -> Result<Found, Failure> {
     let repair = repair.map(|repair| match repair {
         VolumeRepair::Leaks => Repair::Leaks,
         VolumeRepair::All => Repair::All,
     });
-    let found = disk_image::check(file, format, repair);
-    let found = found.map_err(|error| trouble("the volume can not be checked", &error))?;
+    let found = disk_image::check_watched(file, format, repair, &Looked(meter));
+    let found = found.map_err(|error| match error {
+        CheckError::Stopped => cancelled(),
+        error => trouble("the volume can not be checked", &error),
+    })?;
     Ok(Found {
         errors: found.corruptions + found.check_errors,
         leaks: found.leaks,
@@ -218,16 +261,46 @@ pub(super) fn check(file: &File, format: DiskFormat, repair: Option<VolumeRepair
     })
 }
 
-/// Tells a job's meter what image work tells.
-struct Watched<'a>(&'a Meter);
+/// Tells a job's meter what was looked at. How much there is to look at is not known before.
+struct Looked<'a>(&'a Meter);
 
-impl Watch for Watched<'_> {
-    fn progress(&self, done_bytes: u64, total_bytes: u64) {
-        self.0.set_of(done_bytes, total_bytes);
+impl Watch for Looked<'_> {
+    fn progress(&self, done_bytes: u64, _: u64) {
+        self.0.set(done_bytes);
     }
 
     fn is_stopped(&self) -> bool {
         self.0.stopped()
+    }
+}
+
+/// What accompanies work that writes a disk.
+pub(super) struct Work<'a> {
+    pub(super) meter: &'a Meter,
+    pub(super) room: Room<'a>,
+}
+
+impl Work<'_> {
+    /// Why work ended early: for want of room, because it was given up, or by this error.
+    fn failure(&self, what: &str, error: &(dyn Error + 'static)) -> Failure {
+        if let Some(failure) = self.room.lack() {
+            failure
+        } else if self.meter.stopped() {
+            cancelled()
+        } else {
+            trouble(what, error)
+        }
+    }
+}
+
+impl Watch for Work<'_> {
+    fn progress(&self, done_bytes: u64, total_bytes: u64) {
+        self.meter.set_of(done_bytes, total_bytes);
+        self.room.done(done_bytes);
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.meter.stopped() || self.room.lack().is_some()
     }
 }
 
@@ -252,13 +325,13 @@ fn options(form: &Form, preallocation: Preallocation, backing: Option<BackingNam
     }
 }
 
-/// The images as a chain, top first; only the top one may be written.
-fn chain_of(layers: Vec<Source>, writable: bool) -> Result<Chain, Failure> {
+/// The images as a chain, top first; only the first `written` may be written.
+fn chain_of(layers: Vec<Source>, written: usize) -> Result<Chain, Failure> {
     let mut layers = (0..).zip(layers).map(|(place, source)| Layer {
         name: format!("{} image", files::suffix(source.format)),
         format: source.format,
         file: source.file,
-        writable: writable && place == 0,
+        writable: place < written,
         data_file: None,
     });
     let top = layers.next();

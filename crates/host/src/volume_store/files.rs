@@ -273,7 +273,10 @@ pub(crate) fn clear(context: &Context, known: &[VolumeRecord]) -> io::Result<()>
         }
         if matches!(part(path.extension()).as_deref(), Some(UPLOAD | TAKEN | PART)) {
             tracing::info!(path = %path.display(), "unfinished file of an unknown volume is removed");
-            std::fs::remove_file(&path)?;
+            // What can not be removed is no reason to serve nobody.
+            if let Err(error) = std::fs::remove_file(&path) {
+                tracing::warn!(path = %path.display(), %error, "can not be removed");
+            }
         } else {
             tracing::warn!(
                 path = %path.display(),

@@ -19,6 +19,7 @@
 mod disk;
 mod files;
 mod meter;
+mod room;
 mod settle;
 mod wish;
 mod work;
@@ -33,12 +34,12 @@ use tokio::sync::Semaphore;
 pub(crate) use files::{Files, clear, code, failure};
 pub(crate) use meter::{Meter, cancelled};
 pub(crate) use settle::{NewFile, empty_layer, new_layer, new_part, settled};
-pub(crate) use wish::{check_size, check_wish};
-pub(crate) use work::{Outcome, carry_out};
+pub(crate) use wish::{check_name, check_size, check_wish};
+pub(crate) use work::{Outcome, carry_out, measure};
 
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::registry::{Change, RegistryError, VolumeRecord};
+use crate::registry::{Change, Holder, VolumeRecord};
 
 /// Jobs that work at the same time; further ones wait. Each keeps a thread and the storage busy.
 const JOBS_MAX: usize = 4;
@@ -97,10 +98,10 @@ pub(crate) fn locate(context: &Context, name_or_id: &str) -> Result<VolumeFile, 
     })
 }
 
-/// A volume as the API shows it.
-pub(crate) fn describe(context: &Context, change: &Change<'_>, record: &VolumeRecord) -> Result<Volume, RegistryError> {
+/// A volume as the API shows it. Looks at its files, so never within a change of the registry. Blocks shortly.
+pub(crate) fn describe(context: &Context, record: &VolumeRecord, attached_to: Vec<VolumeAttachment>) -> Volume {
     let files = Files::of(context, record.id);
-    let mut volume = record.describe(change.attachments(record)?, files.sizes(record));
+    let mut volume = record.describe(attached_to, files.sizes(record));
     if record.layers.len() > 1 {
         let layers = record.layers.iter().map(|layer| api_types::VolumeLayer {
             file: files.name(*layer),
@@ -108,7 +109,28 @@ pub(crate) fn describe(context: &Context, change: &Change<'_>, record: &VolumeRe
         });
         volume.layers = layers.collect();
     }
-    Ok(volume)
+    volume
+}
+
+/// Who has a volume that somebody else wants, as far as that is known. Blocks.
+pub(crate) fn in_use(context: &Context, name_or_id: &str) -> Failure {
+    let looked_at = context.registry.change_now(|change| -> Result<_, Failure> {
+        let record = find(change, name_or_id)?;
+        not_copied(change, &record)?;
+        idle(&record)?;
+        let text = format!(
+            "volume {} is in use by another machine or program; stop that one, or attach the volume read-only to both",
+            record.name()
+        );
+        Ok(Failure::new(ErrorCode::InUse, text))
+    });
+    match looked_at {
+        Ok(failure) => failure,
+        Err(failure) => Failure {
+            code: ErrorCode::InUse,
+            ..failure
+        },
+    }
 }
 
 pub(crate) fn find(change: &Change<'_>, name_or_id: &str) -> Result<VolumeRecord, Failure> {
@@ -171,14 +193,13 @@ pub(crate) fn idle(record: &VolumeRecord) -> Result<(), Failure> {
 
 /// Fails while a machine that has a process has the volume; of those that only read it, only if it is to be written.
 pub(crate) fn not_running(change: &Change<'_>, record: &VolumeRecord, to_write: bool) -> Result<(), Failure> {
-    for attachment in change.attachments(record)? {
-        let runs = running(change, &attachment)?;
-        if runs && (to_write || !attachment.read_only) {
+    for holder in change.holders(record)? {
+        if holder.runs() && (to_write || !holder.read_only) {
             return Err(Failure::new(
                 ErrorCode::InUse,
                 format!(
                     "machine {} runs with volume {}; stop it first",
-                    attachment.vm,
+                    holder.vm,
                     record.name()
                 ),
             ));
@@ -189,26 +210,19 @@ pub(crate) fn not_running(change: &Change<'_>, record: &VolumeRecord, to_write: 
 
 /// The machine that runs with the volume and may write it, and what the disk is called there: who has to make it larger. Fails
 /// when a machine has it in a way in which it can not grow now.
-pub(crate) fn live_holder(change: &Change<'_>, record: &VolumeRecord) -> Result<Option<VolumeAttachment>, Failure> {
-    for attachment in change.attachments(record)? {
-        let phase = change.vm(&attachment.vm)?.map(|vm| vm.status.phase);
-        let advice = match phase {
-            None | Some(VmPhase::Stopped | VmPhase::Failed) => continue,
-            Some(VmPhase::Running | VmPhase::Paused) if !attachment.read_only => return Ok(Some(attachment)),
-            Some(VmPhase::Running | VmPhase::Paused) => "it may only read the volume; stop it first",
-            Some(VmPhase::Starting) => "wait until it runs",
-            Some(VmPhase::Stopping) => "wait until it has stopped",
+pub(crate) fn live_holder(change: &Change<'_>, record: &VolumeRecord) -> Result<Option<Holder>, Failure> {
+    for holder in change.holders(record)? {
+        let advice = match holder.phase {
+            VmPhase::Stopped | VmPhase::Failed => continue,
+            VmPhase::Running | VmPhase::Paused if !holder.read_only => return Ok(Some(holder)),
+            VmPhase::Running | VmPhase::Paused => "it may only read the volume; stop it first",
+            VmPhase::Starting => "wait until it runs",
+            VmPhase::Stopping => "wait until it has stopped",
         };
-        let text = format!("machine {} has volume {}: {advice}", attachment.vm, record.name());
+        let text = format!("machine {} has volume {}: {advice}", holder.vm, record.name());
         return Err(Failure::new(ErrorCode::InUse, text));
     }
     Ok(None)
-}
-
-/// Whether a machine has a process, or may have one soon.
-pub(crate) fn running(change: &Change<'_>, attachment: &VolumeAttachment) -> Result<bool, RegistryError> {
-    let vm = change.vm(&attachment.vm)?;
-    Ok(vm.is_some_and(|vm| !matches!(vm.status.phase, VmPhase::Stopped | VmPhase::Failed)))
 }
 
 /// Fails while others are copied from the volume.

@@ -1,12 +1,12 @@
 //! Whether a volume that is asked for can be, as far as its wish alone tells.
 
 use api_types::{Preallocation, VolumeSource, VolumeWish};
-use spec::{DiskFormat, Name, Problems};
+use spec::{DiskFormat, Name, Problems, VolumeId};
 
 /// Volumes are made of sectors, bytes (virtio 1.2 §5.2.4).
 pub(crate) const SECTOR_BYTES: u64 = 512;
 /// Largest volume, bytes: what QEMU reads of a qcow2 image with the default cluster, far beyond any file system here.
-const SIZE_MAX: u64 = 1 << 46;
+pub(crate) const SIZE_MAX: u64 = 1 << 46;
 /// Clusters of qcow2 images, bytes (QEMU `docs/interop/qcow2.txt`: `cluster_bits` from 9, and no more than 21).
 const CLUSTER_SIZES: std::ops::RangeInclusive<u64> = 512..=2 << 20;
 /// Characters of a SHA-256 in hexadecimal.
@@ -15,6 +15,7 @@ const SHA256_DIGITS: usize = 64;
 /// Notes everything that is wrong.
 pub(crate) fn check_wish(wish: &VolumeWish, problems: &mut Problems) {
     problems.take("name", wish.name.parse::<Name>());
+    check_name::<VolumeId>(&wish.name, problems);
     if let Some(size) = wish.size {
         check_size(size.bytes(), problems);
     }
@@ -34,6 +35,13 @@ pub(crate) fn check_wish(wish: &VolumeWish, problems: &mut Problems) {
         _ => {}
     }
     check_form(wish, problems);
+}
+
+/// Notes a name that could be the id of another thing of its kind: what is asked of either would be done to the wrong one.
+pub(crate) fn check_name<Id: std::str::FromStr>(name: &str, problems: &mut Problems) {
+    if name.parse::<Id>().is_ok() {
+        problems.add("name", format_args!("{name:?} looks like an id; take another one"));
+    }
 }
 
 /// Notes what is wrong with a size.
@@ -129,6 +137,10 @@ mod tests {
             ["name", "size", "cluster_size", "preallocation"]
         );
         assert_eq!(wrong(r#"{"name": "a"}"#), ["size"]);
+        assert_eq!(
+            wrong(r#"{"name": "00000000-0000-4000-8000-000000000001", "size": 512}"#),
+            ["name"]
+        );
         assert_eq!(wrong(r#"{"name": "a", "size": "65Ti"}"#), ["size"]);
         assert_eq!(
             wrong(r#"{"name": "a", "size": 512, "format": "qcow2", "cluster_size": "3Ki"}"#),

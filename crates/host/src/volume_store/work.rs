@@ -4,16 +4,17 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use api_types::{ErrorCode, VolumeCheck, VolumeRepair, VolumeSource};
+use api_types::{ErrorCode, VolumeCheck, VolumeMeasure, VolumeMeasureRequest, VolumeRepair, VolumeSource};
 use images::ImageDigest;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use spec::DiskFormat;
 
-use super::disk::{self, Form, Source};
+use super::disk::{self, Form, Source, Work};
 use super::files::{self, Files};
 use super::meter::Meter;
-use super::wish::SECTOR_BYTES;
+use super::room::Room;
+use super::wish::{SECTOR_BYTES, SIZE_MAX};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::registry::{Task, VolumeRecord};
@@ -44,6 +45,8 @@ pub(crate) fn carry_out(
         Task::Finish => take_over(context, record, meter),
         Task::Resize { size_bytes } => resize(context, record, size_bytes),
         Task::Check { repair } => check(context, record, repair, meter),
+        Task::Rebase => rebase(context, record, meter),
+        Task::Commit => commit(context, record, meter),
         Task::Snapshot { .. } | Task::Stream | Task::Move { .. } | Task::Mirror => Err(Failure::new(
             ErrorCode::Internal,
             "this is the work of a machine process",
@@ -53,19 +56,22 @@ pub(crate) fn carry_out(
 
 fn create(context: &Context, record: &VolumeRecord, meter: &Meter) -> Result<Outcome, Failure> {
     let files = Files::of(context, record.id);
-    let form = form(record)?;
+    let mut form = form(record)?;
+    let has_room = |bytes| context.check_space(bytes);
+    let room = Room::new(&has_room);
+    let work = Work { meter, room };
     let file = files.begin()?;
     match &record.wish.source {
-        VolumeSource::Blank {} => disk::blank(&file, &form, None, meter)?,
+        VolumeSource::Blank {} => disk::blank(&file, &form, None, &work)?,
         VolumeSource::Image { .. } => {
             let digest = image_of(record)?;
             if record.shares_image() {
                 let backing = backing_name(context, &digest);
-                disk::blank(&file, &form, Some(&backing), meter)?;
+                disk::blank(&file, &form, Some(&backing), &work)?;
             } else {
                 let image = context.store.open_disk(&digest);
                 let image = image.map_err(|error| Failure::of(ErrorCode::NotFound, &error))?;
-                disk::copy(vec![Source::raw(image)], &file, &form, meter)?;
+                disk::copy(vec![Source::raw(image)], &file, &form, &work)?;
             }
         }
         VolumeSource::Volume { volume } => {
@@ -74,7 +80,12 @@ fn create(context: &Context, record: &VolumeRecord, meter: &Meter) -> Result<Out
                 let text = format!("volume {volume} is not the one that was to be copied any more");
                 return Err(Failure::new(ErrorCode::NotFound, text));
             }
-            disk::copy(layers(context, &origin, false)?, &file, &form, meter)?;
+            let layers = layers(context, &origin, 0)?;
+            if let Some(top) = layers.first() {
+                // What its record says may be old: it may have grown under a machine that could not tell.
+                form.size_bytes = form.size_bytes.max(disk::size(&top.file, top.format)?);
+            }
+            disk::copy(layers, &file, &form, &work)?;
         }
         VolumeSource::Upload { .. } => {
             let text = "a volume that is uploaded is not filled from elsewhere";
@@ -91,15 +102,11 @@ fn create(context: &Context, record: &VolumeRecord, meter: &Meter) -> Result<Out
     })
 }
 
-/// The files a volume's contents are in, top first, locked against others.
-fn layers(context: &Context, record: &VolumeRecord, to_write: bool) -> Result<Vec<Source>, Failure> {
+/// The files a volume's contents are in, top first, locked against others; the first `written` of them to be written.
+fn layers(context: &Context, record: &VolumeRecord, written: usize) -> Result<Vec<Source>, Failure> {
     let mut layers = Vec::new();
-    for (layer, is_top) in record
-        .files()
-        .into_iter()
-        .zip(std::iter::once(true).chain(std::iter::repeat(false)))
-    {
-        let file = files::open_layer(context, record, layer, to_write && is_top)?;
+    for (place, layer) in record.files().into_iter().enumerate() {
+        let file = files::open_layer(context, record, layer, place < written)?;
         let format = layer.format;
         // What an image does not refer to any more must not show through it, whatever the record still has.
         let alone = disk::backing(&file, format)?.is_none();
@@ -147,6 +154,11 @@ fn take_over(context: &Context, record: &VolumeRecord, meter: &Meter) -> Result<
     let path = files.taken();
     meter.begin("judge", None);
     let (format, size_bytes) = disk::judge(&file)?;
+    let most = context.config.image_max_bytes.min(SIZE_MAX);
+    if size_bytes > most {
+        let text = format!("what was uploaded is a disk of {size_bytes} bytes, and {most} are the most (image_max)");
+        return Err(Failure::new(ErrorCode::DiskRefused, text));
+    }
     let size_bytes = size_bytes.next_multiple_of(SECTOR_BYTES);
     if format == DiskFormat::Raw {
         // The last sector is whole.
@@ -179,7 +191,9 @@ fn take_over(context: &Context, record: &VolumeRecord, meter: &Meter) -> Result<
     }
     form.check()?;
     let target = files.begin()?;
-    disk::copy(vec![Source { file, format }], &target, &form, meter)?;
+    let has_room = |bytes| context.check_space(bytes);
+    let room = Room::new(&has_room);
+    disk::copy(vec![Source { file, format }], &target, &form, &Work { meter, room })?;
     meter.begin("seal", None);
     files.finish(&target, form.format)?;
     files.remove_taken()?;
@@ -264,13 +278,54 @@ fn verify(file: &File, wanted: &str, meter: &Meter) -> Result<(), Failure> {
 }
 
 fn resize(context: &Context, record: &VolumeRecord, size_bytes: u64) -> Result<Outcome, Failure> {
-    disk::grow(layers(context, record, true)?, size_bytes)?;
-    Ok(Outcome {
-        format: record.format.unwrap_or(DiskFormat::Raw),
-        size_bytes,
-        check: None,
-        told: None,
-    })
+    let format = record.top().format;
+    // It may have grown under a machine that could not tell any more.
+    if disk::size(&files::open(context, record, false)?, format)? < size_bytes {
+        disk::grow(layers(context, record, 1)?, size_bytes)?;
+    }
+    outcome(record, &files::open(context, record, false)?, format)
+}
+
+/// Begun again after it was cut off, it finds the same chain, or the newest file alone: nothing is left to do then.
+fn rebase(context: &Context, record: &VolumeRecord, meter: &Meter) -> Result<Outcome, Failure> {
+    let layers = layers(context, record, 1)?;
+    let has_room = |bytes| context.check_space(bytes);
+    let room = Room::new(&has_room);
+    meter.begin("copy", record.size_bytes);
+    disk::rebase(layers, &Work { meter, room })?;
+    outcome(record, &files::open(context, record, false)?, record.top().format)
+}
+
+/// Begun again after it was cut off, it writes the same once more: the record has the newest file until it is done.
+fn commit(context: &Context, record: &VolumeRecord, meter: &Meter) -> Result<Outcome, Failure> {
+    let Some(below) = record.files().get(1).copied() else {
+        return Err(Failure::new(
+            ErrorCode::Internal,
+            "the record of the volume has nothing below its newest file",
+        ));
+    };
+    let layers = layers(context, record, 2)?;
+    let has_room = |bytes| context.check_space(bytes);
+    let room = Room::new(&has_room);
+    meter.begin("copy", record.size_bytes);
+    disk::commit(layers, &Work { meter, room })?;
+    outcome(record, &files::open_layer(context, record, below, false)?, below.format)
+}
+
+/// How large the file of a copy of a volume would be. Blocks.
+pub(crate) fn measure(
+    context: &Context,
+    record: &VolumeRecord,
+    wanted: &VolumeMeasureRequest,
+) -> Result<VolumeMeasure, Failure> {
+    let form = Form {
+        format: wanted.format,
+        size_bytes: form(record)?.size_bytes,
+        preallocation: wanted.preallocation,
+        cluster_bytes: wanted.cluster_size.map(spec::ByteSize::bytes),
+        compressed: false,
+    };
+    disk::measure(layers(context, record, 0)?, &form)
 }
 
 fn check(
@@ -294,10 +349,10 @@ fn check(
     for layer in &all {
         meter.check()?;
         let found = if *layer == record.top() {
-            disk::check(&top, layer.format, repair)?
+            disk::check(&top, layer.format, repair, meter)?
         } else {
             let file = files::open_layer(context, record, *layer, repair.is_some())?;
-            disk::check(&file, layer.format, repair)?
+            disk::check(&file, layer.format, repair, meter)?
         };
         check.errors += found.errors;
         check.leaks += found.leaks;
@@ -321,7 +376,12 @@ fn check(
     Ok(Outcome {
         check: Some(check),
         told: Some(told),
-        ..outcome(record, &top, record.top().format)?
+        format: record.top().format,
+        // What is too corrupt to tell its size was still looked at.
+        size_bytes: disk::size(&top, record.top().format)
+            .ok()
+            .or(record.size_bytes)
+            .unwrap_or(0),
     })
 }
 

@@ -22,7 +22,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use control::{CreateVm, DiskChain, DiskLayer, EndReport, FdRole, REPORT_FILE, Refusal, VmRequest, VmStatus};
-use spec::{Cpus, DiskBus, DiskCache, DiskFormat, DiskLimits, DiskSector, DiskSpec, MachineParts, Memory, VmId};
+use spec::{DiskBus, DiskFormat, DiskSpec, MachineParts, testing};
 use tempfile::TempDir;
 
 pub(crate) use console::Console;
@@ -66,24 +66,7 @@ impl Setup {
     /// One vCPU, 32 MiB, and this kernel.
     pub(crate) fn plain(kernel: PathBuf) -> Self {
         Self {
-            parts: MachineParts {
-                id: VmId::random(),
-                name: "test".parse().unwrap(),
-                cpus: Cpus {
-                    sockets: 1,
-                    cores: 1,
-                    threads: 1,
-                },
-                memory: Memory {
-                    size_bytes: 32 << 20,
-                    hugepages: None,
-                    prefault: false,
-                },
-                cmdline: String::new(),
-                disks: vec![],
-                nets: vec![],
-                debug_exit: false,
-            },
+            parts: testing::small_machine(),
             kernel,
             initrd: None,
             disks: vec![],
@@ -105,7 +88,7 @@ impl Setup {
 
     /// With a raw virtio disk.
     pub(crate) fn disk(self, path: &Path, queues: u16) -> Self {
-        let spec = disk_spec(&format!("disk{}", self.disks.len()), DiskBus::Virtio, queues);
+        let spec = testing::disk(&format!("disk{}", self.disks.len()), DiskBus::Virtio, queues);
         self.chain(spec, &[(path, DiskFormat::Raw)])
     }
 
@@ -115,20 +98,6 @@ impl Setup {
         let owned = layers.iter().map(|(path, format)| (path.to_path_buf(), *format));
         self.disks.push(owned.collect());
         self
-    }
-}
-
-pub(crate) fn disk_spec(name: &str, bus: DiskBus, queues: u16) -> DiskSpec {
-    DiskSpec {
-        name: name.parse().unwrap(),
-        serial: format!("serial-{name}"),
-        bus,
-        read_only: false,
-        cdrom: false,
-        queues,
-        cache: DiskCache::Cached,
-        sector: DiskSector::B512,
-        limits: DiskLimits::default(),
     }
 }
 

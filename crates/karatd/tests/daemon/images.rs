@@ -143,3 +143,17 @@ fn a_pull_goes_on_with_the_next_daemon_under_the_same_operation() {
     let operation = daemon.over(&location);
     assert_eq!(operation["error"]["code"], "registry_unavailable", "{operation}");
 }
+
+#[test]
+fn what_failed_pulls_left_goes_with_an_image_and_where_there_is_no_room() {
+    let daemon = Daemon::start_seeded("reserved_space = 0", seed);
+    let blob = |daemon: &Daemon| daemon.path("state/blobs").join(format!("{}.partial", "0".repeat(64)));
+    std::fs::write(blob(&daemon), "a layer").unwrap();
+    assert_eq!(daemon.delete(&format!("/v1/images/{DIGEST}")).status, 204);
+    assert!(!blob(&daemon).exists());
+    let full = Daemon::start_with("reserved_space = \"1000Ti\"");
+    std::fs::write(blob(&full), "a layer").unwrap();
+    full.post("/v1/volumes", &json!({"name": "data", "size": "1Mi"}))
+        .problem(507, "no_space");
+    assert!(!blob(&full).exists());
+}

@@ -46,6 +46,37 @@ fn a_machine_lives_and_is_deleted_without_a_trace() {
 }
 
 #[test]
+fn a_guest_that_resets_itself_without_end_does_not_push_out_other_events() {
+    let daemon = Daemon::start();
+    daemon.run("web", "loop");
+    let began = std::time::Instant::now();
+    let all = wait_for("the resets", || {
+        Some(daemon.vm("web")["status"]["resets"].clone()).filter(|resets| *resets == 400)
+    });
+    let seconds = began.elapsed().as_secs();
+    let events = daemon.get("/v1/events").json();
+    let told = events["items"].as_array().unwrap().iter();
+    let told: Vec<_> = told.filter(|event| event["reason"] == "GuestReset").collect();
+    assert!((1..=3 + seconds).contains(&(told.len() as u64)), "{told:?}");
+    let last = told.last().unwrap()["message"].as_str().unwrap();
+    assert!(last.contains(&format!("{all} times")), "{last}");
+    // Whoever asks for a reset sees it at once.
+    for resets in 401..404 {
+        let answer = daemon.post("/v1/vms/web/reset", &json!({}));
+        assert_eq!(answer.json()["status"]["resets"], resets);
+    }
+}
+
+#[test]
+fn a_machine_is_not_named_like_another_ones_id() {
+    let daemon = Daemon::start();
+    let web = daemon.create("web", "");
+    let answer = daemon.post("/v1/vms", &daemon.spec(web["id"].as_str().unwrap(), ""));
+    let problem = answer.problem(422, "invalid_spec");
+    assert_eq!(problem["errors"][0]["field"], "name", "{problem}");
+}
+
+#[test]
 fn of_two_starts_at_once_exactly_one_wins() {
     let daemon = Daemon::start();
     daemon.create("web", "");

@@ -99,6 +99,30 @@ fn what_was_cut_off_is_cleared_and_what_lost_its_record_is_kept() {
 }
 
 #[test]
+fn leftovers_that_can_not_be_removed_do_not_keep_the_daemon_from_starting() {
+    let mut daemon = Daemon::start();
+    daemon.terminate();
+    // A directory where a file should be can not be removed as one; nor can a mount point.
+    let unknown = daemon.path("state/volumes/00000000-0000-4000-8000-000000000001.part");
+    std::fs::create_dir(&unknown).unwrap();
+    let mounted = rustix::process::geteuid()
+        .is_root()
+        .then(|| daemon.path("state/tmp/import-1-1"));
+    if let Some(path) = &mounted {
+        std::fs::create_dir(path).unwrap();
+        rustix::mount::mount("none", path, "tmpfs", rustix::mount::MountFlags::empty(), c"size=64k").unwrap();
+    }
+    daemon.restart();
+    let answers = daemon.get("/v1/vms").status;
+    if let Some(path) = &mounted {
+        assert!(path.exists());
+        rustix::mount::unmount(path, rustix::mount::UnmountFlags::DETACH).unwrap();
+    }
+    assert!(unknown.exists());
+    assert_eq!(answers, 200);
+}
+
+#[test]
 fn what_the_daemon_keeps_is_its_own_also_where_it_was_not() {
     use std::os::unix::fs::PermissionsExt;
     let mut daemon = Daemon::start();

@@ -66,7 +66,12 @@ impl Events {
     /// False if it is lost.
     pub(super) fn add(&self, happening: Happening, lun: Lun) -> bool {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.features & happening.feature() == 0 || state.pending.contains(&(happening, lun)) {
+        if state.features & happening.feature() == 0 {
+            return true;
+        }
+        // The same again, unless the driver is told something else of the unit in between.
+        let last = state.pending.iter().rev().find(|(_, of)| *of == lun);
+        if last.is_some_and(|(last, _)| *last == happening) {
             return true;
         }
         let room = state.pending.len() < PENDING_MAX;
@@ -94,5 +99,40 @@ impl Events {
         let parts = parts.into_iter().flatten();
         bytes.iter_mut().zip(parts).for_each(|(place, &byte)| *place = byte);
         Some(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_driver_that_is_behind_ends_with_what_is_there() {
+        let events = Events::default();
+        events.begin(feature::HOTPLUG | feature::CHANGE);
+        let [one, other] = [1, 2].map(|unit| Lun::new(0, unit).unwrap());
+        for (happening, lun) in [
+            (Happening::Added, one),
+            (Happening::Removed, one),
+            (Happening::Resized, other),
+            (Happening::Added, one),
+            // Told already.
+            (Happening::Resized, other),
+            (Happening::Added, one),
+        ] {
+            assert!(events.add(happening, lun));
+        }
+        let told: Vec<_> = std::iter::from_fn(|| events.take()).collect();
+        let told: Vec<_> = told.iter().map(|event| (event[0], event[7], event[12])).collect();
+        let (transport, parameters) = (TRANSPORT.to_le_bytes()[0], PARAMETERS.to_le_bytes()[0]);
+        assert_eq!(
+            told,
+            [
+                (transport, 1, 1),
+                (transport, 1, 2),
+                (parameters, 2, 0x2a),
+                (transport, 1, 1)
+            ]
+        );
     }
 }

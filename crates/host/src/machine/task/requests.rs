@@ -137,6 +137,12 @@ impl Task {
         }
     }
 
+    /// Whether somebody asked for what changes the machine, and wants to see it in the record then.
+    pub(in crate::machine) fn somebody_waits(&self) -> bool {
+        let mut answers = self.waiting.values().map(|waiting| &waiting.reply);
+        answers.any(|reply| matches!(reply, Answer::Done(_)))
+    }
+
     /// Nobody will answer any more what was asked over this connection.
     pub(super) fn unanswered(&mut self, error: &LinkError) {
         for (_, waiting) in self.waiting.drain() {

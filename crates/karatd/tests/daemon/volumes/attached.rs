@@ -162,3 +162,33 @@ fn a_machine_does_not_start_before_its_volume_is_there() {
     let started = daemon.begin("/v1/vms/web/start", &json!({}));
     assert_eq!(started["phase"], "Succeeded", "{started}");
 }
+
+#[test]
+fn who_has_a_volume_is_told_by_name() {
+    let daemon = Daemon::start_with("reserved_space = 0");
+    let volume = daemon.make(&blank("data"));
+    let mut spec = daemon.spec("web", "");
+    spec["disks"] = json!([{"volume": "data"}]);
+    assert_eq!(daemon.post("/v1/vms", &spec).status, 201);
+    let file = std::fs::File::open(daemon.file(&volume)).unwrap();
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let operation = daemon.begin("/v1/vms/web/start", &json!({}));
+    assert_eq!(operation["error"]["code"], "in_use", "{operation}");
+    let told = operation["error"]["detail"].as_str().unwrap();
+    assert!(
+        told.contains("volume data is in use") && !told.contains(".raw"),
+        "{told}"
+    );
+    // As while it is being checked, or copied.
+    let database = rusqlite::Connection::open(daemon.path("state/karat.db")).unwrap();
+    let id = operation["id"].as_str().unwrap();
+    let job = format!(r#"{{"operation":"{id}","task":{{"check":{{"repair":null}}}}}}"#);
+    let update = "UPDATE volumes SET record = json_set(record, '$.job', json(?1))";
+    assert_eq!(database.execute(update, [job]).unwrap(), 1);
+    let operation = daemon.begin("/v1/vms/web/start", &json!({}));
+    let told = operation["error"]["detail"].as_str().unwrap();
+    assert!(
+        told.contains("volume data; wait for operation ") && told.contains(id),
+        "{told}"
+    );
+}

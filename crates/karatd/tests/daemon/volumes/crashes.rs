@@ -164,6 +164,67 @@ fn an_upload_that_was_verified_is_not_verified_again() {
 }
 
 #[test]
+fn work_that_ends_one_daemon_after_the_other_is_given_up() {
+    let mut daemon = Daemon::start_with("reserved_space = 0");
+    let wish = json!({"name": "sent", "source": {"kind": "upload"}});
+    assert_eq!(daemon.post("/v1/volumes", &wish).status, 201);
+    let bytes = vec![7; 1 << 20];
+    let answer = daemon.put("sent", "", &bytes);
+    let uploaded = answer.header("location").unwrap().to_owned();
+    assert_eq!(daemon.over(&uploaded)["phase"], "Succeeded");
+    let pull = daemon.post("/v1/images", &json!({"reference": "127.0.0.1:1/none:1"}));
+    let pulled = pull.header("location").unwrap().to_owned();
+    daemon.over(&pulled);
+    let volume = daemon.volume("sent");
+    let (file, upload) = (daemon.file(&volume), daemon.file(&volume).with_extension("taken"));
+    daemon.crash();
+    // As after two daemons were cut off in each, the second by what it worked on; then by a third.
+    std::fs::rename(&file, &upload).unwrap();
+    let id = |location: &str| location.rsplit('/').next().unwrap().to_owned();
+    let job = format!(r#"{{"operation":"{}","task":"finish","begun":3}}"#, id(&uploaded));
+    let database = rusqlite::Connection::open(daemon.path("state/karat.db")).unwrap();
+    let changed = [
+        (
+            "UPDATE volumes SET record = json_set(record, '$.state', 'creating', '$.job', json(?1))",
+            job,
+        ),
+        (
+            "UPDATE operations SET phase = '\"Running\"', failure = NULL WHERE id = ?1",
+            id(&uploaded),
+        ),
+        (
+            "UPDATE operations SET phase = '\"Running\"', failure = NULL, begun = 3 WHERE id = ?1",
+            id(&pulled),
+        ),
+    ];
+    for (update, value) in &changed {
+        assert_eq!(database.execute(update, [value]).unwrap(), 1);
+    }
+    daemon.restart();
+    for location in [&uploaded, &pulled] {
+        let operation = daemon.over(location);
+        assert_eq!(operation["phase"], "Failed", "{operation}");
+        let told = operation["error"]["detail"].as_str().unwrap();
+        assert!(told.contains("3 daemons in a row ended"), "{told}");
+    }
+    // What was sent is there, and taken when somebody asks for that again; the volume could be deleted, too.
+    let volume = daemon.volume("sent");
+    assert_eq!(volume["upload"]["received_bytes"], 1 << 20, "{volume}");
+    let again = daemon.put("sent", &format!("Content-Range: bytes */{}\r\n", 1 << 20), b"");
+    assert_eq!(daemon.over(again.header("location").unwrap())["phase"], "Succeeded");
+    // A third daemon still goes on with it.
+    daemon.crash();
+    for (update, value) in &changed {
+        database.execute(update, [value]).unwrap();
+    }
+    let twice = "UPDATE volumes SET record = json_set(record, '$.job.begun', 2)";
+    assert_eq!(database.execute(twice, []).unwrap(), 1);
+    std::fs::rename(&file, &upload).unwrap();
+    daemon.restart();
+    assert_eq!(daemon.over(&uploaded)["phase"], "Succeeded");
+}
+
+#[test]
 fn growing_checking_and_removing_are_ended_by_the_next_daemon() {
     let mut daemon = Daemon::start_with("reserved_space = 0");
     for name in ["grown", "checked", "gone"] {

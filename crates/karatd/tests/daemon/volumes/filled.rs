@@ -255,3 +255,21 @@ fn leak(path: &std::path::Path) {
     file.set_len(end + (64 << 10)).unwrap();
     file.write_all_at(&1u16.to_be_bytes(), block + 2 * (end >> 16)).unwrap();
 }
+
+#[test]
+fn the_size_is_what_the_file_has_where_the_record_is_behind() {
+    let daemon = Daemon::start_with("reserved_space = 0");
+    daemon.make(&json!({"name": "data", "size": "8Mi", "format": "qcow2"}));
+    // As after it grew under a machine that could not tell any more.
+    let database = rusqlite::Connection::open(daemon.path("state/karat.db")).unwrap();
+    let update = "UPDATE volumes SET record = json_set(record, '$.size_bytes', 4194304)";
+    assert_eq!(database.execute(update, []).unwrap(), 1);
+    let copied = daemon.begin("/v1/volumes/data/convert", &json!({"name": "copy", "format": "raw"}));
+    assert_eq!(copied["phase"], "Succeeded", "{copied}");
+    assert_eq!(daemon.volume("copy")["size_bytes"], 8 << 20);
+    for (size, has) in [("6Mi", 8 << 20), ("9Mi", 9 << 20)] {
+        let resized = daemon.begin("/v1/volumes/data/resize", &json!({"size": size}));
+        assert_eq!(resized["phase"], "Succeeded", "{resized}");
+        assert_eq!(daemon.volume("data")["size_bytes"], has);
+    }
+}

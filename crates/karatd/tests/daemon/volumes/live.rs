@@ -11,7 +11,7 @@ use super::blank;
 use crate::harness::{Daemon, signal, wait_for};
 
 /// A machine that behaves as `mode` says and runs with the volume `data`, whose first bytes are known.
-fn machine(daemon: &Daemon, mode: &str) -> Value {
+pub(super) fn machine(daemon: &Daemon, mode: &str) -> Value {
     daemon.create("web", mode);
     let volume = daemon.make(&blank("data"));
     let file = std::fs::File::options().write(true).open(daemon.file(&volume)).unwrap();
@@ -23,13 +23,13 @@ fn machine(daemon: &Daemon, mode: &str) -> Value {
 }
 
 #[track_caller]
-fn start(daemon: &Daemon) {
+pub(super) fn start(daemon: &Daemon) {
     let started = daemon.begin("/v1/vms/web/start", &json!({}));
     assert_eq!(started["phase"], "Succeeded", "{started}");
 }
 
 /// Names of the images that the running machine was given or went on in, top first.
-fn images(daemon: &Daemon) -> Vec<String> {
+pub(super) fn images(daemon: &Daemon) -> Vec<String> {
     let disks = daemon.get("/v1/vms/web/disks").json();
     let layers = disks["items"][0]["layers"].as_array().unwrap().clone();
     let name = |layer: &Value| {
@@ -41,14 +41,14 @@ fn images(daemon: &Daemon) -> Vec<String> {
     layers.iter().map(|layer| name(layer).into_string().unwrap()).collect()
 }
 
-fn names(volume: &Value, suffixes: &[&str]) -> Vec<String> {
+pub(super) fn names(volume: &Value, suffixes: &[&str]) -> Vec<String> {
     let id = volume["id"].as_str().unwrap();
     suffixes.iter().map(|suffix| format!("{id}.{suffix}")).collect()
 }
 
 /// The files of volumes once those that nothing needs are gone.
 #[track_caller]
-fn only(daemon: &Daemon, expected: &[String]) {
+pub(super) fn only(daemon: &Daemon, expected: &[String]) {
     let mut expected = expected.to_vec();
     expected.sort();
     wait_for(&format!("nothing but {expected:?}"), || {
@@ -60,7 +60,7 @@ fn pid(daemon: &Daemon) -> u32 {
     u32::try_from(daemon.vm("web")["status"]["pid"].as_u64().unwrap()).unwrap()
 }
 
-fn kill(daemon: &Daemon) {
+pub(super) fn kill(daemon: &Daemon) {
     signal(pid(daemon), Signal::KILL);
     daemon.until("web", "Failed");
 }
@@ -101,7 +101,7 @@ fn progress(daemon: &Daemon, operation: &str) -> Value {
     })
 }
 
-const SNAPSHOT: &str = "/v1/vms/web/disks/data/snapshot";
+pub(super) const SNAPSHOT: &str = "/v1/vms/web/disks/data/snapshot";
 const STREAM: &str = "/v1/vms/web/disks/data/stream";
 const MIRROR: &str = "/v1/vms/web/disks/data/mirror";
 

@@ -5,6 +5,7 @@ mod crashes;
 mod filled;
 mod kills;
 mod live;
+mod offline;
 mod refused;
 mod sent;
 

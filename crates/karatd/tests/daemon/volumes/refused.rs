@@ -155,3 +155,18 @@ fn a_full_disk_fails_the_operation_and_leaves_nothing() {
     // With room again, all is well.
     daemon.make(&json!({"name": "fits", "size": "4Mi", "preallocation": "full"}));
 }
+
+#[test]
+fn a_small_upload_does_not_become_a_disk_beyond_all_bounds() {
+    let daemon = Daemon::start_with("reserved_space = 0\nimage_max = \"16Mi\"");
+    let path = daemon.path("huge.qcow2");
+    let text = path.to_str().unwrap();
+    super::qemu_img(&["create", "-q", "-f", "qcow2", text, "17M"]);
+    daemon.post("/v1/volumes", &json!({"name": "huge", "source": {"kind": "upload"}}));
+    let answer = daemon.put("huge", "", &std::fs::read(&path).unwrap());
+    let operation = daemon.over(answer.header("location").unwrap());
+    assert_eq!(operation["error"]["code"], "disk_refused", "{operation}");
+    let told = operation["error"]["detail"].as_str().unwrap();
+    assert!(told.contains("17825792") && told.contains("image_max"), "{told}");
+    assert!(daemon.files().is_empty(), "{:?}", daemon.files());
+}
