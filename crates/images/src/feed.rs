@@ -66,10 +66,17 @@ impl<'a> Feed<'a> {
 
     /// Sends it all; less if the reader goes away.
     pub(crate) async fn run(mut self) -> Result<(), PullError> {
+        let reader = self.sender.clone();
         let mut tries = 1;
         loop {
             let before = self.sent;
-            match self.attempt().await {
+            let result = tokio::select! {
+                biased;
+                // It has seen enough, and says why; the registry may be silent for long.
+                () = reader.closed() => return Ok(()),
+                result = self.attempt() => result,
+            };
+            match result {
                 Err(error) if error.is_transient() && self.sent > before && tries < TRIES_MAX => {
                     tracing::debug!(blob = %self.blob.digest, sent = self.sent, "trying again: {error}");
                     tokio::time::sleep(TRY_AGAIN_AFTER).await;
@@ -104,7 +111,7 @@ impl<'a> Feed<'a> {
                 });
             }
             if length > 0 && self.sender.send(piece).await.is_err() {
-                // The reader has seen enough, and says why.
+                // The reader has gone.
                 return Ok(());
             }
             self.sent += length;

@@ -69,6 +69,9 @@ pub struct Stores {
     default: StoreName,
 }
 
+/// The stores that could be opened, what each found left over, and those that could not.
+pub type Opening = (Stores, Vec<(StoreName, Recovery)>, Vec<Closed>);
+
 impl Stores {
     /// Opens them. One that cannot be opened is left out and told of, except the default, without which there is nothing. Blocks.
     ///
@@ -77,7 +80,7 @@ impl Stores {
     pub fn open(
         settings: Vec<Settings>,
         default: StoreName,
-    ) -> Result<(Self, Vec<(StoreName, Recovery)>, Vec<Closed>), StoresError> {
+    ) -> Result<Opening, StoresError> {
         if settings.is_empty() {
             return Err(StoresError::None);
         }
