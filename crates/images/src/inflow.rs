@@ -130,7 +130,9 @@ mod tests {
 
     #[test]
     fn goes_on_at_any_byte_with_the_digest_of_all() {
-        let bytes: Vec<u8> = (0..300_000_u32).map(|index| (index * 7 % 251) as u8).collect();
+        let bytes: Vec<u8> = (0..300_000)
+            .map(|index| u8::try_from(index * 7 % 251).unwrap())
+            .collect();
         for cut in [0, 1, 63, 64, 65, 131_072, 299_999, 300_000] {
             let mut first = Inflow::new(bytes.as_slice(), 300_000);
             let mut before = vec![0; cut];

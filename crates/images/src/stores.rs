@@ -77,10 +77,7 @@ impl Stores {
     ///
     /// # Errors
     /// See [`StoresError`].
-    pub fn open(
-        settings: Vec<Settings>,
-        default: StoreName,
-    ) -> Result<Opening, StoresError> {
+    pub fn open(settings: Vec<Settings>, default: StoreName) -> Result<Opening, StoresError> {
         if settings.is_empty() {
             return Err(StoresError::None);
         }

@@ -87,7 +87,10 @@ async fn nothing_compressed_is_kept_and_the_disk_is_what_was_packed() {
         let served = served(kind, pack);
         let store = served.open();
         let image = served.import(&store).await.unwrap().image;
-        assert_eq!(image.disk.digest, Some(ImageDigest::of(&[served.disk.clone(), vec![0; 424]].concat())));
+        assert_eq!(
+            image.disk.digest,
+            Some(ImageDigest::of(&[served.disk.clone(), vec![0; 424]].concat()))
+        );
         assert_eq!(image.kernel.as_ref().unwrap().size_bytes, 6);
         assert_eq!(served.registry.requests(&served.path), [0]);
         assert!(served.kept().is_empty(), "{kind}: {:?}", served.kept());
@@ -115,7 +118,9 @@ async fn a_layer_cut_off_is_entered_again_after_a_restart() {
     ] {
         let served = served(kind, pack);
         let half = served.length / 2;
-        served.registry.misbehave(&served.path, &[Fault::Drop(half), Fault::Status(503)]);
+        served
+            .registry
+            .misbehave(&served.path, &[Fault::Drop(half), Fault::Status(503)]);
         let store = served.open();
         let error = served.import(&store).await.unwrap_err();
         assert_eq!(error.code(), "registry_status", "{kind}");
@@ -126,7 +131,10 @@ async fn a_layer_cut_off_is_entered_again_after_a_restart() {
         let asked = served.registry.requests(&served.path);
         // A checkpoint is a megabyte here, a block of the compression far less.
         let from = usize::try_from(asked[2]).unwrap();
-        assert!(asked.len() == 3 && from <= half && from + (5 << 18) > half, "{kind}: {asked:?} of {half}");
+        assert!(
+            asked.len() == 3 && from <= half && from + (5 << 18) > half,
+            "{kind}: {asked:?} of {half}"
+        );
         assert_eq!(image.disk.source_bytes, served.disk.len() as u64);
         assert!(served.kept().is_empty(), "{kind}: {:?}", served.kept());
         sound(&store);
@@ -138,7 +146,9 @@ async fn what_was_changed_meanwhile_is_fetched_anew() {
     let served = served(GZIP, gzip);
     let half = served.length / 2;
     for damage in 0..3 {
-        served.registry.misbehave(&served.path, &[Fault::Drop(half), Fault::Status(503)]);
+        served
+            .registry
+            .misbehave(&served.path, &[Fault::Drop(half), Fault::Status(503)]);
         let store = served.open();
         served.import(&store).await.unwrap_err();
         drop(store);

@@ -204,7 +204,10 @@ fn respond(
     }
     let length = body.len();
     let range = match offset {
-        Some(from) => format!("content-range: bytes {from}-{}/{whole}\r\n", (whole as u64).saturating_sub(1)),
+        Some(from) => format!(
+            "content-range: bytes {from}-{}/{whole}\r\n",
+            (whole as u64).saturating_sub(1)
+        ),
         None => String::new(),
     };
     // What is served never changes: its path is as good as any tag.
