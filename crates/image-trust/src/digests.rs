@@ -118,6 +118,18 @@ impl Digests {
         }
     }
 
+    /// The digests of what was fed up to now.
+    pub fn so_far(&self) -> DigestSet {
+        DigestSet {
+            digests: self
+                .hashers
+                .iter()
+                .map(|(method, hasher)| (*method, hasher.box_clone().finalize().into_vec()))
+                .collect(),
+            size_bytes: self.size_bytes,
+        }
+    }
+
     /// The digests of all that was fed.
     pub fn finish(self) -> DigestSet {
         DigestSet {

@@ -1,20 +1,19 @@
 //! Container disks: from a registry's layers to a sealed image.
 
-use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use image_formats::{Expectations, Inspector, Wrapping};
 use image_trust::policy::Demand;
 use image_trust::{Digests, HashMethod};
 
 use crate::import::{Job, blocking, until};
+use crate::layers::Layers;
 use crate::manifest::{Plan, read_label, resolve};
-use crate::progress::Meter;
+use crate::registry::Registry;
 use crate::seal::{DiskFile, Workspace, now_s};
 use crate::store::{INITRD, KERNEL};
-use crate::unpack::{Contents, Found, LayerFile, Unpacker};
-use crate::{FileRecord, ImageDigest, ImageRecord, ImportError, Imported, Origin, Phase, Reference};
+use crate::unpack::{Contents, Found};
+use crate::{FileRecord, ImageDigest, ImageRecord, ImportError, Imported, Origin, Reference};
 
 impl Job {
     /// A container disk.
@@ -45,22 +44,24 @@ impl Job {
             }
         };
         let label = until(&stop, labelling).await?;
-        let blobs = plan.layers.iter().map(|(blob, _)| blob.digest.clone());
-        let wanted = Arc::new(store.want(blobs.collect()));
-        let progress = self.progress.clone();
-        let fetching = async { Ok(store.fetch_layers(&registry, &plan, &progress).await?) };
-        let layers = until(&stop, fetching).await?;
-        let kept = Arc::clone(&wanted);
-        let result = blocking(move || {
-            let result = self.container_with_room(&plan, label.as_deref(), &layers);
-            drop(kept);
-            result
-        });
-        let imported = result.await?;
-        if let Some(wanted) = Arc::into_inner(wanted) {
-            wanted.served();
+        let job = Arc::new(self);
+        match job.taken_and_sealed(&registry, &plan, label.clone()).await {
+            // Once more, from where it came to, if dropping what nobody wants made room.
+            Err(ImportError::DiskFull(_)) if store.drop_unused() => job.taken_and_sealed(&registry, &plan, label).await,
+            result => result,
         }
-        Ok(imported)
+    }
+
+    async fn taken_and_sealed(
+        self: &Arc<Self>,
+        registry: &Registry,
+        plan: &Plan,
+        label: Option<String>,
+    ) -> Result<Imported, ImportError> {
+        let layers = Layers::begin(self, plan).await?;
+        let (layers, contents) = layers.take_in(registry, self, plan).await?;
+        let (job, plan) = (Arc::clone(self), plan.clone());
+        blocking(move || layers.end(job.container(&plan, label, contents))).await
     }
 
     /// The image that came from this very manifest before, if nothing has to be proved that takes its bytes.
@@ -86,48 +87,34 @@ impl Job {
         }))
     }
 
-    /// Once more if the file system was full and dropping layers nobody wants made room.
-    fn container_with_room(
-        &self,
-        plan: &Plan,
-        label: Option<&str>,
-        layers: &[LayerFile],
-    ) -> Result<Imported, ImportError> {
-        match self.container(plan, label, layers) {
-            Err(ImportError::DiskFull(_)) if self.store.drop_unused() => self.container(plan, label, layers),
-            result => result,
-        }
-    }
-
-    /// Takes a container disk out of its layers, judges and seals it. Blocks.
-    fn container(&self, plan: &Plan, label: Option<&str>, layers: &[LayerFile]) -> Result<Imported, ImportError> {
+    /// Judges and seals what was taken out of the layers. Blocks.
+    fn container(&self, plan: &Plan, label: Option<String>, contents: Contents) -> Result<Imported, ImportError> {
         let workspace = Workspace::make(&self.store)?;
         let (dir, room) = (workspace.0.as_path(), self.store.room()?);
-        let methods = self.proofs.methods();
         let Contents {
             disk,
             kernel,
             initrd,
             cmdline,
-        } = self.unpack(dir, layers, &methods)?;
-        let mut file = File::open(&disk.file).map_err(ImportError::io("open", &disk.file))?;
-        let expected = Expectations {
-            wrapping: Wrapping::Archive,
-            ..self.expected.clone()
+        } = contents;
+        let inspection = match &disk.judged {
+            Some(judged) => judged.clone()?,
+            None => return Err(image_formats::Refusal::Empty.into()),
         };
-        let inspection =
-            Inspector::inspect(&mut file, expected).map_err(|error| ImportError::of_inspection(error, &disk.file))?;
         let verdict = self.proofs.judge(&self.trust, &self.trusted, &disk.digests, None)?;
         let sealing = self.sealing(dir, &room);
+        // A second name, so that after a crash while sealing nothing has to be fetched again.
+        let path = dir.join("incoming");
+        std::fs::hard_link(&disk.file, &path).map_err(ImportError::io("link", &path))?;
         let (record, alone) = sealing.place_disk(DiskFile {
             sha256: sha256_of(&disk),
-            path: disk.file,
+            path,
             inspection,
             source_path: disk.path,
         })?;
         let kernel = place(dir, kernel, KERNEL)?;
         let initrd = place(dir, initrd, INITRD)?;
-        let cmdline = cmdline.or_else(|| label.map(str::to_owned));
+        let cmdline = cmdline.or(label);
         let (image, was_there) = sealing.seal(ImageRecord {
             digest: ImageRecord::name_of(&alone, kernel.as_ref(), initrd.as_ref(), cmdline.as_deref()),
             index_digest: plan.index_digest.clone(),
@@ -147,19 +134,6 @@ impl Job {
             digests: Some(disk.digests),
         })
     }
-
-    fn unpack(&self, dir: &Path, layers: &[LayerFile], methods: &[HashMethod]) -> Result<Contents, ImportError> {
-        let length = |layer: &LayerFile| layer.file.metadata().map(|metadata| metadata.len()).unwrap_or_default();
-        let mut meter = Meter::new(&self.progress, Phase::Unpacking, layers.iter().map(length).sum());
-        let mut unpacker = Unpacker::new(dir, self.expected.max_bytes, methods);
-        for layer in layers {
-            unpacker.add(layer, &mut |bytes| {
-                meter.add(bytes);
-                !self.stop.is_cancelled()
-            })?;
-        }
-        Ok(unpacker.finish()?)
-    }
 }
 
 fn sha256_of(found: &Found) -> Option<ImageDigest> {
@@ -170,7 +144,7 @@ fn sha256_of(found: &Found) -> Option<ImageDigest> {
 fn place(dir: &Path, found: Option<Found>, name: &str) -> Result<Option<FileRecord>, ImportError> {
     let Some(found) = found else { return Ok(None) };
     let target = dir.join(name);
-    std::fs::rename(&found.file, &target).map_err(ImportError::io("rename", &found.file))?;
+    std::fs::hard_link(&found.file, &target).map_err(ImportError::io("link", &target))?;
     Ok(Some(FileRecord {
         digest: sha256_of(&found),
         source_path: found.path,

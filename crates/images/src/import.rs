@@ -223,7 +223,7 @@ impl Job {
         let work = blocking(move || {
             // Held until nobody works with the beginning any more.
             let _turn = turn;
-            self.stream(&mut reader, begun)
+            self.stream(&mut reader, begun.as_ref())
         });
         tokio::pin!(work);
         tokio::select! {
@@ -236,11 +236,11 @@ impl Job {
     }
 
     /// Takes a stream in, judges and seals it. Blocks.
-    fn stream(self, reader: &mut dyn Read, begun: Option<Begun>) -> Result<Imported, ImportError> {
+    fn stream(&self, reader: &mut dyn Read, begun: Option<&Begun>) -> Result<Imported, ImportError> {
         let workspace = Workspace::make(&self.store)?;
         let (dir, room) = (workspace.0.as_path(), self.store.room()?);
         let path = dir.join(INCOMING);
-        let taken = match &begun {
+        let taken = match begun {
             None => self.take_in(reader, path.clone(), &room, None),
             Some(begun) => self.go_on(reader, &path, &room, begun),
         };

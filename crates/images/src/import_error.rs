@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use image_formats::convert::ConvertError;
 use image_formats::ova::OvaError;
 use image_formats::tape::TapeError;
-use image_formats::{DecompressError, InspectError, Refusal};
+use image_formats::{DecompressError, Refusal};
 use image_sources::SourceError;
 use image_trust::BadSource;
 
@@ -46,7 +46,7 @@ pub enum ImportError {
         what: &'static str,
         /// Why.
         #[source]
-        source: SourceError,
+        source: Box<SourceError>,
     },
     /// It is no such file.
     #[error("the {what} is longer than the {limit_bytes} bytes one may have; check its address")]
@@ -107,7 +107,8 @@ impl ImportError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Registry(error) => error.code(),
-            Self::Source(error) | Self::Proof { source: error, .. } => error.code(),
+            Self::Source(error) => error.code(),
+            Self::Proof { source, .. } => source.code(),
             Self::Location(error) => error.code(),
             Self::Refused(refusal) => refusal.code(),
             Self::Unpack(error) => error.code(),
@@ -148,7 +149,8 @@ impl ImportError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Registry(error) => error.is_transient(),
-            Self::Source(error) | Self::Proof { source: error, .. } => error.is_transient(),
+            Self::Source(error) => error.is_transient(),
+            Self::Proof { source, .. } => source.is_transient(),
             Self::Upload { .. } | Self::DiskFull(_) | Self::Quota { .. } | Self::Cancelled => true,
             Self::Convert(error) => matches!(error, ConvertError::DiskFull | ConvertError::TooSlow { .. }),
             Self::Store(error) => matches!(error, StoreError::Unavailable { .. }),
@@ -186,13 +188,6 @@ impl ImportError {
         match error {
             OvaError::Tape(TapeError::Read(error)) => Self::reading(error, after_bytes),
             error => Self::Ova(error),
-        }
-    }
-
-    pub(crate) fn of_inspection(error: InspectError, path: &Path) -> Self {
-        match error {
-            InspectError::Refused(refusal) => Self::Refused(refusal),
-            InspectError::Read(error) => Self::io("read", path)(error),
         }
     }
 }

@@ -63,7 +63,7 @@ fn sha256(bytes: &[u8]) -> Vec<u8> {
 fn disk() -> Vec<u8> {
     let mut disk = vec![0; 4 << 20];
     for (index, byte) in disk.iter_mut().take(100_000).enumerate() {
-        *byte = (index % 251) as u8;
+        *byte = u8::try_from(index % 251).unwrap();
     }
     *disk.last_mut().unwrap() = 1;
     disk

@@ -7,9 +7,9 @@
 //! ```text
 //! <root>/images.lock             held while a Store is open
 //! <root>/images/sha256/<hex>/    one sealed image: disk.raw or disk.qcow2, kernel, initrd, manifest.json; never opened for writing
-//! <root>/blobs/<hex>             a fetched and verified layer, kept until the import that wanted it is done
-//! <root>/blobs/<hex>.partial     the beginning of a layer, continued by the next import
-//! <root>/partial/<hex>/          the beginning of a disk from the web, continued by the next import from there
+//! <root>/blobs/<hex>             a fetched and verified layer (zstd ones only), kept until the import that wanted it is done
+//! <root>/blobs/<hex>.partial     the beginning of such a layer, continued by the next import
+//! <root>/partial/<hex>/          the beginning of a disk from the web or out of layers, continued by the next import from there
 //! <root>/tmp/                    imports under way; emptied when a Store opens
 //! ```
 //!
@@ -41,15 +41,20 @@ mod credentials;
 mod digest;
 mod disk_format;
 mod durable;
+mod entering;
 mod error;
 mod examine;
+mod feed;
 mod fetch;
 mod flatten;
+mod gunzip;
 mod import;
 mod import_error;
+mod inflow;
 mod intake;
 mod layer;
 mod layer_writer;
+mod layers;
 mod manifest;
 mod origin;
 mod partial;
@@ -68,6 +73,7 @@ mod sparse;
 mod store;
 mod store_name;
 mod stores;
+mod taking;
 mod tape;
 mod unpack;
 mod wanted;
@@ -90,4 +96,4 @@ pub use reference::{BadReference, Reference};
 pub use request::{ImportRequest, ImportSource, Imported, RequestedProof, SumsRequest};
 pub use store::{OpenError, Recovery, Settings, Store, StoreError, Usage};
 pub use store_name::{BadStoreName, StoreName};
-pub use stores::{Closed, Placed, StoreState, Stores, StoresError};
+pub use stores::{Closed, Opening, Placed, StoreState, Stores, StoresError};

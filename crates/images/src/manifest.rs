@@ -53,6 +53,7 @@ struct ConfigSection {
 }
 
 /// A manifest judged to be usable.
+#[derive(Debug, Clone)]
 pub(crate) struct Plan {
     pub(crate) digest: ImageDigest,
     pub(crate) index_digest: Option<ImageDigest>,

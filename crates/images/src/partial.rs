@@ -3,26 +3,33 @@
 //! ```text
 //! <root>/partial/<sha256 of the location>/incoming     the disk up to `offset`, sparse
 //! <root>/partial/<sha256 of the location>/state.json   offset and identity of the source; written when the bytes are durable
+//!
+//! <root>/partial/<sha256 of the manifest>/found-N      files out of layers, sparse; the last one perhaps only its beginning
+//! <root>/partial/<sha256 of the manifest>/state.json   where in which layer that was, and how to go on decompressing there
 //! ```
 //!
-//! Only disks that are stored as they pass are kept: a compressed stream cannot be entered in its middle. Whether the source is
-//! still the same object is for `image-sources` to prove; without an entity tag or date nothing is kept.
+//! Of the web only disks that are stored as they pass are kept: there a compressed stream is not entered in its middle. Whether
+//! the source is still the same object is for `image-sources` to prove; without an entity tag or date nothing is kept. Layers
+//! are named by their content, and those of gzip can be entered: [`crate::gunzip`].
 
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use image_sources::Identity;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::entering::KeptLayers;
 use crate::{ImageDigest, Store, durable};
 
 /// Name of the disk's beginning.
 const INCOMING: &str = "incoming";
 /// Name of what is known of it.
 const STATE: &str = "state.json";
-/// Most of a state that is read, bytes: identities are bounded.
-const STATE_MAX: u64 = 64 << 10;
+/// Most of a state that is read, bytes: identities are bounded; the files of layers are 64 at most, and a window of gzip is
+/// 64 KiB as digits.
+const STATE_MAX: u64 = 1 << 20;
 
 /// How far an import came.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,13 +66,27 @@ impl Partial {
         self.dir.join(INCOMING)
     }
 
-    /// What an import before left, if it can be gone on with.
-    pub(crate) fn load(&self) -> Option<Kept> {
+    /// Where all of it is.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    fn state<T: DeserializeOwned>(&self) -> Option<T> {
         use std::io::Read;
         let mut text = Vec::new();
         let file = File::open(self.dir.join(STATE)).ok()?;
         file.take(STATE_MAX).read_to_end(&mut text).ok()?;
-        let kept: Kept = serde_json::from_slice(&text).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    /// What an import of layers left, if it can be gone on with.
+    pub(crate) fn load_layers(&self) -> Option<KeptLayers> {
+        self.state()
+    }
+
+    /// What an import before left, if it can be gone on with.
+    pub(crate) fn load(&self) -> Option<Kept> {
+        let kept: Kept = self.state()?;
         let there = self.file().metadata().ok()?.len();
         (kept.offset > 0 && kept.offset <= there).then_some(kept)
     }
@@ -76,8 +97,8 @@ impl Partial {
         std::fs::create_dir(&self.dir)
     }
 
-    /// Notes that the bytes before `kept.offset` are durable.
-    pub(crate) fn note(&self, kept: &Kept) -> io::Result<()> {
+    /// Notes what is durable: a [`Kept`] or [`KeptLayers`].
+    pub(crate) fn note(&self, kept: &impl Serialize) -> io::Result<()> {
         let path = self.dir.join("state.new");
         std::fs::write(&path, serde_json::to_vec(kept)?)?;
         File::open(&path)?.sync_all()?;
@@ -94,7 +115,7 @@ impl Partial {
 }
 
 /// Name of the lock of the beginning in `dir`.
-pub(crate) fn lock_name(dir: &std::path::Path) -> String {
+pub(crate) fn lock_name(dir: &Path) -> String {
     format!("partial {}", dir.file_name().unwrap_or_default().to_string_lossy())
 }
 

@@ -220,7 +220,10 @@ fn encoded(path: &str) -> String {
 }
 
 async fn fetch_small(source: &Source, what: &'static str, limit_bytes: usize) -> Result<Vec<u8>, ImportError> {
-    let failed = |source| ImportError::Proof { what, source };
+    let failed = |error| ImportError::Proof {
+        what,
+        source: Box::new(error),
+    };
     let mut opened = source.open().await.map_err(failed)?;
     let mut bytes = Vec::new();
     while let Some(piece) = opened.next_piece().await.map_err(failed)? {

@@ -89,10 +89,11 @@ impl Import {
         let mut meter = Meter::new(&self.progress, Phase::Unpacking, self.layers.iter().map(length).sum());
         let mut unpacker = Unpacker::new(dir, self.store.0.settings.max_disk_bytes, &[]);
         for layer in &self.layers {
-            unpacker.add(layer, &mut |bytes| {
+            let added = unpacker.add(layer, &mut |bytes| {
                 meter.add(bytes);
                 !self.stop.is_cancelled()
-            })?;
+            });
+            added.map_err(|failure| failure.of_pull(&layer.digest))?;
         }
         unpacker.finish()
     }

@@ -128,7 +128,7 @@ impl Store {
             stop: stop.clone(),
         };
         let (sender, receiver) = mpsc::channel::<io::Result<Bytes>>(PIECES_IN_FLIGHT);
-        let packer = tokio::task::spawn_blocking(move || packing.run(sender));
+        let packer = tokio::task::spawn_blocking(move || packing.run(&sender));
         let pieces = stream::unfold(receiver, |mut receiver| async {
             let piece = receiver.recv().await?;
             Some((piece.map_err(OciDistributionError::from), receiver))
@@ -194,7 +194,7 @@ struct Packing {
 
 impl Packing {
     /// Packs and sends all pieces; an error goes both ways, so that the stream does not look complete.
-    fn run(self, sender: mpsc::Sender<io::Result<Bytes>>) -> Result<Packed, PushError> {
+    fn run(self, sender: &mpsc::Sender<io::Result<Bytes>>) -> Result<Packed, PushError> {
         let result = self.pack(sender.clone());
         if result.is_err() {
             let _ = sender.blocking_send(Err(io::ErrorKind::Interrupted.into()));

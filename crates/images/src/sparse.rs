@@ -43,6 +43,32 @@ impl SparseWriter {
         }
     }
 
+    /// Goes on at the end of a file that was settled as a whole; `at` is its length. What is there counts as data as far as it
+    /// occupies space.
+    pub(crate) fn resume_at(file: File, at: u64) -> io::Result<Self> {
+        use std::os::unix::fs::MetadataExt;
+        let begun = at % BLOCK as u64;
+        let mut pending = vec![0; usize::try_from(begun).unwrap_or_default()];
+        file.read_exact_at(&mut pending, at - begun)?;
+        Ok(Self {
+            offset: at - begun,
+            pending,
+            data: file.metadata()?.blocks() * 512,
+            ..Self::new(file)
+        })
+    }
+
+    /// Makes all so far durable, also an incomplete block; the file ends behind it. Returns its length.
+    pub(crate) fn settle_all(&mut self) -> io::Result<u64> {
+        let length = self.offset + self.pending.len() as u64;
+        self.file.write_all_at(&self.pending, self.offset)?;
+        if self.file.metadata()?.len() < length {
+            self.file.set_len(length)?;
+        }
+        self.file.sync_data()?;
+        Ok(length)
+    }
+
     /// Makes all whole blocks so far durable. Returns how many bytes these are; the file is at least that long.
     pub(crate) fn settle(&mut self) -> io::Result<u64> {
         if self.file.metadata()?.len() < self.offset {
@@ -248,6 +274,31 @@ mod tests {
             }
             writer.finish(1).unwrap();
             assert!(std::fs::read(file.path()).unwrap() == data, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn goes_on_in_the_middle_of_a_block_where_all_was_settled() {
+        let data = pattern(&[(3, 40_000), (0, 20_000), (5, 9000), (0, 70_000), (7, 100)]);
+        for cut in [0, 1000, 4096, 50_000, 65_000, 100_000, data.len()] {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            let mut writer = SparseWriter::new(file.reopen().unwrap());
+            writer.write_all(&data[..cut]).unwrap();
+            assert_eq!(writer.settle_all().unwrap(), cut as u64);
+            assert_eq!(file.as_file().metadata().unwrap().len(), cut as u64);
+            // What it was settled from goes on as well.
+            writer.write_all(&data[cut..]).unwrap();
+            writer.finish(1).unwrap();
+            assert!(std::fs::read(file.path()).unwrap() == data, "cut at {cut}");
+            file.as_file().set_len(cut as u64).unwrap();
+            let mut writer = SparseWriter::resume_at(
+                File::options().read(true).write(true).open(file.path()).unwrap(),
+                cut as u64,
+            )
+            .unwrap();
+            writer.write_all(&data[cut..]).unwrap();
+            writer.finish(1).unwrap();
+            assert!(std::fs::read(file.path()).unwrap() == data, "resumed at {cut}");
         }
     }
 

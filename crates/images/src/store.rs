@@ -250,8 +250,8 @@ impl Store {
             }
         }
         for path in children(&self.partial())? {
-            // Without its state nobody can go on with it.
-            if !path.join("state.json").exists() {
+            // Without its state nobody can go on with it; and what has a second name is part of an image already.
+            if !path.join("state.json").exists() || is_shared(&path)? {
                 durable::remove_all(&path)?;
                 recovery.removed += 1;
             }
@@ -500,6 +500,18 @@ fn is_mount_point(path: &Path) -> io::Result<bool> {
         other => other?,
     };
     Ok(found.dev() != parent.metadata()?.dev())
+}
+
+/// Whether a file in this directory has another name elsewhere.
+fn is_shared(dir: &Path) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    for path in children(dir)? {
+        let metadata = path.symlink_metadata()?;
+        if metadata.is_file() && metadata.nlink() > 1 {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 pub(crate) fn children(path: &Path) -> io::Result<Vec<PathBuf>> {

@@ -69,15 +69,15 @@ pub struct Stores {
     default: StoreName,
 }
 
+/// The stores that could be opened, what each found left over, and those that could not.
+pub type Opening = (Stores, Vec<(StoreName, Recovery)>, Vec<Closed>);
+
 impl Stores {
     /// Opens them. One that cannot be opened is left out and told of, except the default, without which there is nothing. Blocks.
     ///
     /// # Errors
     /// See [`StoresError`].
-    pub fn open(
-        settings: Vec<Settings>,
-        default: StoreName,
-    ) -> Result<(Self, Vec<(StoreName, Recovery)>, Vec<Closed>), StoresError> {
+    pub fn open(settings: Vec<Settings>, default: StoreName) -> Result<Opening, StoresError> {
         if settings.is_empty() {
             return Err(StoresError::None);
         }

@@ -58,6 +58,25 @@ impl<R: Read> Tape<R> {
         }
     }
 
+    /// Goes on in the middle of an entry: `left` are the bytes of its content and of the filler behind it that are to come.
+    pub(crate) fn resume(input: R, left: (u64, u64)) -> Self {
+        Self {
+            input,
+            content_left: left.0,
+            filler_left: left.1,
+        }
+    }
+
+    /// Bytes of the current entry's content, and of the filler behind it, that were not read yet.
+    pub(crate) const fn left(&self) -> (u64, u64) {
+        (self.content_left, self.filler_left)
+    }
+
+    /// What lies under the archive.
+    pub(crate) const fn input(&self) -> &R {
+        &self.input
+    }
+
     /// What lies under the archive; for reading on to the end of the stream.
     pub(crate) fn into_inner(self) -> R {
         self.input

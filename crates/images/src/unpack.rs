@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use image_trust::{DigestSet, Digests, HashMethod};
+use image_trust::{DigestSet, HashMethod};
+use serde::{Deserialize, Serialize};
 
+use crate::entering::{KeptFile, KeptLayers, Midway, Noting, Stream};
 use crate::layer::{self, Compression, LayerError};
-use crate::sparse::SparseWriter;
+use crate::taking::{Halfway, Judge, Judged, PIECE, Taking};
 use crate::tape::{Entry, Kind, Tape};
-use crate::{ImageDigest, PullError};
+use crate::{ImageDigest, ImportError, PullError};
 
 /// Largest kernel, bytes; distribution kernels are 10 MiB, a vmlinux with symbols 700 MiB.
 const KERNEL_MAX: u64 = 1 << 30;
@@ -18,6 +20,8 @@ const KERNEL_MAX: u64 = 1 << 30;
 const INITRD_MAX: u64 = 2 << 30;
 /// Longest command line file, bytes; x86 Linux takes 2048 (`COMMAND_LINE_SIZE`).
 const CMDLINE_MAX: u64 = 4096;
+/// What names of files taken out begin with.
+pub(crate) const FOUND: &str = "found-";
 /// Most candidates kept at once.
 const CANDIDATES_MAX: usize = 64;
 /// Prefix of an OCI whiteout: the rest names what is removed (image specification 1.1, "whiteouts").
@@ -26,7 +30,8 @@ const WHITEOUT: &str = ".wh.";
 const OPAQUE: &str = ".wh..wh..opq";
 
 /// What a file is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Role {
     Disk,
     Kernel,
@@ -47,6 +52,11 @@ pub(crate) struct Found {
     pub(crate) size: u64,
     /// Its digests, by the methods asked for.
     pub(crate) digests: DigestSet,
+    /// What it is, for a disk that is judged as it passes.
+    pub(crate) judged: Option<Judged>,
+    /// Its number among the files made, and what it comes to once it is durable.
+    number: u64,
+    settled: Option<Halfway>,
 }
 
 /// A layer on disk.
@@ -68,71 +78,142 @@ pub(crate) struct Contents {
 }
 
 /// Collects candidates from one layer after the other, lowest first.
-pub(crate) struct Unpacker<'a> {
-    dir: &'a Path,
-    methods: &'a [HashMethod],
+pub(crate) struct Unpacker {
+    dir: PathBuf,
+    methods: Vec<HashMethod>,
     max_disk_bytes: u64,
+    judge: Option<Judge>,
     unpacked_left: u64,
     found: BTreeMap<String, Found>,
     layer: usize,
     files_made: u64,
     links: u64,
+    /// The file that an import before was taking out, and where it was.
+    midway: Option<(Taking, Midway)>,
 }
 
-impl<'a> Unpacker<'a> {
+impl Unpacker {
     /// Files go to `dir`, which is the caller's to remove; digests by `methods` are made of each.
-    pub(crate) fn new(dir: &'a Path, max_disk_bytes: u64, methods: &'a [HashMethod]) -> Self {
+    pub(crate) fn new(dir: &Path, max_disk_bytes: u64, methods: &[HashMethod]) -> Self {
         Self {
-            dir,
-            methods,
+            dir: dir.to_path_buf(),
+            methods: methods.to_vec(),
             max_disk_bytes,
+            judge: None,
             unpacked_left: unpacked_max(max_disk_bytes),
             found: BTreeMap::new(),
             layer: 0,
             files_made: 0,
             links: 0,
+            midway: None,
         }
     }
 
+    /// Holds disks to `judge` as they pass.
+    pub(crate) fn judging(self, judge: Judge) -> Self {
+        Self {
+            judge: Some(judge),
+            ..self
+        }
+    }
+
+    /// Takes over the files that an import before left in the directory. False: they are not what they were.
+    pub(crate) fn take_over(&mut self, kept: &KeptLayers) -> Result<bool, Failure> {
+        self.drop_unkept(kept)?;
+        for file in &kept.found {
+            let path = self.place(file.number);
+            let judge = self.judge.as_ref();
+            let taking = Taking::resume(&path, file.role, file.layer, &self.methods, judge, &file.halfway)?;
+            let Some(taking) = taking else { return Ok(false) };
+            let found = self.taken(taking, file)?;
+            self.found.insert(file.path.clone(), found);
+        }
+        self.layer = kept.layer;
+        self.unpacked_left = kept.unpacked_left.min(self.unpacked_left);
+        self.files_made = kept.files_made;
+        self.links = kept.links;
+        let Some(midway) = &kept.midway else { return Ok(true) };
+        let (path, file) = (self.place(midway.file.number), &midway.file);
+        let judge = self.judge.as_ref();
+        let taking = Taking::resume(&path, file.role, file.layer, &self.methods, judge, &file.halfway)?;
+        self.midway = taking.map(|taking| (taking, midway.clone()));
+        Ok(self.midway.is_some())
+    }
+
+    /// Removes what came after the note.
+    fn drop_unkept(&self, kept: &KeptLayers) -> Result<(), Failure> {
+        let files = kept.found.iter().chain(kept.midway.iter().map(|midway| &midway.file));
+        let known: Vec<PathBuf> = files.map(|file| self.place(file.number)).collect();
+        let fail = |error| Failure::Write(self.dir.clone(), error);
+        for path in crate::store::children(&self.dir).map_err(fail)? {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if name.starts_with(FOUND) && !known.contains(&path) {
+                std::fs::remove_file(&path).map_err(fail)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Takes in the next layer. `seen` gets the compressed bytes read and returns false to stop.
-    pub(crate) fn add(&mut self, layer: &LayerFile, seen: &mut dyn FnMut(u64) -> bool) -> Result<(), PullError> {
-        let file = File::open(&layer.file).map_err(PullError::io("read", &layer.file))?;
+    pub(crate) fn add(&mut self, layer: &LayerFile, seen: &mut dyn FnMut(u64) -> bool) -> Result<(), Failure> {
+        let file = File::open(&layer.file).map_err(|error| Failure::Write(layer.file.clone(), error))?;
         let mut stopped = false;
         let mut watch = |bytes| {
             stopped = stopped || !seen(bytes);
             !stopped
         };
-        let result = self.walk(layer::open(file, layer.compression, &mut watch));
-        self.layer += 1;
+        let stream = Stream::Closed(layer::open(file, layer.compression, &mut watch));
+        let (_, result) = self.add_stream(stream, None);
         match result {
-            Err(_) if stopped => Err(PullError::Cancelled),
-            Err(Failure::Layer(source)) => Err(PullError::Layer {
-                digest: layer.digest.clone(),
-                source,
-            }),
-            Err(Failure::Write(path, source)) => Err(PullError::io("write", path)(source)),
-            Ok(()) => Ok(()),
+            Err(_) if stopped => Err(Failure::Stopped),
+            result => result,
         }
     }
 
-    fn walk(&mut self, stream: Box<dyn Read + '_>) -> Result<(), Failure> {
+    /// Takes in the next layer; the rest of it, if an import before was in its middle: `stream` was entered there. Returns the
+    /// stream, of which all that is unpacked was read unless this failed.
+    pub(crate) fn add_stream<'s>(
+        &mut self,
+        stream: Stream<'s>,
+        noting: Option<&mut Noting<'_>>,
+    ) -> (Stream<'s>, Result<(), Failure>) {
         let limit_bytes = unpacked_max(self.max_disk_bytes);
-        let bounded = stream.take(self.unpacked_left);
-        let mut tape = Tape::new(bounded);
-        let mut result = self.entries(&mut tape);
+        let limit = self.unpacked_left;
+        let bounded = stream.take(limit);
+        let mut tape = match &self.midway {
+            None => Tape::new(bounded),
+            Some((_, midway)) => Tape::resume(bounded, midway.left),
+        };
+        let mut result = self.all_of(&mut tape, noting);
         let mut rest = tape.into_inner();
         if result.is_ok() {
             // Padding after the end mark; and a compressed stream's checksum is only checked at its end.
             result = io::copy(&mut rest, &mut io::sink()).map(drop).map_err(Failure::reading);
         }
         self.unpacked_left = rest.limit();
+        self.layer += 1;
         if self.unpacked_left == 0 {
-            return Err(Failure::Layer(LayerError::TooLarge { limit_bytes }));
+            result = Err(Failure::Layer(LayerError::TooLarge { limit_bytes }));
         }
-        result
+        (rest.into_inner(), result)
     }
 
-    fn entries<R: Read>(&mut self, tape: &mut Tape<R>) -> Result<(), Failure> {
+    fn all_of(
+        &mut self,
+        tape: &mut Tape<io::Take<Stream<'_>>>,
+        mut noting: Option<&mut Noting<'_>>,
+    ) -> Result<(), Failure> {
+        if let Some((taking, Midway { size, file, .. })) = self.midway.take() {
+            self.fill(taking, size, &file, tape, &mut noting)?;
+        }
+        self.entries(tape, &mut noting)
+    }
+
+    fn entries(
+        &mut self,
+        tape: &mut Tape<io::Take<Stream<'_>>>,
+        noting: &mut Option<&mut Noting<'_>>,
+    ) -> Result<(), Failure> {
         while let Some(entry) = tape.next().map_err(Failure::reading)? {
             if self.whiteout(&entry.path)? {
                 continue;
@@ -141,7 +222,7 @@ impl<'a> Unpacker<'a> {
                 self.forget(|found| found.path == entry.path || is_below(&found.path, &entry.path))?;
             }
             match (role_of(&entry.path), entry.kind) {
-                (Some(role), Kind::File) => self.keep(role, &entry, tape)?,
+                (Some(role), Kind::File) => self.keep(role, &entry, tape, noting)?,
                 (Some(Role::Disk), Kind::Link) => self.links += 1,
                 _ => {}
             }
@@ -175,7 +256,13 @@ impl<'a> Unpacker<'a> {
         Ok(())
     }
 
-    fn keep<R: Read>(&mut self, role: Role, entry: &Entry, tape: &mut Tape<R>) -> Result<(), Failure> {
+    fn keep(
+        &mut self,
+        role: Role,
+        entry: &Entry,
+        tape: &mut Tape<io::Take<Stream<'_>>>,
+        noting: &mut Option<&mut Noting<'_>>,
+    ) -> Result<(), Failure> {
         let limit_bytes = match role {
             Role::Disk => self.max_disk_bytes,
             Role::Kernel => KERNEL_MAX,
@@ -192,26 +279,110 @@ impl<'a> Unpacker<'a> {
         if self.found.len() >= CANDIDATES_MAX {
             return Err(Failure::Layer(LayerError::TooMany(CANDIDATES_MAX)));
         }
-        let target = self.dir.join(format!("found-{}", self.files_made));
-        self.files_made += 1;
-        let (size, digests) = copy(tape, &target, self.methods)?;
-        if size < entry.size {
-            return Err(Failure::Layer(LayerError::Truncated));
-        }
-        let found = Found {
+        let file = KeptFile {
             role,
             layer: self.layer,
             path: entry.path.clone(),
-            file: target,
-            size,
-            digests,
+            number: self.files_made,
+            halfway: Halfway::default(),
         };
-        self.found.insert(entry.path.clone(), found);
+        let path = self.place(file.number);
+        self.files_made += 1;
+        let taking = Taking::begin(&path, role, self.layer, &self.methods, self.judge.as_ref())
+            .map_err(|error| Failure::Write(path, error))?;
+        self.fill(taking, entry.size, &file, tape, noting)
+    }
+
+    /// Takes the rest of an entry in.
+    fn fill(
+        &mut self,
+        mut taking: Taking,
+        size: u64,
+        file: &KeptFile,
+        tape: &mut Tape<io::Take<Stream<'_>>>,
+        noting: &mut Option<&mut Noting<'_>>,
+    ) -> Result<(), Failure> {
+        let path = self.place(file.number);
+        let mut buffer = vec![0; PIECE];
+        loop {
+            match tape.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(count) => taking.write(&path, buffer.get(..count).unwrap_or_default())?,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(Failure::reading(error)),
+            }
+            let Some(noting) = noting.as_deref_mut() else { continue };
+            if tape.input().get_ref().offset() < noting.noted.saturating_add(noting.every) || !taking.is_sound() {
+                continue;
+            }
+            if let Some(entrance) = tape.input().get_ref().entrance() {
+                let halfway = taking.settle().map_err(|error| Failure::Write(path.clone(), error))?;
+                let midway = Midway {
+                    left: tape.left(),
+                    size,
+                    file: KeptFile {
+                        halfway,
+                        ..file.clone()
+                    },
+                    entrance,
+                };
+                self.note(tape.input().limit(), Some(midway), noting)?;
+            }
+        }
+        let found = self.taken(taking, file)?;
+        if found.size < size {
+            return Err(Failure::Layer(LayerError::Truncated));
+        }
+        self.found.insert(file.path.clone(), found);
         Ok(())
     }
 
+    /// Notes that layers up to this one are done.
+    pub(crate) fn note_layer(&mut self, noting: &mut Noting<'_>) -> Result<(), Failure> {
+        self.note(self.unpacked_left, None, noting)
+    }
+
+    fn note(&mut self, unpacked_left: u64, midway: Option<Midway>, noting: &mut Noting<'_>) -> Result<(), Failure> {
+        let mut whole = Vec::new();
+        for found in self.found.values_mut() {
+            let Some(file) = found.settle()? else { return Ok(()) };
+            whole.push(file);
+        }
+        noting.noted = midway.as_ref().map_or(0, |midway| midway.entrance.offset());
+        let kept = KeptLayers {
+            layer: self.layer,
+            unpacked_left,
+            files_made: self.files_made,
+            links: self.links,
+            found: whole,
+            midway,
+        };
+        (noting.note)(kept).map_err(|error| Failure::Write(self.dir.clone(), error))
+    }
+
+    fn taken(&self, taking: Taking, file: &KeptFile) -> Result<Found, Failure> {
+        let path = self.place(file.number);
+        let (size, digests, judged) = taking.finish(&path)?;
+        Ok(Found {
+            role: file.role,
+            layer: file.layer,
+            path: file.path.clone(),
+            file: path,
+            size,
+            digests,
+            judged,
+            number: file.number,
+            settled: None,
+        })
+    }
+
+    /// Where the file of this number is.
+    fn place(&self, number: u64) -> PathBuf {
+        self.dir.join(format!("{FOUND}{number}"))
+    }
+
     /// Decides which file is which.
-    pub(crate) fn finish(self) -> Result<Contents, PullError> {
+    pub(crate) fn finish(&self) -> Result<Contents, PullError> {
         let disk = self
             .pick(Role::Disk, "disk")?
             .ok_or(PullError::NoDisk { links: self.links })?;
@@ -268,39 +439,67 @@ fn unpacked_max(max_disk_bytes: u64) -> u64 {
     max_disk_bytes.saturating_mul(2).saturating_add(4 << 30)
 }
 
-enum Failure {
+impl Found {
+    /// Makes it durable; none for a disk that was refused.
+    fn settle(&mut self) -> Result<Option<KeptFile>, Failure> {
+        if matches!(self.judged, Some(Err(_))) {
+            return Ok(None);
+        }
+        if self.settled.is_none() {
+            let synced = File::open(&self.file).and_then(|file| file.sync_all());
+            synced.map_err(|error| Failure::Write(self.file.clone(), error))?;
+        }
+        let halfway = self.settled.get_or_insert_with(|| Halfway::of(&self.digests));
+        Ok(Some(KeptFile {
+            role: self.role,
+            layer: self.layer,
+            path: self.path.clone(),
+            number: self.number,
+            halfway: halfway.clone(),
+        }))
+    }
+}
+
+/// Why a layer is not taken in.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// It is no good, or its bytes do not come.
     Layer(LayerError),
+    /// A file cannot be worked on.
     Write(PathBuf, io::Error),
+    /// What is in it is refused.
+    Judged(Box<ImportError>),
+    /// The caller said so.
+    Stopped,
 }
 
 impl Failure {
-    fn reading(error: io::Error) -> Self {
+    pub(crate) fn reading(error: io::Error) -> Self {
         Self::Layer(match error.kind() {
             io::ErrorKind::UnexpectedEof => LayerError::Truncated,
             _ => LayerError::Damaged(error),
         })
     }
-}
 
-fn copy(from: &mut dyn Read, to: &Path, methods: &[HashMethod]) -> Result<(u64, DigestSet), Failure> {
-    let mut digests = Digests::new(methods.iter().copied());
-    let writing = |error| Failure::Write(to.to_path_buf(), error);
-    let mut writer = SparseWriter::new(File::create_new(to).map_err(writing)?);
-    let mut buffer = vec![0; 256 << 10];
-    loop {
-        match from.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(count) => {
-                let piece = buffer.get(..count).unwrap_or_default();
-                digests.update(piece);
-                writer.write_all(piece).map_err(writing)?;
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(Failure::reading(error)),
+    /// As an error of an import that met it in layer `digest`.
+    pub(crate) fn of_import(self, digest: &ImageDigest) -> ImportError {
+        match self {
+            Self::Judged(error) => *error,
+            failure => failure.of_pull(digest).into(),
         }
     }
-    let (_, length) = writer.finish(1).map_err(writing)?;
-    Ok((length, digests.finish()))
+
+    /// As an error of a pull, which judges nothing.
+    pub(crate) fn of_pull(self, digest: &ImageDigest) -> PullError {
+        match self {
+            Self::Layer(source) => PullError::Layer {
+                digest: digest.clone(),
+                source,
+            },
+            Self::Write(path, source) => PullError::io("write", path)(source),
+            Self::Judged(_) | Self::Stopped => PullError::Cancelled,
+        }
+    }
 }
 
 fn is_below(path: &str, directory: &str) -> bool {

@@ -1,5 +1,7 @@
 //! Which files come out of layers, whatever the layers try.
 
+use std::io::Write as _;
+
 use super::*;
 
 fn layer(dir: &Path, name: &str, entries: &[(&str, &[u8])]) -> LayerFile {
@@ -27,7 +29,9 @@ fn unpack(layers: &[&[(&str, &[u8])]]) -> Result<(String, Contents), PullError> 
     let dir = tempfile::tempdir().unwrap();
     let mut unpacker = Unpacker::new(dir.path(), 1 << 20, &[]);
     for (index, entries) in layers.iter().enumerate() {
-        unpacker.add(&layer(dir.path(), &format!("layer-{index}"), entries), &mut |_| true)?;
+        let layer = layer(dir.path(), &format!("layer-{index}"), entries);
+        let added = unpacker.add(&layer, &mut |_| true);
+        added.map_err(|failure| failure.of_pull(&layer.digest))?;
     }
     let contents = unpacker.finish()?;
     let disk = std::fs::read_to_string(&contents.disk.file).unwrap();
@@ -160,7 +164,8 @@ fn bombs_and_damage_are_told_apart() {
         unpacker.unpacked_left = left.unwrap_or(unpacker.unpacked_left);
         let mut layer = store(dir.path(), "layer", bytes);
         layer.compression = compression;
-        unpacker.add(&layer, &mut |_| true).unwrap_err()
+        let failure = unpacker.add(&layer, &mut |_| true).unwrap_err();
+        failure.of_pull(&layer.digest)
     };
     let whole = std::fs::read(layer(dir.path(), "whole", &[("disk/a.raw", &[7; 9000])]).file).unwrap();
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
@@ -208,10 +213,7 @@ fn a_stop_ends_the_walk() {
     let dir = tempfile::tempdir().unwrap();
     let layer = layer(dir.path(), "layer", &[("disk/a.raw", b"x")]);
     let mut unpacker = Unpacker::new(dir.path(), 1 << 20, &[]);
-    assert!(matches!(
-        unpacker.add(&layer, &mut |_| false),
-        Err(PullError::Cancelled)
-    ));
+    assert!(matches!(unpacker.add(&layer, &mut |_| false), Err(Failure::Stopped)));
 }
 
 #[test]

@@ -10,7 +10,9 @@
 mod clones;
 mod containers;
 mod formats;
+mod hostile;
 mod kills;
+mod layers;
 mod nginx;
 mod objects;
 mod publish;

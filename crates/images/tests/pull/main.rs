@@ -10,6 +10,7 @@ mod crash;
 mod faults;
 mod good;
 mod real_registry;
+#[allow(dead_code, reason = "shared with the tests of imports, which use more of it")]
 mod registry_stub;
 
 use std::path::Path;

@@ -46,6 +46,7 @@ pub(crate) struct Registry {
 pub(crate) type Layer = (&'static str, Vec<u8>);
 
 pub(crate) const TAR: &str = "application/vnd.oci.image.layer.v1.tar";
+pub(crate) const ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
 pub(crate) const GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
 impl Registry {
@@ -73,6 +74,11 @@ impl Registry {
             insecure_registries: vec![self.host.clone()],
             ..Settings::default()
         }
+    }
+
+    /// The same blob as an object on a web server.
+    pub(crate) fn url(&self, digest: &ImageDigest) -> String {
+        format!("http://{}{}", self.host, blob_path(digest))
     }
 
     pub(crate) fn reference(&self, rest: &str) -> Reference {
@@ -182,6 +188,7 @@ fn respond(
         (None, _) if path == "/v2/" => return out.write_all(plain(200).as_bytes()),
         (None, _) => return out.write_all(plain(404).as_bytes()),
     };
+    let whole = body.len();
     let offset = offset.filter(|_| !matches!(fault, Some(Fault::IgnoreRange)));
     let status = match offset {
         Some(offset) => {
@@ -196,9 +203,18 @@ fn respond(
         _ => {}
     }
     let length = body.len();
+    let range = match offset {
+        Some(from) => format!(
+            "content-range: bytes {from}-{}/{whole}\r\n",
+            (whole as u64).saturating_sub(1)
+        ),
+        None => String::new(),
+    };
+    // What is served never changes: its path is as good as any tag.
     write!(
         out,
-        "HTTP/1.1 {status} X\r\nconnection: close\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\n\r\n"
+        "HTTP/1.1 {status} X\r\nconnection: close\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\n\
+         etag: \"{path}\"\r\n{range}\r\n"
     )?;
     match fault {
         Some(Fault::Drop(count)) => out.write_all(&body[..count.min(length)]),
@@ -232,6 +248,10 @@ pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
+}
+
+pub(crate) fn zstd(bytes: &[u8]) -> Vec<u8> {
+    ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest)
 }
 
 /// Bytes that do not compress.
