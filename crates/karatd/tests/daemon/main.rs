@@ -10,6 +10,7 @@
 mod boot_sources;
 mod harness;
 mod images;
+mod intake;
 mod keys;
 mod machines;
 mod records;
@@ -17,3 +18,4 @@ mod registry;
 mod requests;
 mod restarts;
 mod volumes;
+mod web;

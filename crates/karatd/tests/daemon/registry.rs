@@ -56,11 +56,13 @@ impl Registry {
 
     /// Puts a container disk of 64 KiB under a tag, all bytes `fill`, with a kernel; returns its manifest's digest.
     pub(crate) fn push(&self, tag: &str, fill: u8) -> String {
+        let disk = vec![fill; 64 << 10];
+        self.push_files(tag, &[("disk/x.raw", disk), ("boot/vmlinuz", b"kernel".to_vec())])
+    }
+
+    fn push_files(&self, tag: &str, files: &[(&str, Vec<u8>)]) -> String {
         let mut archive = tar::Builder::new(Vec::new());
-        for (path, bytes) in [
-            ("disk/x.raw", vec![fill; 64 << 10]),
-            ("boot/vmlinuz", b"kernel".to_vec()),
-        ] {
+        for (path, bytes) in files {
             let mut header = tar::Header::new_gnu();
             header.set_size(bytes.len() as u64);
             header.set_mode(0o644);
@@ -80,14 +82,7 @@ impl Registry {
 
     /// Puts an image without a disk under a tag.
     pub(crate) fn push_without_disk(&self, tag: &str) -> String {
-        let config = b"{\"config\":{}}";
-        let manifest = format!(
-            "{{\"schemaVersion\":2,\"mediaType\":\"{MANIFEST}\",\"config\":{{\"mediaType\":\"application/vnd.oci.image.config.v1+json\",\
-             \"digest\":\"{}\",\"size\":{}}},\"layers\":[]}}",
-            self.blob(config),
-            config.len()
-        );
-        self.manifest(tag, &manifest)
+        self.push_files(tag, &[("boot/vmlinuz", b"kernel".to_vec())])
     }
 
     fn manifest(&self, tag: &str, text: &str) -> String {
@@ -176,7 +171,7 @@ impl Registry {
     }
 }
 
-fn digest(bytes: &[u8]) -> String {
+pub(crate) fn digest(bytes: &[u8]) -> String {
     let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
     format!("sha256:{hex}")
 }
