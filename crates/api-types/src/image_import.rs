@@ -169,6 +169,14 @@ pub struct ImageSums {
     pub name: Option<String>,
 }
 
+/// Where an image is published.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ImagePush {
+    /// `registry/repository:tag`; the tag is made, or moved.
+    pub reference: String,
+}
+
 /// What can be imported here, and where to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ImageImportInfo {

@@ -48,6 +48,8 @@ pub enum OperationKind {
     ImageCopy,
     /// An image's bytes are compared with their digests.
     ImageVerify,
+    /// An image is published to a registry.
+    ImagePush,
     /// A boot source is polled, and what is new is imported.
     BootSourceSync,
     /// A machine is started.

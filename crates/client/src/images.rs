@@ -1,7 +1,8 @@
 //! Golden images.
 
 use api_types::{
-    Image, ImageAccepted, ImageCreate, ImageImport, ImageImportInfo, ImageList, ImagePatch, Operation, OperationId,
+    Image, ImageAccepted, ImageCreate, ImageImport, ImageImportInfo, ImageList, ImagePatch, ImagePush, Operation,
+    OperationId,
 };
 use http_body_util::StreamBody;
 use hyper::{Method, header};
@@ -112,6 +113,14 @@ impl Client {
     /// Begins to compare an image's bytes with their digests.
     pub async fn verify_image(&self, image: &str) -> Result<Operation, ClientError> {
         self.post(&path(image, "/verify"), &serde_json::json!({})).await
+    }
+
+    /// Begins to publish an image as a container disk.
+    pub async fn push_image(&self, image: &str, reference: &str) -> Result<Operation, ClientError> {
+        let push = ImagePush {
+            reference: reference.to_owned(),
+        };
+        self.post(&path(image, "/push"), &push).await
     }
 
     /// Keeps an image from being used.

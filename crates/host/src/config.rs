@@ -16,6 +16,8 @@ pub struct HostConfig {
     pub file_roots: Vec<PathBuf>,
     /// Registries spoken to over plain HTTP, as `host` or `host:port`.
     pub insecure_registries: Vec<String>,
+    /// Credentials for registries, in a file as `docker login` writes it.
+    pub registry_auth_file: Option<PathBuf>,
     /// The `karat-vmm` program.
     pub vmm_path: PathBuf,
     /// Size at which a machine's console log is rotated, bytes.

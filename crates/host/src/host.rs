@@ -322,6 +322,7 @@ fn open_context(config: HostConfig) -> Result<(Context, Left), OpenError> {
         root: config.state_dir.clone(),
         quota_bytes: config.images.quota_bytes,
         insecure_registries: config.insecure_registries.clone(),
+        registry_auth_file: config.registry_auth_file.clone(),
         max_disk_bytes: config.image_max_bytes,
         reserved_bytes: config.reserved_space_bytes,
         ..images::Settings::default()

@@ -93,6 +93,7 @@ fn to_progress(progress: images::Progress) -> Progress {
         images::Phase::Unpacking => "unpack",
         images::Phase::Converting => "convert",
         images::Phase::Sealing => "seal",
+        images::Phase::Publishing => "publish",
     };
     Progress {
         step: step.to_owned(),

@@ -61,6 +61,13 @@ pub(crate) enum ImageCommand {
         #[arg(required = true)]
         images: Vec<String>,
     },
+    /// Publish an image as a container disk, as `karat run` and others pull it.
+    Push {
+        /// Id, name, digest or reference.
+        image: String,
+        /// Where to: `registry/repository:tag`.
+        reference: String,
+    },
     /// Keep images from being used; machines that were made from them go on.
     Deactivate {
         /// Ids, names, digests or references.

@@ -47,6 +47,12 @@ pub(crate) async fn run(client: &Client, command: ImageCommand, format: Format) 
                 say(&format!("{image} is what it was"));
             }
         }
+        ImageCommand::Push { image, reference } => {
+            let operation = client.push_image(&image, &reference).await?;
+            let progress = Progress::new(&reference);
+            client.wait(operation.id, |operation| progress.show(operation)).await?;
+            say(&format!("published {image} as {reference}"));
+        }
         ImageCommand::Deactivate { images } => {
             for image in images {
                 client.deactivate_image(&image).await?;

@@ -180,6 +180,7 @@ fn take_host(reader: &mut Reader) -> HostConfig {
         images: image_section::take(reader, &file_roots),
         file_roots,
         insecure_registries: reader.take("insecure_registries", Vec::new()),
+        registry_auth_file: take_auth_file(reader),
         vmm_path,
         console_log_max_bytes,
         console_log_keep: reader.take("console_log_keep", 3),
@@ -189,6 +190,14 @@ fn take_host(reader: &mut Reader) -> HostConfig {
         state_dir,
         run_dir,
     }
+}
+
+fn take_auth_file(reader: &mut Reader) -> Option<PathBuf> {
+    let file: Option<PathBuf> = reader.take("registry_auth_file", None);
+    if let Some(path) = &file {
+        reader.check_absolute("registry_auth_file", path);
+    }
+    file
 }
 
 fn take_boot_sources(reader: &mut Reader) -> BootSourceConfig {

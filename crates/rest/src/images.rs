@@ -1,8 +1,8 @@
 //! `/v1/images`.
 
 use api_types::{
-    Image, ImageAccepted, ImageCreate, ImageImport, ImageImportInfo, ImageList, ImagePatch, ImportOptions, Operation,
-    OperationId, ProblemBody,
+    Image, ImageAccepted, ImageCreate, ImageImport, ImageImportInfo, ImageList, ImagePatch, ImagePush, ImportOptions,
+    Operation, OperationId, ProblemBody,
 };
 use axum::Json;
 use axum::body::Body as AnyBody;
@@ -159,6 +159,23 @@ pub(crate) async fn verify(
     Segment(image): Segment,
 ) -> Result<impl IntoResponse, Problem> {
     Ok(operations::accepted(shared.host.verify_image(&image).await?))
+}
+
+/// Begins to publish an image as a container disk: one layer with the disk as qcow2, and kernel, initrd and command line where the
+/// image has them. The operation's result is the manifest's digest.
+#[utoipa::path(post, path = "/v1/images/{image}/push", tag = "images", operation_id = "push_image", request_body = ImagePush,
+    params(("image" = String, Path, description = "Id, name, alias, digest or reference")),
+    responses((status = 202, body = Operation, headers(("Location" = String, description = "The operation"))),
+        (status = 404, body = ProblemBody), (status = 409, body = ProblemBody, description = "It has no data"),
+        (status = 422, body = ProblemBody, description = "The reference is none, or names a digest")))]
+pub(crate) async fn push(
+    State(shared): State<Shared>,
+    Segment(image): Segment,
+    Body(push): Body<ImagePush>,
+) -> Result<impl IntoResponse, Problem> {
+    Ok(operations::accepted(
+        shared.host.push_image(&image, &push.reference).await?,
+    ))
 }
 
 /// Keeps an image from being used. Its bytes stay, and machines that were made from it go on.

@@ -27,6 +27,7 @@ use crate::{boot_sources, console, disks, events, health, images, metrics, opera
         images::upload,
         images::displace,
         images::verify,
+        images::push,
         images::deactivate,
         images::reactivate,
         images::delete,

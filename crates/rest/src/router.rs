@@ -33,6 +33,7 @@ pub fn router(host: Host, closing: Closing) -> Router {
         .route("/v1/images/{image}/data", put(images::upload))
         .route("/v1/images/{image}/stores/{store}", delete(images::displace))
         .route("/v1/images/{image}/verify", post(images::verify))
+        .route("/v1/images/{image}/push", post(images::push))
         .route("/v1/images/{image}/deactivate", post(images::deactivate))
         .route("/v1/images/{image}/reactivate", post(images::reactivate))
         .route("/v1/boot-sources", get(boot_sources::list))

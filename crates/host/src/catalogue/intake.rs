@@ -195,7 +195,8 @@ fn identity_text(identity: &Identity) -> String {
 pub(super) fn import_code(error: &ImportError) -> ErrorCode {
     match error {
         ImportError::Registry(error) => pull_code(error),
-        ImportError::Source(error) | ImportError::Proof { source: error, .. } => source_code(error),
+        ImportError::Source(error) => source_code(error),
+        ImportError::Proof { source, .. } => source_code(source),
         ImportError::Cancelled => ErrorCode::Cancelled,
         ImportError::DiskFull(_) | ImportError::Quota { .. } => ErrorCode::NoSpace,
         ImportError::Untrusted(refusal) if refusal.code() == "digest_mismatch" => ErrorCode::DigestMismatch,
@@ -218,7 +219,7 @@ fn source_code(error: &SourceError) -> ErrorCode {
     }
 }
 
-const fn pull_code(error: &PullError) -> ErrorCode {
+pub(crate) const fn pull_code(error: &PullError) -> ErrorCode {
     match error {
         PullError::NotFound(_) | PullError::Unauthorized(_) => ErrorCode::ImageUnknown,
         PullError::Unreachable { .. } | PullError::Status { .. } | PullError::BrokeOff { .. } => {
@@ -227,6 +228,7 @@ const fn pull_code(error: &PullError) -> ErrorCode {
         PullError::Insecure { .. } => ErrorCode::InsecureRegistry,
         PullError::DigestMismatch { .. } | PullError::TooLong { .. } => ErrorCode::DigestMismatch,
         PullError::DiskFull { .. } => ErrorCode::NoSpace,
+        PullError::Credentials(_) => ErrorCode::HostLacks,
         PullError::Cancelled => ErrorCode::Cancelled,
         PullError::Io { .. } => ErrorCode::Internal,
         PullError::Manifest { .. }

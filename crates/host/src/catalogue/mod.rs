@@ -13,6 +13,7 @@
 //! - `place`: in which stores it is.
 //! - `remove`: deletion, whole or not at all.
 //! - `verify`: whether bytes are still what they were.
+//! - `publish`: out again, to a registry.
 //! - `shape`: what an image asks of a machine made from it.
 
 mod adopt;
@@ -22,6 +23,7 @@ mod find;
 mod import;
 pub(crate) mod intake;
 mod place;
+mod publish;
 mod receive;
 mod remove;
 mod shape;

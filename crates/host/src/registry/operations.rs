@@ -175,6 +175,7 @@ const fn describe(kind: OperationKind) -> &'static str {
         OperationKind::ImageImport => "importing the image",
         OperationKind::ImageCopy => "copying the image",
         OperationKind::ImageVerify => "verifying the image",
+        OperationKind::ImagePush => "publishing the image",
         OperationKind::BootSourceSync => "synchronising the boot source",
         OperationKind::VmStart => "starting the machine",
         OperationKind::VmStop => "stopping the machine",
