@@ -25,6 +25,8 @@ pub struct Program<'a> {
     pub words: &'a str,
     /// Does it need QEMU as a peer?
     pub with_peer: bool,
+    /// Does it need `docker-registry`?
+    pub with_registry: bool,
     /// How long it may take.
     pub limit: Duration,
 }
@@ -117,6 +119,10 @@ fn in_lab(program: &Program, built: &Path, guest: &Path) -> Result<Ended> {
     let mut payload = Payload::new(&own_dir("payload", program.name)?)?;
     for name in PROGRAMS.iter().chain([&program.name]) {
         payload.add(&built.join(name), &format!("bin/{name}"))?;
+    }
+    if program.with_registry {
+        packages::install(&[packages::REGISTRY])?;
+        payload.add(Path::new("/usr/bin/docker-registry"), "bin/docker-registry")?;
     }
     payload.add_tree(guest, "guest")?;
     let line = command_line(program, "/payload/bin", "/payload/guest", "/var/tmp/karat");

@@ -20,11 +20,28 @@ pub const IMAGES: &[&str] = &[
 /// What makes and checks disk images next to ours.
 pub const QEMU_IMAGES: &[&str] = &["qemu-utils"];
 /// What tests hold Karat against: without it they are skipped.
-pub const PEERS: &[&str] = &["acpica-tools"];
+pub const PEERS: &[&str] = &[
+    "acpica-tools",
+    "bzip2",
+    "ca-certificates",
+    "gnupg",
+    "nginx-light",
+    "openssl",
+    "prometheus",
+    "xorriso",
+    "xz-utils",
+    "zstd",
+];
 /// What boots the lab host.
 pub const LAB: &[&str] = &["qemu-system-x86", "seabios", "util-linux"];
 /// What makes and serves container disks.
 pub const REGISTRY: &[&str] = &["umoci", "skopeo", "docker-registry"];
+/// Services that packages start, where systemd runs. Tests run servers of their own.
+const SERVICES: [(&str, &str); 3] = [
+    ("docker-registry", "docker-registry.service"),
+    ("nginx-light", "nginx.service"),
+    ("prometheus", "prometheus.service"),
+];
 /// What the workspace's native code is compiled with.
 pub const COMPILER: &[&str] = &["gcc", "libc6-dev"];
 
@@ -69,9 +86,12 @@ pub fn install(wanted: &[&[&str]]) -> Result<()> {
         run(as_root("apt-get").args(["-qq", "update"]).stdin(Stdio::null()))?;
         run(&mut install()).context("the packages above are needed; install them by hand and try again")?;
     }
-    if missing.contains(&"docker-registry") && std::path::Path::new("/run/systemd/system").is_dir() {
-        say("stops the registry service that the package started: tests run their own");
-        run(as_root("systemctl").args(["--quiet", "disable", "--now", "docker-registry.service"]))?;
+    let has_systemd = std::path::Path::new("/run/systemd/system").is_dir();
+    for (package, service) in SERVICES {
+        if has_systemd && missing.contains(&package) {
+            say(format!("stops {service}, which its package started: tests run their own"));
+            run(as_root("systemctl").args(["--quiet", "disable", "--now", service]))?;
+        }
     }
     Ok(())
 }

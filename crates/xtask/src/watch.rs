@@ -60,14 +60,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_failed_is_kept_and_the_rest_is_not() {
-        let mut seen = 0;
-        let script = "echo '   FAIL [ 1.0s] a test'; echo fine; echo 'error: `panic` is not wanted' >&2; exit 3";
-        let status = watch(Command::new("sh").args(["-c", script]), |_| seen += 1).unwrap();
-        assert_eq!((status.code(), seen), (Some(3), 3));
-        let kept = kept();
-        assert!(kept.contains(&"   FAIL [ 1.0s] a test".to_owned()), "{kept:?}");
-        assert!(kept.contains(&"error: `panic` is not wanted".to_owned()), "{kept:?}");
-        assert!(!kept.contains(&"fine".to_owned()), "{kept:?}");
+    fn every_line_is_seen_and_the_status_is_told() {
+        let mut seen = Vec::new();
+        let script = "echo one; echo two >&2; exit 3";
+        let status = watch(Command::new("sh").args(["-c", script]), |line| seen.push(line.to_owned())).unwrap();
+        assert_eq!((status.code(), seen), (Some(3), vec!["one".to_owned(), "two".to_owned()]));
+        assert!(kept().is_empty());
+    }
+
+    // These lines are not printed: whoever watches this test would keep them.
+    #[test]
+    fn what_failed_is_told_from_the_rest() {
+        for line in ["   FAIL [ 1.0s] a test", "error: `panic` is not wanted", "error[E0308]: no", "FAILED a, b"] {
+            assert!(tells_of_failure(line), "{line}");
+        }
+        for line in ["PASS a test", "test result: ok", "no error: fine"] {
+            assert!(!tells_of_failure(line), "{line}");
+        }
     }
 }
