@@ -38,6 +38,7 @@ pub use console::{Console, LogTail};
 pub use control::{DiskLatency, DiskReport, LATENCY_BOUNDS_US};
 pub use failure::Failure;
 pub use host::{Host, OpenError};
+pub use images::CloneWay;
 pub use machine::Action;
 pub use metrics::{Metrics, StoreFigures};
 pub use once::{FirstTime, Once};

@@ -16,4 +16,5 @@ mod records;
 mod registry;
 mod requests;
 mod restarts;
+mod roots;
 mod volumes;
