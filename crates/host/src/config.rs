@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use images::CloneWay;
 
+use crate::image_config::ImageConfig;
+
 /// Settings of the host, all of them decided.
 #[derive(Debug, Clone)]
 pub struct HostConfig {
@@ -30,6 +32,8 @@ pub struct HostConfig {
     pub root_disks: CloneWay,
     /// How long a guest has to shut down when the caller does not say.
     pub stop_timeout: Duration,
+    /// Where images may come from, and where they are kept.
+    pub images: ImageConfig,
     /// Where boot sources are defined, and which are polled.
     pub boot_sources: BootSourceConfig,
 }

@@ -24,6 +24,8 @@ use crate::{boot_sources, console, disks, events, health, images, metrics, opera
         images::show,
         images::edit,
         images::import,
+        images::upload,
+        images::displace,
         images::verify,
         images::deactivate,
         images::reactivate,

@@ -30,6 +30,8 @@ pub fn router(host: Host, closing: Closing) -> Router {
             get(images::show).patch(images::edit).delete(images::delete),
         )
         .route("/v1/images/{image}/import", post(images::import))
+        .route("/v1/images/{image}/data", put(images::upload))
+        .route("/v1/images/{image}/stores/{store}", delete(images::displace))
         .route("/v1/images/{image}/verify", post(images::verify))
         .route("/v1/images/{image}/deactivate", post(images::deactivate))
         .route("/v1/images/{image}/reactivate", post(images::reactivate))

@@ -8,6 +8,9 @@
 //! - `describe`: as the API shows it.
 //! - `edit`: made and changed by people.
 //! - `import`: data comes in; `intake` is the only part that asks the store for it.
+//! - `source`: what requests say of imports, checked and made into what the store is asked for.
+//! - `receive`: data that clients send.
+//! - `place`: in which stores it is.
 //! - `remove`: deletion, whole or not at all.
 //! - `verify`: whether bytes are still what they were.
 //! - `shape`: what an image asks of a machine made from it.
@@ -18,8 +21,11 @@ mod edit;
 mod find;
 mod import;
 pub(crate) mod intake;
+mod place;
+mod receive;
 mod remove;
 mod shape;
+pub(crate) mod source;
 mod verify;
 
 pub(crate) use adopt::{label, plain_record};
