@@ -13,6 +13,7 @@ mod images;
 mod intake;
 mod keys;
 mod machines;
+mod real_registry;
 mod records;
 mod registry;
 mod requests;
