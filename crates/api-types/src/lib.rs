@@ -19,7 +19,7 @@ pub use boot_source::{
 pub use disk::{DiskMirror, DiskRequests, VmDisk, VmDiskLayer, VmDiskList};
 pub use event::{Event, EventList, EventReason, Subject};
 pub use image::{Image, ImageAccepted, ImageCondition, ImageCreate, ImageFailure, ImageList, ImagePatch, ImageState};
-pub use image_import::{ImageImport, ImageImportInfo, ImageStore, ImageSums, ImportOptions};
+pub use image_import::{ImageFinding, ImageFsck, ImageImport, ImageImportInfo, ImageStore, ImageSums, ImportOptions};
 pub use operation::{Operation, OperationKind, OperationList, OperationPhase, Progress};
 pub use problem::{ErrorCode, PROBLEM_CONTENT_TYPE, ProblemBody};
 pub use spec::{

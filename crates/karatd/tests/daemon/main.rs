@@ -10,11 +10,14 @@
 mod boot_sources;
 mod harness;
 mod images;
+mod intake;
 mod keys;
 mod machines;
+mod real_registry;
 mod records;
 mod registry;
 mod requests;
 mod restarts;
 mod roots;
 mod volumes;
+mod web;
