@@ -146,12 +146,15 @@ pub struct ImportOptions {
     /// Stores it shall be in. Default: the default store.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stores: Vec<String>,
+    /// Whether it is enough that the first store takes it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_failure: bool,
 }
 
 impl ImportOptions {
     /// Whether nothing is asked.
     pub const fn is_empty(&self) -> bool {
-        self.digests.is_empty() && self.sums.is_none() && self.stores.is_empty()
+        self.digests.is_empty() && self.sums.is_none() && self.stores.is_empty() && !self.allow_failure
     }
 }
 
@@ -211,4 +214,24 @@ pub struct ImageStore {
     /// Space that its file system has left, bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub free_bytes: Option<u64>,
+}
+
+/// Whether records and stores agree.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ImageFsck {
+    /// What does not fit; empty where all is well.
+    pub findings: Vec<ImageFinding>,
+}
+
+/// Something in a store that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ImageFinding {
+    /// The store.
+    pub store: String,
+    /// For programs: `stray`, `damaged`, `extra_file`, `missing`, `unreferenced` or `leftover`.
+    pub code: String,
+    /// A digest, or the name of a file.
+    pub subject: String,
+    /// For people.
+    pub message: String,
 }

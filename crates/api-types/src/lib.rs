@@ -19,14 +19,16 @@ pub use boot_source::{
 pub use disk::{DiskMirror, DiskRequests, VmDisk, VmDiskLayer, VmDiskList};
 pub use event::{Event, EventList, EventReason, Subject};
 pub use image::{Image, ImageAccepted, ImageCondition, ImageCreate, ImageFailure, ImageList, ImagePatch, ImageState};
-pub use image_import::{ImageImport, ImageImportInfo, ImagePush, ImageStore, ImageSums, ImportOptions};
+pub use image_import::{
+    ImageFinding, ImageFsck, ImageImport, ImageImportInfo, ImagePush, ImageStore, ImageSums, ImportOptions,
+};
 pub use operation::{Operation, OperationKind, OperationList, OperationPhase, Progress};
 pub use problem::{ErrorCode, PROBLEM_CONTENT_TYPE, ProblemBody};
 pub use spec::{
     BootWish, ByteSize, DiskBus, DiskCache, DiskFormat, DiskLimits, DiskWish, HugePagesWish, MemoryBacking,
     NetworkWish, OperationId, Problem, Topology, VmId, VmSpec, VolumeId,
 };
-pub use vm::{Health, StopRequest, Vm, VmList, VmPhase, VmStatus};
+pub use vm::{CloneMethod, Health, RootDisk, StopRequest, Vm, VmList, VmPhase, VmStatus};
 pub use volume::{
     Preallocation, Volume, VolumeAccepted, VolumeAttachment, VolumeCheck, VolumeCheckRequest, VolumeCondition,
     VolumeConvert, VolumeLayer, VolumeList, VolumeMeasure, VolumeMeasureRequest, VolumeRepair, VolumeResize,

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use spec::{VmId, VmSpec};
+use spec::{DiskFormat, VmId, VmSpec};
 use utoipa::ToSchema;
 
 /// A machine: what was asked for, and how it is.
@@ -75,9 +75,46 @@ pub struct VmStatus {
     /// How often the guest was reset since then.
     #[serde(default)]
     pub resets: u32,
-    /// How the root disk was cloned: `reflink` or `copy`.
+    /// How the root disk was cloned: `overlay`, `reflink` or `copy`; the same as in `root_disk`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clone_method: Option<String>,
+    /// What the root disk is. Absent without an image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root_disk: Option<RootDisk>,
+}
+
+/// The disk that was made from a machine's image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RootDisk {
+    /// How it was made.
+    pub method: CloneMethod,
+    /// Why in this way, for people.
+    pub reason: String,
+    /// How its bytes lie in its file.
+    pub format: DiskFormat,
+}
+
+/// How a disk is made from an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CloneMethod {
+    /// Only what differs from the image is kept in it: takes as good as no time and no space.
+    Overlay,
+    /// A disk of its own, whose blocks the file system shares with the image until one is written.
+    Reflink,
+    /// A disk of its own, copied without its holes.
+    Copy,
+}
+
+impl CloneMethod {
+    /// As it is written.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Overlay => "overlay",
+            Self::Reflink => "reflink",
+            Self::Copy => "copy",
+        }
+    }
 }
 
 /// All machines.

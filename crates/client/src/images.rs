@@ -1,8 +1,8 @@
 //! Golden images.
 
 use api_types::{
-    Image, ImageAccepted, ImageCreate, ImageImport, ImageImportInfo, ImageList, ImagePatch, ImagePush, Operation,
-    OperationId,
+    Image, ImageAccepted, ImageCreate, ImageFsck, ImageImport, ImageImportInfo, ImageList, ImagePatch, ImagePush,
+    Operation, OperationId,
 };
 use http_body_util::StreamBody;
 use hyper::{Method, header};
@@ -136,6 +136,11 @@ impl Client {
     /// What can be imported.
     pub async fn import_info(&self) -> Result<ImageImportInfo, ClientError> {
         self.get("/v1/images/import-info").await
+    }
+
+    /// Compares records with what is in the stores.
+    pub async fn fsck_images(&self) -> Result<ImageFsck, ClientError> {
+        self.get("/v1/images/fsck").await
     }
 
     /// Removes an image nobody uses.

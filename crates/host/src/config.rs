@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use images::CloneWay;
+
 use crate::image_config::ImageConfig;
 
 /// Settings of the host, all of them decided.
@@ -28,6 +30,8 @@ pub struct HostConfig {
     pub image_max_bytes: u64,
     /// Space that new disks, copies and pulls leave free on the state directory's file system, bytes.
     pub reserved_space_bytes: u64,
+    /// How a machine's root disk is made from its image.
+    pub root_disks: CloneWay,
     /// How long a guest has to shut down when the caller does not say.
     pub stop_timeout: Duration,
     /// Where images may come from, and where they are kept.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use spec::{HostLimits, VmId};
+use spec::{DiskFormat, HostLimits, VmId};
 
 use crate::HostConfig;
 use crate::catalogue::source::Agents;
@@ -10,6 +10,7 @@ use crate::failure::{Failure, chain};
 use crate::limits;
 use crate::operations::LiveOperations;
 use crate::registry::Registry;
+use crate::volume_store::suffix;
 
 /// Shared by all machines and requests; nothing in it changes but by its own locks.
 pub(crate) struct Context {
@@ -29,8 +30,8 @@ pub(crate) struct Context {
     pub(crate) reflinks: bool,
 }
 
-/// Name of the root disk inside a machine's directory.
-const ROOT_DISK: &str = "root.raw";
+/// Name of the root disk inside a machine's directory, without its format.
+const ROOT_DISK: &str = "root";
 /// Suffix of the mark of a machine that is being made or removed.
 pub(crate) const UNFINISHED: &str = "unfinished";
 
@@ -61,9 +62,9 @@ impl Context {
         self.config.state_dir.join("images")
     }
 
-    /// A machine's private disk.
-    pub(crate) fn root_disk(&self, id: VmId) -> PathBuf {
-        self.vm_dir(id).join(ROOT_DISK)
+    /// The file of a machine's root disk, which nobody else writes.
+    pub(crate) fn root_disk(&self, id: VmId, format: DiskFormat) -> PathBuf {
+        self.vm_dir(id).join(ROOT_DISK).with_extension(suffix(format))
     }
 
     /// Directory of a machine's console logs.

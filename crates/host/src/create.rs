@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use api_types::{ErrorCode, EventReason, Vm, VmPhase, VmStatus};
+use api_types::{CloneMethod, ErrorCode, EventReason, RootDisk, Vm, VmPhase, VmStatus};
 use image_catalog::Condition;
-use images::{CloneError, ImageRecord};
+use images::{CloneError, CloneWay, ImageRecord};
 use jiff::Timestamp;
-use spec::{ByteSize, Problems, VmId, VmPlan, VmSpec};
+use spec::{ByteSize, DiskFormat, Problems, VmId, VmPlan, VmSpec};
 use tokio::sync::SemaphorePermit;
 
 use crate::catalogue::shape;
@@ -20,7 +20,7 @@ use crate::host::Host;
 use crate::machine::{self, Machine};
 use crate::registry::About;
 use crate::volume::check_disks;
-use crate::volume_store::check_name;
+use crate::volume_store::{SECTOR_BYTES, check_name, sealed_format};
 
 /// What every refused machine is told first; the fields follow.
 const REFUSED: &str = "the machine can not be made as it is written";
@@ -69,24 +69,15 @@ impl Host {
         plan.machine(id, image.as_ref().and_then(|image| image.cmdline.as_deref()))
             .map_err(|problems| Failure::refused(REFUSED, &problems))?;
         let directory = Unfinished::make(context, id)?;
-        let clone_method = match &image {
-            Some(image) => Some(self.clone_disk(id, image, plan.root_size).await?),
+        let root_disk = match &image {
+            Some(image) => Some(self.make_root(id, image, plan.root_size).await?),
             None => None,
         };
         let vm = Vm {
             id,
             spec,
             image_digest: image.map(|image| image.digest.to_string()),
-            status: VmStatus {
-                phase: VmPhase::Stopped,
-                reason: None,
-                message: None,
-                pid: None,
-                started_at: None,
-                start_to_guest_us: None,
-                resets: 0,
-                clone_method,
-            },
+            status: stands_still(root_disk),
             created_at: Timestamp::now(),
             revision: 1,
         };
@@ -152,16 +143,51 @@ impl Host {
         }
     }
 
-    async fn clone_disk(&self, id: VmId, image: &ImageRecord, wished: Option<ByteSize>) -> Result<String, Failure> {
+    /// Makes a machine's root disk in the way that the host's configuration says.
+    async fn make_root(&self, id: VmId, image: &ImageRecord, wished: Option<ByteSize>) -> Result<RootDisk, Failure> {
         let context = &self.0.context;
-        let size_bytes = wished.map_or(image.disk.virtual_bytes, ByteSize::bytes);
+        let sectors = image.disk.virtual_bytes.next_multiple_of(SECTOR_BYTES);
+        let size_bytes = wished.map_or(sectors, ByteSize::bytes);
+        let way = context.config.root_disks;
+        // What is put on top of an image is qcow2; any other disk has its image's format.
+        let format = match way {
+            CloneWay::Overlay => DiskFormat::Qcow2,
+            CloneWay::Reflink | CloneWay::Copy => sealed_format(image),
+        };
         self.check_space(0).await?;
-        let cloned = context
-            .store
-            .clone_disk(&image.digest, &context.root_disk(id), size_bytes)
-            .await
-            .map_err(|error| clone_failure(&error))?;
-        Ok(cloned.method.name().to_owned())
+        let path = context.root_disk(id, format);
+        let made = context.store.make_disk(&image.digest, &path, size_bytes, way).await;
+        let made = made.map_err(|error| clone_failure(&error))?;
+        let method = match made.method {
+            images::CloneMethod::Overlay => CloneMethod::Overlay,
+            images::CloneMethod::Reflink => CloneMethod::Reflink,
+            images::CloneMethod::SparseCopy => CloneMethod::Copy,
+        };
+        let reason = format!("root_disks is {}: {}", way_name(way), made.reason);
+        Ok(RootDisk { method, reason, format })
+    }
+}
+
+const fn way_name(way: CloneWay) -> &'static str {
+    match way {
+        CloneWay::Overlay => "overlay",
+        CloneWay::Reflink => "reflink",
+        CloneWay::Copy => "copy",
+    }
+}
+
+/// How a new machine is.
+fn stands_still(root_disk: Option<RootDisk>) -> VmStatus {
+    VmStatus {
+        phase: VmPhase::Stopped,
+        reason: None,
+        message: None,
+        pid: None,
+        started_at: None,
+        start_to_guest_us: None,
+        resets: 0,
+        clone_method: root_disk.as_ref().map(|root| root.method.as_str().to_owned()),
+        root_disk,
     }
 }
 

@@ -24,7 +24,7 @@ use crate::{HostConfig, begun, limits, volume_store};
 /// Most events in one answer.
 const EVENTS_PAGE: u32 = 1000;
 /// Pulls that go on at the same time; further ones wait.
-const PULLS_MAX: usize = 4;
+pub(crate) const PULLS_MAX: usize = 4;
 /// Disks of machines that are copied from images at the same time; further ones wait. Each keeps a thread and the storage busy.
 const CLONES_MAX: usize = 4;
 /// Mode of directories whose contents are only the daemon's.

@@ -42,7 +42,7 @@ pub use host::{Host, OpenError};
 pub use image_config::{ImageConfig, ImportMethod, S3Config, StoreConfig};
 pub use image_sources::{AddressPolicy, BucketStyle, S3Key, S3Server};
 pub use image_trust::policy::{TrustPolicy, TrustSection, read_trust_file};
-pub use images::StoreName;
+pub use images::{CloneWay, StoreName};
 pub use machine::Action;
 pub use metrics::{Metrics, StoreFigures};
 pub use once::{FirstTime, Once};

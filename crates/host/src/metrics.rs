@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use api_types::{BootSource, OperationKind, OperationPhase, VmPhase, Volume, VolumeState};
 use control::DiskReport;
+use images::CloneWay;
 
 use crate::failure::Failure;
 use crate::host::Host;
@@ -47,7 +48,7 @@ pub struct StoreFigures {
     pub is_available: bool,
     /// Whether it is on the file system of `/`.
     pub shares_root: bool,
-    /// How machines get their disks: `reflink` or `copy`.
+    /// How new machines get their disks: `overlay`, `reflink` or `copy`.
     pub clone_method: &'static str,
     /// Bytes free on its file system.
     pub free_bytes: u64,
@@ -136,7 +137,11 @@ impl Host {
         StoreFigures {
             is_available: room.is_ok(),
             shares_root: limits::is_on_root(&directory),
-            clone_method: if context.reflinks { "reflink" } else { "copy" },
+            clone_method: match context.config.root_disks {
+                CloneWay::Overlay => "overlay",
+                CloneWay::Reflink if context.reflinks => "reflink",
+                CloneWay::Reflink | CloneWay::Copy => "copy",
+            },
             free_bytes: room.as_ref().map_or(0, |(free, _)| *free),
             size_bytes: room.as_ref().map_or(0, |(_, size)| *size),
         }

@@ -25,7 +25,7 @@ pub(crate) enum ImageCommand {
         image: String,
     },
     /// Record an image under a name, and import into it where `--from` says from where.
-    Create(CreateImageArgs),
+    Create(Box<CreateImageArgs>),
     /// Import into a record that has no data yet, or whose import failed.
     Import {
         /// Id or name.
@@ -34,7 +34,7 @@ pub(crate) enum ImageCommand {
         #[arg(long, value_parser = parse_import)]
         from: ImageImport,
         #[command(flatten)]
-        options: ImportArgs,
+        options: Box<ImportArgs>,
     },
     /// Send a file as the data of a record, which is made where there is none. It may be packed (gzip, xz, zstd, bzip2).
     Upload(UploadImageArgs),
@@ -54,7 +54,7 @@ pub(crate) enum ImageCommand {
         store: String,
     },
     /// Change what is recorded of an image.
-    Set(SetImageArgs),
+    Set(Box<SetImageArgs>),
     /// Read images' bytes and compare them with their digests; what is damaged is deactivated.
     Verify {
         /// Ids, names, digests or references.
@@ -82,6 +82,8 @@ pub(crate) enum ImageCommand {
     },
     /// Show which methods of import are enabled.
     ImportInfo,
+    /// Compare records with what is in the stores; fails where they do not agree.
+    Fsck,
     /// Remove images nobody uses.
     Rm {
         /// Ids, names, digests or references.
@@ -132,6 +134,9 @@ pub(crate) struct ImportArgs {
     /// Store it shall be in. May be given several times. Default: the default store.
     #[arg(long)]
     store: Vec<String>,
+    /// Whether it is enough that the first of several stores takes it.
+    #[arg(long)]
+    allow_failure: bool,
 }
 
 impl ImportArgs {
@@ -144,6 +149,7 @@ impl ImportArgs {
                 name: None,
             }),
             stores: self.store.clone(),
+            allow_failure: self.allow_failure,
         })
     }
 }
@@ -237,7 +243,7 @@ pub(crate) enum BootSourceCommand {
         source: String,
     },
     /// Track an image under a name, or change how one is tracked.
-    Set(SetSourceArgs),
+    Set(Box<SetSourceArgs>),
     /// Look for a newer image now, and import it.
     Sync {
         /// Names.

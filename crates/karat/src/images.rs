@@ -1,7 +1,7 @@
 //! `karat image …`.
 
 use anyhow::Context;
-use api_types::{ErrorCode, Image, ImageAccepted, ImageCreate, ImageImportInfo};
+use api_types::{ErrorCode, Image, ImageAccepted, ImageCreate, ImageFinding, ImageImportInfo};
 use client::{Client, ClientError, ImageUpload};
 
 use crate::args::Format;
@@ -66,6 +66,7 @@ pub(crate) async fn run(client: &Client, command: ImageCommand, format: Format) 
             }
         }
         ImageCommand::ImportInfo => write(format, &client.import_info().await?, import_info)?,
+        ImageCommand::Fsck => fsck(client, format).await?,
         ImageCommand::Rm { images } => {
             for image in images {
                 client.remove_image(&image).await?;
@@ -73,6 +74,24 @@ pub(crate) async fn run(client: &Client, command: ImageCommand, format: Format) 
             }
         }
     }
+    Ok(())
+}
+
+async fn fsck(client: &Client, format: Format) -> anyhow::Result<()> {
+    let found = client.fsck_images().await?;
+    write(format, &found, |found| {
+        let row = |finding: &ImageFinding| {
+            [
+                finding.store.clone(),
+                finding.code.clone(),
+                finding.subject.clone(),
+                finding.message.clone(),
+            ]
+        };
+        let rows: Vec<_> = found.findings.iter().map(row).collect();
+        columns(["STORE", "FINDING", "SUBJECT", "MEANING"], &rows)
+    })?;
+    anyhow::ensure!(found.findings.is_empty(), "records and stores do not agree");
     Ok(())
 }
 
@@ -208,7 +227,10 @@ fn describe(image: &Image) -> String {
         .collect();
     let properties = image.properties.iter();
     let properties: Vec<_> = properties.map(|(key, value)| format!("{key}={value}")).collect();
-    let least = |number: u32, unit: &str| (number > 0).then(|| format!("{number} {unit}")).unwrap_or_default();
+    let least = |number: u32, unit: &str| match number {
+        0 => String::new(),
+        number => format!("{number} {unit}"),
+    };
     fields(&[
         ("name", image.name.clone()),
         ("id", image.id.clone()),

@@ -1,8 +1,8 @@
 //! One machine for people.
 
-use api_types::{DiskRequests, DiskWish, Vm, VmDisk};
+use api_types::{DiskRequests, DiskWish, RootDisk, Vm, VmDisk};
 
-use crate::output::{columns, fields, human};
+use crate::output::{columns, fields, human, word};
 
 /// Every field that says something.
 pub(crate) fn describe(vm: &Vm) -> String {
@@ -24,7 +24,7 @@ pub(crate) fn describe(vm: &Vm) -> String {
             "disk size",
             spec.disk_size.map(|size| size.to_string()).unwrap_or_default(),
         ),
-        ("disk cloned by", status.clone_method.clone().unwrap_or_default()),
+        ("root disk", status.root_disk.as_ref().map(root).unwrap_or_default()),
         ("disks", disks.join(", ")),
         ("networks", taps.join(", ")),
         ("kernel", boot.kernel.unwrap_or_default()),
@@ -52,6 +52,10 @@ pub(crate) fn describe(vm: &Vm) -> String {
             },
         ),
     ])
+}
+
+fn root(disk: &RootDisk) -> String {
+    format!("{}, {} ({})", word(&disk.method), word(&disk.format), disk.reason)
 }
 
 /// What the disks of a machine that runs did; nothing if it has none.

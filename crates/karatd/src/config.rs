@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-use host::{BootSourceConfig, HostConfig};
+use host::{BootSourceConfig, CloneWay, HostConfig};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use spec::ByteSize;
@@ -186,6 +186,7 @@ fn take_host(reader: &mut Reader) -> HostConfig {
         console_log_keep: reader.take("console_log_keep", 3),
         image_max_bytes: reader.take("image_max", ByteSize::from_bytes(256 << 30)).bytes(),
         reserved_space_bytes: reader.take("reserved_space", ByteSize::from_mib(256)).bytes(),
+        root_disks: take_root_disks(reader),
         stop_timeout: reader.seconds("stop_timeout_seconds", 180),
         state_dir,
         run_dir,
@@ -198,6 +199,21 @@ fn take_auth_file(reader: &mut Reader) -> Option<PathBuf> {
         reader.check_absolute("registry_auth_file", path);
     }
     file
+}
+
+fn take_root_disks(reader: &mut Reader) -> CloneWay {
+    match reader.take("root_disks", "overlay".to_owned()).as_str() {
+        "overlay" => CloneWay::Overlay,
+        "reflink" => CloneWay::Reflink,
+        "copy" => CloneWay::Copy,
+        other => {
+            reader.wrong(
+                "root_disks",
+                format_args!("{other:?} is none of overlay, reflink and copy"),
+            );
+            CloneWay::default()
+        }
+    }
 }
 
 fn take_boot_sources(reader: &mut Reader) -> BootSourceConfig {
@@ -259,7 +275,7 @@ mod tests {
         assert_eq!(format!("{named:?}"), format!("{default:?}"));
         let keys = packaged(true).parse::<Table>().unwrap().len();
         assert_eq!(
-            keys, 17,
+            keys, 18,
             "a new key is documented in packaging/karat.toml and counted here"
         );
         assert!(packaged(false).parse::<Table>().unwrap().is_empty());
@@ -274,6 +290,7 @@ mod tests {
             vmm_path = "/nowhere"
             console_log_max = "lots"
             worker_threads = 0
+            root_disks = "link"
             insecure = []
             [boot_sources]
             custom_directory = "etc"
@@ -287,6 +304,7 @@ mod tests {
             "vmm_path:",
             "console_log_max:",
             "worker_threads:",
+            "root_disks:",
             "insecure: no such key",
             "boot_sources: unknown field `sytem`",
         ] {

@@ -20,6 +20,7 @@ struct Images {
     methods: Vec<String>,
     quota: Option<ByteSize>,
     file_roots: Option<Vec<PathBuf>>,
+    authorities: Option<PathBuf>,
     web: AddressPolicy,
     store: Vec<Store>,
     s3: Vec<S3>,
@@ -61,6 +62,7 @@ impl Default for Images {
             methods: ImportMethod::ALL.map(|method| method.name().to_owned()).to_vec(),
             quota: None,
             file_roots: None,
+            authorities: None,
             web: AddressPolicy::default(),
             store: Vec::new(),
             s3: Vec::new(),
@@ -82,6 +84,7 @@ pub(crate) fn take(reader: &mut Reader, file_roots: &[PathBuf]) -> ImageConfig {
         stores: take_stores(reader, read.store),
         file_roots: roots,
         web: read.web,
+        authorities_pem: read.authorities.and_then(|path| take_authorities(reader, &path)),
         s3: take_s3(reader, read.s3),
         trust: Arc::new(take_trust(reader)),
     }
@@ -163,6 +166,20 @@ fn take_s3(reader: &mut Reader, read: Vec<S3>) -> Vec<S3Config> {
         });
     }
     servers
+}
+
+fn take_authorities(reader: &mut Reader, path: &Path) -> Option<Vec<u8>> {
+    reader.check_absolute("images.authorities", path);
+    match std::fs::read(path) {
+        Ok(bytes) => Some(bytes),
+        Err(error) => {
+            reader.wrong(
+                "images.authorities",
+                format_args!("{} can not be read: {error}", path.display()),
+            );
+            None
+        }
+    }
 }
 
 /// The first line of a file.

@@ -1,8 +1,8 @@
 //! `/v1/images`.
 
 use api_types::{
-    Image, ImageAccepted, ImageCreate, ImageImport, ImageImportInfo, ImageList, ImagePatch, ImagePush, ImportOptions,
-    Operation, OperationId, ProblemBody,
+    Image, ImageAccepted, ImageCreate, ImageFsck, ImageImport, ImageImportInfo, ImageList, ImagePatch, ImagePush,
+    ImportOptions, Operation, OperationId, ProblemBody,
 };
 use axum::Json;
 use axum::body::Body as AnyBody;
@@ -64,6 +64,14 @@ pub(crate) async fn create(State(shared): State<Shared>, Body(body): Body<ImageC
 #[utoipa::path(get, path = "/v1/images/import-info", tag = "images", responses((status = 200, body = ImageImportInfo)))]
 pub(crate) async fn import_info(State(shared): State<Shared>) -> Result<Json<ImageImportInfo>, Problem> {
     Ok(Json(shared.host.import_info().await?))
+}
+
+/// Compares records, machines and volumes with what is in the stores, as far as that can be told without reading images; `verify` reads
+/// them. Not while anything is imported.
+#[utoipa::path(get, path = "/v1/images/fsck", tag = "images", operation_id = "fsck_images",
+    responses((status = 200, body = ImageFsck), (status = 409, body = ProblemBody, description = "Images are being imported")))]
+pub(crate) async fn fsck(State(shared): State<Shared>) -> Result<Json<ImageFsck>, Problem> {
+    Ok(Json(shared.host.fsck_images().await?))
 }
 
 /// One image.
@@ -130,6 +138,7 @@ pub(crate) async fn upload(
         digests: params.digest.into_iter().collect(),
         sums: None,
         stores: params.store.into_iter().collect(),
+        allow_failure: false,
     };
     let body = body.into_data_stream();
     let (image, operation) = shared.host.receive_image(&image, options, body).await?;

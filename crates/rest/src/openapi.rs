@@ -21,6 +21,7 @@ use crate::{boot_sources, console, disks, events, health, images, metrics, opera
         images::list,
         images::create,
         images::import_info,
+        images::fsck,
         images::show,
         images::edit,
         images::import,

@@ -25,6 +25,7 @@ pub fn router(host: Host, closing: Closing) -> Router {
         .route("/openapi.json", get(openapi::document))
         .route("/v1/images", get(images::list).post(images::create))
         .route("/v1/images/import-info", get(images::import_info))
+        .route("/v1/images/fsck", get(images::fsck))
         .route(
             "/v1/images/{image}",
             get(images::show).patch(images::edit).delete(images::delete),

@@ -89,7 +89,9 @@ pub fn install(wanted: &[&[&str]]) -> Result<()> {
     let has_systemd = std::path::Path::new("/run/systemd/system").is_dir();
     for (package, service) in SERVICES {
         if has_systemd && missing.contains(&package) {
-            say(format!("stops {service}, which its package started: tests run their own"));
+            say(format!(
+                "stops {service}, which its package started: tests run their own"
+            ));
             run(as_root("systemctl").args(["--quiet", "disable", "--now", service]))?;
         }
     }

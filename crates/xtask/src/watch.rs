@@ -63,15 +63,26 @@ mod tests {
     fn every_line_is_seen_and_the_status_is_told() {
         let mut seen = Vec::new();
         let script = "echo one; echo two >&2; exit 3";
-        let status = watch(Command::new("sh").args(["-c", script]), |line| seen.push(line.to_owned())).unwrap();
-        assert_eq!((status.code(), seen), (Some(3), vec!["one".to_owned(), "two".to_owned()]));
+        let status = watch(Command::new("sh").args(["-c", script]), |line| {
+            seen.push(line.to_owned())
+        })
+        .unwrap();
+        assert_eq!(
+            (status.code(), seen),
+            (Some(3), vec!["one".to_owned(), "two".to_owned()])
+        );
         assert!(kept().is_empty());
     }
 
     // These lines are not printed: whoever watches this test would keep them.
     #[test]
     fn what_failed_is_told_from_the_rest() {
-        for line in ["   FAIL [ 1.0s] a test", "error: `panic` is not wanted", "error[E0308]: no", "FAILED a, b"] {
+        for line in [
+            "   FAIL [ 1.0s] a test",
+            "error: `panic` is not wanted",
+            "error[E0308]: no",
+            "FAILED a, b",
+        ] {
             assert!(tells_of_failure(line), "{line}");
         }
         for line in ["PASS a test", "test result: ok", "no error: fine"] {

@@ -10,8 +10,8 @@ use crate::failure::Failure;
 use crate::host::Host;
 use crate::registry::{About, Change, ImageRow, ImportJob, OperationRecord};
 
-/// A name that a path of the API has.
-const RESERVED: &str = "import-info";
+/// Names that paths of the API have.
+const RESERVED: [&str; 2] = ["import-info", "fsck"];
 
 /// What a request for an image began.
 pub struct Begun {
@@ -196,8 +196,8 @@ impl Change<'_> {
 
     /// Neither an image nor an alias is called `name`.
     pub(crate) fn refuse_taken(&self, name: &str) -> Result<(), Failure> {
-        if name == RESERVED {
-            let text = format!("{RESERVED:?} is a path of the API; choose another name");
+        if RESERVED.contains(&name) {
+            let text = format!("{name:?} is a path of the API; choose another name");
             return Err(Failure::refused_field(REFUSED, "name", text));
         }
         if self.image(name)?.is_some() || self.alias(name)?.is_some() {

@@ -200,6 +200,11 @@ impl Change<'_> {
                 row.digest = Some(digest.clone());
                 row.origin = Some(intake.origin.clone());
                 self.act_on_image(&mut row, ImageAction::Activate)?;
+                for failed in &intake.failed {
+                    let text = format!("image {} did not get into store {failed}", row.name());
+                    let about = About::Image(&digest, Some(row.name()));
+                    self.event(&about, EventReason::ConditionChanged, &text)?;
+                }
                 if let Some(reference) = &intake.reference {
                     self.point_reference(reference, &digest)?;
                 }

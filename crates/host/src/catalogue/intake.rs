@@ -45,6 +45,8 @@ pub(crate) struct Intake {
     pub(crate) reference: Option<String>,
     /// The store it was imported to first.
     pub(crate) store: StoreName,
+    /// Stores that did not take it, where that was allowed, and why.
+    pub(crate) failed: Vec<String>,
 }
 
 /// Why nothing came in.
@@ -112,11 +114,16 @@ pub(crate) async fn take_in(
     progress: &watch::Sender<images::Progress>,
     cancel: &CancellationToken,
 ) -> Result<Intake, IntakeError> {
+    let allow_failure = wanted.from.options().is_some_and(|options| options.allow_failure);
     let (request, reference) = request(context, wanted)?;
-    let imported = context.stores.import(request, false, progress, cancel).await;
+    let imported = context.stores.import(request, allow_failure, progress, cancel).await;
     let placed = imported.map_err(|error| IntakeError::of(&error))?;
     let default = context.store.name();
+    let failed = placed.failed.iter();
     Ok(Intake {
+        failed: failed
+            .map(|(store, error)| format!("{store}: {}", crate::failure::chain(error)))
+            .collect(),
         origin: origin_text(&placed.imported.origin),
         digest: placed.imported.image.digest,
         was_there: placed.imported.was_there,

@@ -12,6 +12,7 @@
 //! - `receive`: data that clients send.
 //! - `place`: in which stores it is.
 //! - `remove`: deletion, whole or not at all.
+//! - `fsck`: whether records and stores agree.
 //! - `verify`: whether bytes are still what they were.
 //! - `publish`: out again, to a registry.
 //! - `shape`: what an image asks of a machine made from it.
@@ -20,6 +21,7 @@ mod adopt;
 mod describe;
 mod edit;
 mod find;
+mod fsck;
 mod import;
 pub(crate) mod intake;
 mod place;

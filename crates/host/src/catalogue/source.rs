@@ -31,6 +31,7 @@ impl Agents {
         let agent = |policy: AddressPolicy| {
             let options = AgentOptions {
                 policy,
+                authorities_pem: config.authorities_pem.clone(),
                 ..AgentOptions::default()
             };
             Agent::new(options).map_err(|error| {

@@ -2,7 +2,7 @@
 //!
 //! | disk | its image | what that may be backed by |
 //! |---|---|---|
-//! | root | the machine's own file | nothing |
+//! | root | the machine's own file | the golden image it was made from |
 //! | from a path | beneath one of `file_roots` | images beneath `file_roots`, and golden images |
 //! | from a volume | the volume's newest file | its older files, and the golden image it was made from |
 //!
@@ -11,11 +11,13 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use api_types::Vm;
 use control::{DiskChain, DiskLayer, FdRole};
 use disk_image::{Chain, Layer, Policy};
+use images::ImageDigest;
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use spec::{DiskFormat, DiskPlan, DiskSource, VmPlan};
@@ -70,20 +72,44 @@ pub(super) fn resolve(context: &Context, plan: &DiskPlan) -> Result<Chain, Files
 }
 
 fn root(context: &Context, vm: &Vm) -> Result<Chain, FilesError> {
-    let path = context.root_disk(vm.id);
-    let opened = File::options().read(true).write(true).open(&path);
-    let file = opened.map_err(|source| FilesError::Own {
+    let format = vm.status.root_disk.as_ref().map_or(DiskFormat::Raw, |root| root.format);
+    let path = context.root_disk(vm.id, format);
+    let image = vm.image_digest.as_deref().and_then(|digest| digest.parse().ok());
+    let mut directories = vec![context.vm_dir(vm.id)];
+    directories.extend(sealed_directory(context, image.as_ref()));
+    let chain = follow(&path, format, 1, directories).map_err(|source| FilesError::Root {
         path: path.clone(),
-        source,
+        source: Box::new(source),
     })?;
-    let layer = Layer {
-        name: path.display().to_string(),
-        format: DiskFormat::Raw,
-        file,
-        writable: true,
-        data_file: None,
-    };
-    Ok(Chain::new(layer, Vec::new()))
+    match stranger(context, &chain, image.as_ref(), &[]) {
+        Some(other) => Err(FilesError::RootStranger {
+            path,
+            backing: other.name.clone(),
+        }),
+        None => Ok(chain),
+    }
+}
+
+/// The directory of an image's disk, if that is there.
+fn sealed_directory(context: &Context, image: Option<&ImageDigest>) -> Option<PathBuf> {
+    let disk = context.store.disk_path(image?);
+    disk.parent().filter(|directory| directory.is_dir()).map(Path::to_owned)
+}
+
+/// What is below the top of a chain and is neither the disk of its image nor one of its `own` files.
+fn stranger<'a>(
+    context: &Context,
+    chain: &'a Chain,
+    image: Option<&ImageDigest>,
+    own: &[PathBuf],
+) -> Option<&'a Layer> {
+    let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+    let sealed = image.and_then(|image| context.store.disk_path(image).metadata().ok());
+    let sealed = sealed.map(identity);
+    chain.below().iter().find(|layer| {
+        let is_sealed = sealed.is_some() && layer.file.metadata().ok().map(identity) == sealed;
+        !is_sealed && !is_own(Path::new(&layer.name), own)
+    })
 }
 
 fn from_path(context: &Context, plan: &DiskPlan, path: &Path, format: DiskFormat) -> Result<Chain, FilesError> {
@@ -91,7 +117,7 @@ fn from_path(context: &Context, plan: &DiskPlan, path: &Path, format: DiskFormat
     directories.retain(|directory| directory.is_dir());
     let images = context.images_dir();
     directories.extend(images.is_dir().then_some(images));
-    let chain = follow(plan, path, format, directories);
+    let chain = follow(path, format, writable_layers(plan), directories);
     chain.map_err(|source| FilesError::Chain {
         field: format!("disks[{}].path", plan.index),
         source: Box::new(source),
@@ -105,18 +131,14 @@ fn from_volume(context: &Context, plan: &DiskPlan, volume: &str) -> Result<Chain
         failure: Box::new(failure),
     })?;
     let mut directories = vec![context.volumes_dir()];
-    directories.extend(found.image.is_some().then(|| context.images_dir()));
-    let chain = follow(plan, &found.path, found.format, directories).map_err(|source| FilesError::Chain {
+    directories.extend(sealed_directory(context, found.image.as_ref()));
+    let chain = follow(&found.path, found.format, writable_layers(plan), directories);
+    let chain = chain.map_err(|source| FilesError::Chain {
         field: field.clone(),
         source: Box::new(source),
     })?;
     // Other volumes are in the same directory.
-    let images = context.images_dir();
-    match chain
-        .below()
-        .iter()
-        .find(|layer| !Path::new(&layer.name).starts_with(&images) && !is_own(Path::new(&layer.name), &found.below))
-    {
+    match stranger(context, &chain, found.image.as_ref(), &found.below) {
         Some(other) => Err(FilesError::Stranger {
             field,
             path: found.path,
@@ -131,15 +153,19 @@ fn is_own(path: &Path, files: &[PathBuf]) -> bool {
     files.iter().any(|file| file.file_name() == path.file_name())
 }
 
+fn writable_layers(plan: &DiskPlan) -> usize {
+    usize::from(!plan.disk.read_only)
+}
+
 fn follow(
-    plan: &DiskPlan,
     path: &Path,
     format: DiskFormat,
+    writable_layers: usize,
     directories: Vec<PathBuf>,
 ) -> Result<Chain, disk_image::ResolveError> {
     let policy = Policy {
         format: Some(format),
-        writable_layers: usize::from(!plan.disk.read_only),
+        writable_layers,
         ..Policy::within(directories)
     };
     disk_image::resolve(path, &policy)

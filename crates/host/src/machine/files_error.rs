@@ -45,6 +45,16 @@ pub(crate) enum FilesError {
         path: PathBuf,
         backing: String,
     },
+    /// The machine's own disk.
+    #[error("the machine's root disk {path:?} can not be used")]
+    Root {
+        path: PathBuf,
+        #[source]
+        source: Box<disk_image::ResolveError>,
+    },
+    /// The machine's own disk leads to what it was not made from.
+    #[error("the machine's root disk {path:?} is backed by {backing:?}, which is not the image it was made from")]
+    RootStranger { path: PathBuf, backing: String },
     /// Somebody else has it.
     #[error(
         "disk {path:?} is in use by another machine or program; stop that one, or attach the disk read-only to both"
@@ -94,6 +104,7 @@ impl FilesError {
             | Self::NoKernel => ErrorCode::InvalidSpec,
             Self::Volume { failure, .. } => failure.code,
             Self::InUse { .. } => ErrorCode::InUse,
+            Self::Root { .. } | Self::RootStranger { .. } => ErrorCode::DiskRefused,
             Self::Own { .. } => ErrorCode::Internal,
             Self::Image(_) => ErrorCode::NotFound,
             Self::NoInterface { .. } | Self::Tap { .. } => ErrorCode::HostLacks,

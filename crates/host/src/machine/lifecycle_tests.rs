@@ -13,6 +13,7 @@ fn machine(phase: VmPhase) -> Lifecycle {
         start_to_guest_us: None,
         resets: 0,
         clone_method: None,
+        root_disk: None,
     };
     Lifecycle::new("web", status)
 }

@@ -1,7 +1,7 @@
 //! The registry as its users see it.
 
-use api_types::{EventReason, OperationKind, OperationPhase, Vm, VmPhase, VmStatus};
-use spec::{OperationId, VmId};
+use api_types::{CloneMethod, EventReason, OperationKind, OperationPhase, RootDisk, Vm, VmPhase, VmStatus};
+use spec::{DiskFormat, OperationId, VmId};
 
 use super::*;
 
@@ -24,7 +24,12 @@ fn vm(name: &str) -> Vm {
             started_at: None,
             start_to_guest_us: None,
             resets: 0,
-            clone_method: Some("copy".to_owned()),
+            clone_method: Some("overlay".to_owned()),
+            root_disk: Some(RootDisk {
+                method: CloneMethod::Overlay,
+                reason: "because".to_owned(),
+                format: DiskFormat::Qcow2,
+            }),
         },
         created_at: Timestamp::now(),
         revision: 1,
@@ -58,6 +63,30 @@ fn machines_survive_reopening_and_names_are_unique() {
     assert_eq!(now(&registry, |change| change.image_users("sha256:1")), ["web"]);
     now(&registry, |change| change.delete_vm(web.id));
     assert_eq!(now(&registry, |change| change.vm("web")), None);
+}
+
+#[test]
+fn the_root_disk_of_a_machine_from_before_it_was_recorded_is_raw() {
+    let (_dir, registry) = open();
+    for (name, told, method) in [
+        ("copied", Some("copy"), CloneMethod::Copy),
+        ("shared", Some("reflink"), CloneMethod::Reflink),
+        ("silent", None, CloneMethod::Copy),
+    ] {
+        let mut old = vm(name);
+        old.status.clone_method = told.map(str::to_owned);
+        old.status.root_disk = None;
+        now(&registry, |change| change.insert_vm(&old));
+        let read = now(&registry, |change| change.vm(name)).unwrap();
+        let root = read.status.root_disk.unwrap();
+        assert_eq!((root.method, root.format), (method, DiskFormat::Raw), "{name}");
+        assert!(!root.reason.is_empty());
+    }
+    let mut kernel_only = vm("plain");
+    kernel_only.image_digest = None;
+    kernel_only.status.root_disk = None;
+    now(&registry, |change| change.insert_vm(&kernel_only));
+    assert_eq!(now(&registry, |change| change.vm("plain")), Some(kernel_only));
 }
 
 #[test]

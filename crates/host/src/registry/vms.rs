@@ -1,9 +1,9 @@
 //! Machines.
 
-use api_types::{Vm, VmStatus};
+use api_types::{CloneMethod, RootDisk, Vm, VmStatus};
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension, Row, params};
-use spec::{VmId, VmSpec};
+use spec::{DiskFormat, VmId, VmSpec};
 
 use super::{Change, RegistryError, to_row};
 
@@ -100,14 +100,32 @@ impl Change<'_> {
 
 fn read(row: &Row<'_>) -> Result<Vm, RegistryError> {
     let revision: i64 = row.get(5)?;
+    let image_digest: Option<String> = row.get(2)?;
+    let mut status: VmStatus = serde_json::from_str(&row.get::<_, String>(3)?)?;
+    if image_digest.is_some() && status.root_disk.is_none() {
+        status.root_disk = Some(root_of_old(&status));
+    }
     Ok(Vm {
         id: serde_json::from_value(row.get::<_, String>(0)?.into())?,
         spec: serde_json::from_str(&row.get::<_, String>(1)?)?,
-        image_digest: row.get(2)?,
-        status: serde_json::from_str(&row.get::<_, String>(3)?)?,
+        image_digest,
+        status,
         created_at: timestamp(row, 4)?,
         revision: revision.unsigned_abs(),
     })
+}
+
+/// The root disk of a machine whose record does not tell what it is: all of them were raw then.
+fn root_of_old(status: &VmStatus) -> RootDisk {
+    let method = match status.clone_method.as_deref() {
+        Some("reflink") => CloneMethod::Reflink,
+        _ => CloneMethod::Copy,
+    };
+    RootDisk {
+        method,
+        reason: "the machine was made before others were possible".to_owned(),
+        format: DiskFormat::Raw,
+    }
 }
 
 /// The time in a column, as RFC 3339.

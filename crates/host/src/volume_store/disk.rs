@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::PathBuf;
 
 use api_types::{ErrorCode, Preallocation, VolumeMeasure, VolumeRepair};
 use disk::probe::{Format, Sample};
@@ -72,13 +72,6 @@ pub(super) struct Source {
     pub(super) format: DiskFormat,
 }
 
-impl Source {
-    pub(super) const fn raw(file: File) -> Self {
-        let format = DiskFormat::Raw;
-        Self { file, format }
-    }
-}
-
 /// What a check found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Found {
@@ -89,14 +82,20 @@ pub(super) struct Found {
     pub(super) details: Vec<String>,
 }
 
-/// Makes a new volume that reads as zeroes, or as `backing`: the name under which it finds the image it shares blocks with.
-pub(super) fn blank(file: &File, form: &Form, backing: Option<&Path>, work: &Work<'_>) -> Result<(), Failure> {
+/// Makes a new volume that reads as zeroes, or as `backing`: the name under which it finds the image it shares blocks with, and how
+/// that image's bytes lie there.
+pub(super) fn blank(
+    file: &File,
+    form: &Form,
+    backing: Option<&(PathBuf, DiskFormat)>,
+    work: &Work<'_>,
+) -> Result<(), Failure> {
     let meter = work.meter;
     meter.begin("allocate", None);
     work.room.check(form.taken_at_once())?;
-    let backing = backing.map(|name| BackingName {
+    let backing = backing.map(|(name, format)| BackingName {
         name: name.display().to_string(),
-        format: "raw".to_owned(),
+        format: files::suffix(*format).to_owned(),
     });
     let writes_zeroes = form.format == DiskFormat::Raw && form.preallocation == Preallocation::Full;
     let made = match form.preallocation {

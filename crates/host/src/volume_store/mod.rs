@@ -31,10 +31,10 @@ use api_types::{ErrorCode, VmPhase, Volume, VolumeAttachment, VolumeState};
 use spec::{DiskFormat, VolumeId};
 use tokio::sync::Semaphore;
 
-pub(crate) use files::{Files, clear, code, failure};
+pub(crate) use files::{Files, clear, code, failure, suffix};
 pub(crate) use meter::{Meter, cancelled};
 pub(crate) use settle::{NewFile, empty_layer, new_layer, new_part, settled};
-pub(crate) use wish::{check_name, check_size, check_wish};
+pub(crate) use wish::{SECTOR_BYTES, check_name, check_size, check_wish};
 pub(crate) use work::{Outcome, carry_out, measure};
 
 use crate::context::Context;
@@ -79,6 +79,14 @@ pub(crate) struct VolumeFile {
     pub(crate) format: DiskFormat,
     /// The image it shares blocks with: the only other backing file it may have.
     pub(crate) image: Option<images::ImageDigest>,
+}
+
+/// How the bytes of a sealed image lie in its file.
+pub(crate) const fn sealed_format(image: &images::ImageRecord) -> DiskFormat {
+    match image.disk.format {
+        images::DiskFormat::Raw => DiskFormat::Raw,
+        images::DiskFormat::Qcow2 => DiskFormat::Qcow2,
+    }
 }
 
 /// The file of a volume that is ready. Blocks.

@@ -66,12 +66,10 @@ fn create(context: &Context, record: &VolumeRecord, meter: &Meter) -> Result<Out
         VolumeSource::Image { .. } => {
             let digest = image_of(record)?;
             if record.shares_image() {
-                let backing = backing_name(context, &digest);
+                let backing = (backing_name(context, &digest), sealed(context, &digest)?.format);
                 disk::blank(&file, &form, Some(&backing), &work)?;
             } else {
-                let image = context.store.open_disk(&digest);
-                let image = image.map_err(|error| Failure::of(ErrorCode::NotFound, &error))?;
-                disk::copy(vec![Source::raw(image)], &file, &form, &work)?;
+                disk::copy(vec![sealed(context, &digest)?], &file, &form, &work)?;
             }
         }
         VolumeSource::Volume { volume } => {
@@ -116,12 +114,19 @@ fn layers(context: &Context, record: &VolumeRecord, written: usize) -> Result<Ve
         }
     }
     if record.shares_image() {
-        let image = context.store.open_disk(&image_of(record)?);
-        layers.push(Source::raw(
-            image.map_err(|error| Failure::of(ErrorCode::NotFound, &error))?,
-        ));
+        layers.push(sealed(context, &image_of(record)?)?);
     }
     Ok(layers)
+}
+
+/// The disk of a golden image.
+fn sealed(context: &Context, digest: &ImageDigest) -> Result<Source, Failure> {
+    let opened = context.store.get(digest).and_then(|image| {
+        let file = context.store.open_disk(digest)?;
+        let format = super::sealed_format(&image);
+        Ok(Source { file, format })
+    });
+    opened.map_err(|error| Failure::of(ErrorCode::NotFound, &error))
 }
 
 fn image_of(record: &VolumeRecord) -> Result<ImageDigest, Failure> {

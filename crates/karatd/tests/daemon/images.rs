@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::harness::Daemon;
+use crate::roots::{contents, root_disk};
 
 /// Bytes of the seeded image's disk.
 pub(crate) const DISK_BYTES: usize = 1 << 20;
@@ -43,11 +44,8 @@ fn a_machine_gets_a_private_disk_and_its_image_stays_until_it_is_gone() {
         .post("/v1/vms", &json!({"name": "web", "image": DIGEST, "disk_size": "2Mi"}))
         .json();
     assert_eq!(vm["image_digest"], DIGEST);
-    let disk = daemon
-        .path("state/vms")
-        .join(vm["id"].as_str().unwrap())
-        .join("root.raw");
-    let bytes = std::fs::read(&disk).unwrap();
+    assert_eq!(vm["status"]["root_disk"]["method"], "overlay");
+    let bytes = contents(&daemon, &root_disk(&daemon, &vm));
     assert_eq!(bytes.len(), 2 << 20);
     assert!(bytes[..DISK_BYTES].iter().all(|byte| *byte == 7) && bytes[DISK_BYTES..].iter().all(|byte| *byte == 0));
     let refused = daemon.delete(&format!("/v1/images/{DIGEST}")).problem(409, "in_use");

@@ -26,7 +26,7 @@ fn packed(program: &str, bytes: &[u8]) -> Option<Vec<u8>> {
         .stdout(Stdio::piped())
         .spawn();
     let Ok(mut child) = spawned else {
-        eprintln!("skipped: {program} is not installed");
+        skipped(program);
         return None;
     };
     let (mut stdin, bytes) = (child.stdin.take().unwrap(), bytes.to_vec());
@@ -35,6 +35,11 @@ fn packed(program: &str, bytes: &[u8]) -> Option<Vec<u8>> {
     writing.join().unwrap();
     assert!(output.status.success());
     Some(output.stdout)
+}
+
+#[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
+fn skipped(program: &str) {
+    eprintln!("skipped: {program} is not installed");
 }
 
 fn web_import(url: &str, options: &Value) -> Value {
@@ -412,4 +417,56 @@ fn a_web_server_is_a_boot_source_whose_versions_its_validators_tell_apart() {
     web.put("disk.raw", &disk(2));
     assert_eq!(sync()["phase"], "Succeeded");
     assert_eq!(image(&daemon, "latest")["digest"], digest(&disk(2)));
+}
+
+#[test]
+fn records_and_stores_are_found_to_agree_or_not() {
+    let daemon = Daemon::start();
+    record(&daemon, "web");
+    uploaded(&daemon, "web", "", &disk(1));
+    let fsck = || daemon.get("/v1/images/fsck").json();
+    assert_eq!(fsck(), json!({"findings": []}));
+    let hex = image(&daemon, "web")["digest"].as_str().unwrap().replace("sha256:", "");
+    let images = daemon.path("state/images/sha256");
+    std::fs::create_dir(images.join("what")).unwrap();
+    std::fs::write(daemon.path("state/tmp/left"), "x").unwrap();
+    let codes = || -> Vec<String> {
+        let found = fsck()["findings"].as_array().unwrap().clone();
+        let mut codes: Vec<_> = found
+            .iter()
+            .map(|one| one["code"].as_str().unwrap().to_owned())
+            .collect();
+        codes.sort();
+        codes
+    };
+    assert_eq!(codes(), ["leftover", "stray"]);
+    std::fs::rename(images.join(&hex), daemon.path("hidden")).unwrap();
+    assert_eq!(codes(), ["leftover", "missing", "stray"]);
+    daemon
+        .post("/v1/images", &json!({"name": "fsck"}))
+        .problem(422, "invalid_spec");
+}
+
+#[test]
+fn a_store_that_can_not_take_an_image_spoils_it_only_where_that_is_not_allowed() {
+    let config = "reserved_space = 0\n[[images.store]]\nname = \"small\"\npath = \"@DIR@/small\"\nquota = \"4Ki\"\n";
+    let daemon = Daemon::start_with(config);
+    std::fs::write(daemon.path("state/files/disk.raw"), disk(9)).unwrap();
+    let wanted = |allow: bool| {
+        json!({"method": "file", "path": daemon.path("state/files/disk.raw"),
+            "options": {"stores": ["default", "small"], "allow_failure": allow}})
+    };
+    record(&daemon, "web");
+    let failed = import(&daemon, "web", &wanted(false));
+    assert_eq!(failed["error"]["code"], "no_space", "{failed}");
+    assert_eq!(image(&daemon, "web")["failure"]["code"], "store_quota");
+    assert_eq!(
+        std::fs::read_dir(daemon.path("state/images/sha256")).unwrap().count(),
+        0
+    );
+    let done = import(&daemon, "web", &wanted(true));
+    assert_eq!(done["phase"], "Succeeded", "{done}");
+    assert_eq!(image(&daemon, "web")["stores"], json!(["default"]));
+    let events = daemon.get("/v1/events").json().to_string();
+    assert!(events.contains("did not get into store small"), "{events}");
 }

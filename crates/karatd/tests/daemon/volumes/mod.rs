@@ -25,7 +25,7 @@ impl Daemon {
 
     /// A volume that is there at once, ready.
     #[track_caller]
-    fn make(&self, wish: &Value) -> Value {
+    pub(crate) fn make(&self, wish: &Value) -> Value {
         let operation = self.fill(wish);
         assert_eq!(operation["phase"], "Succeeded", "{operation}");
         let volume = self.volume(wish["name"].as_str().unwrap());
@@ -60,7 +60,7 @@ impl Daemon {
 
 /// Runs `qemu-img`, which must succeed; what it prints as JSON.
 #[track_caller]
-fn qemu_img(arguments: &[&str]) -> Value {
+pub(crate) fn qemu_img(arguments: &[&str]) -> Value {
     let output = Command::new("qemu-img").args(arguments).output().unwrap();
     assert!(
         output.status.success(),
