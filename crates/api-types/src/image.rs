@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use spec::OperationId;
 use utoipa::ToSchema;
 
+use crate::image_import::ImageImport;
+
 /// Where an image is in its life.
 ///
 /// ```text
@@ -52,7 +54,10 @@ pub struct Image {
     pub digest: Option<String>,
     /// References it was pulled by, newest first.
     pub references: Vec<String>,
-    /// Format the disk came in: `raw` or `qcow2`.
+    /// Stores that have it. Machines and volumes are made from what is in the default one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stores: Vec<String>,
+    /// Format the disk came in, as `qcow2`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_format: Option<String>,
     /// Size the guest sees, bytes.
@@ -253,44 +258,6 @@ pub struct ImagePatch {
     pub properties: Option<BTreeMap<String, Option<String>>>,
 }
 
-/// Where data comes from. `GET /v1/images/import-info` lists which methods are enabled.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(tag = "method", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum ImageImport {
-    /// A container disk of an OCI registry.
-    Registry {
-        /// `registry/repository[:tag][@sha256:…]`.
-        reference: String,
-    },
-    /// A file of a web server.
-    WebDownload {
-        /// `https://…`.
-        url: String,
-    },
-    /// An object of an S3 store.
-    S3 {
-        /// `s3://bucket/key`.
-        url: String,
-    },
-    /// A file of this host.
-    File {
-        /// An absolute path beneath an allowed directory.
-        path: String,
-    },
-}
-
-impl ImageImport {
-    /// The method as it is written.
-    pub const fn method(&self) -> &'static str {
-        match self {
-            Self::Registry { .. } => "registry",
-            Self::WebDownload { .. } => "web-download",
-            Self::S3 { .. } => "s3",
-            Self::File { .. } => "file",
-        }
-    }
-}
-
 /// What was begun.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ImageAccepted {
@@ -300,13 +267,4 @@ pub struct ImageAccepted {
     /// The record; absent for a pull, which makes its record when it is done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<Box<Image>>,
-}
-
-/// What can be imported here.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct ImageImportInfo {
-    /// Methods that are enabled.
-    pub methods: Vec<String>,
-    /// Largest disk an image may have, bytes.
-    pub max_disk_bytes: u64,
 }

@@ -6,6 +6,7 @@ mod boot_source;
 mod disk;
 mod event;
 mod image;
+mod image_import;
 mod operation;
 mod problem;
 mod vm;
@@ -17,10 +18,8 @@ pub use boot_source::{
 };
 pub use disk::{DiskMirror, DiskRequests, VmDisk, VmDiskLayer, VmDiskList};
 pub use event::{Event, EventList, EventReason, Subject};
-pub use image::{
-    Image, ImageAccepted, ImageCondition, ImageCreate, ImageFailure, ImageImport, ImageImportInfo, ImageList,
-    ImagePatch, ImageState,
-};
+pub use image::{Image, ImageAccepted, ImageCondition, ImageCreate, ImageFailure, ImageList, ImagePatch, ImageState};
+pub use image_import::{ImageFinding, ImageFsck, ImageImport, ImageImportInfo, ImageStore, ImageSums, ImportOptions};
 pub use operation::{Operation, OperationKind, OperationList, OperationPhase, Progress};
 pub use problem::{ErrorCode, PROBLEM_CONTENT_TYPE, ProblemBody};
 pub use spec::{

@@ -44,6 +44,8 @@ pub enum OperationKind {
     ImagePull,
     /// Data is imported into an image record.
     ImageImport,
+    /// An image is copied to further stores.
+    ImageCopy,
     /// An image's bytes are compared with their digests.
     ImageVerify,
     /// A boot source is polled, and what is new is imported.

@@ -1,14 +1,33 @@
 //! Golden images.
 
 use api_types::{
-    Image, ImageAccepted, ImageCreate, ImageImport, ImageImportInfo, ImageList, ImagePatch, Operation, OperationId,
+    Image, ImageAccepted, ImageCreate, ImageFsck, ImageImport, ImageImportInfo, ImageList, ImagePatch, Operation,
+    OperationId,
 };
+use http_body_util::StreamBody;
+use hyper::{Method, header};
+use tokio::fs::File;
+use tokio::io::AsyncReadExt;
 
 use crate::error::ClientError;
 use crate::transport::{Client, segment};
+use crate::volumes::chunks;
 
 fn path(image: &str, verb: &str) -> String {
     format!("/v1/images/{}{verb}", segment(image))
+}
+
+/// An image to be sent.
+#[derive(Debug)]
+pub struct ImageUpload {
+    /// The file, at its beginning.
+    pub file: File,
+    /// Its length, bytes.
+    pub length: u64,
+    /// A digest that it must have.
+    pub digest: Option<String>,
+    /// The store it shall be in.
+    pub store: Option<String>,
 }
 
 impl Client {
@@ -50,6 +69,42 @@ impl Client {
         self.post(&path(image, "/import"), from).await
     }
 
+    /// Sends the data of a record that has none; `sent` is told how many bytes have been handed over. It can not be gone on with when
+    /// it breaks off.
+    pub async fn upload_image(
+        &self,
+        image: &str,
+        upload: ImageUpload,
+        sent: impl Fn(u64) + Send + 'static,
+    ) -> Result<ImageAccepted, ClientError> {
+        let ImageUpload {
+            file,
+            length,
+            digest,
+            store,
+        } = upload;
+        let wanted = [("digest", digest), ("store", store)].into_iter();
+        let wanted = wanted.filter_map(|(key, value)| Some(format!("{key}={}", segment(&value?))));
+        let query = wanted.collect::<Vec<_>>().join("&");
+        let mut path = path(image, "/data");
+        if !query.is_empty() {
+            path = format!("{path}?{query}");
+        }
+        let headers = vec![(header::CONTENT_LENGTH, length.to_string())];
+        let body = StreamBody::new(Box::pin(chunks(file.take(length), 0, sent)));
+        self.exchange(Method::PUT, &path, headers, body).await
+    }
+
+    /// Begins to copy an image to further stores.
+    pub async fn copy_image(&self, image: &str, stores: Vec<String>) -> Result<ImageAccepted, ClientError> {
+        self.import_image(image, &ImageImport::Copy { stores }).await
+    }
+
+    /// Takes an image out of one of several stores.
+    pub async fn displace_image(&self, image: &str, store: &str) -> Result<(), ClientError> {
+        self.delete(&path(image, &format!("/stores/{}", segment(store)))).await
+    }
+
     /// Changes a record.
     pub async fn edit_image(&self, image: &str, patch: &ImagePatch) -> Result<Image, ClientError> {
         self.patch(&path(image, ""), patch).await
@@ -73,6 +128,11 @@ impl Client {
     /// What can be imported.
     pub async fn import_info(&self) -> Result<ImageImportInfo, ClientError> {
         self.get("/v1/images/import-info").await
+    }
+
+    /// Compares records with what is in the stores.
+    pub async fn fsck_images(&self) -> Result<ImageFsck, ClientError> {
+        self.get("/v1/images/fsck").await
     }
 
     /// Removes an image nobody uses.

@@ -15,5 +15,6 @@ mod volumes;
 
 pub use console::{Console, ConsoleEnd, ConsoleInput, ConsoleOutput};
 pub use error::ClientError;
+pub use images::ImageUpload;
 pub use transport::{Client, DEFAULT_SOCKET};
 pub use volumes::Upload;

@@ -118,7 +118,7 @@ impl Client {
 }
 
 /// The file as frames of a body.
-fn chunks(
+pub(crate) fn chunks(
     file: Take<File>,
     first: u64,
     sent: impl Fn(u64) + Send + 'static,

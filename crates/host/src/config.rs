@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::image_config::ImageConfig;
+
 /// Settings of the host, all of them decided.
 #[derive(Debug, Clone)]
 pub struct HostConfig {
@@ -26,6 +28,8 @@ pub struct HostConfig {
     pub reserved_space_bytes: u64,
     /// How long a guest has to shut down when the caller does not say.
     pub stop_timeout: Duration,
+    /// Where images may come from, and where they are kept.
+    pub images: ImageConfig,
     /// Where boot sources are defined, and which are polled.
     pub boot_sources: BootSourceConfig,
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use spec::{HostLimits, VmId};
 
 use crate::HostConfig;
+use crate::catalogue::source::Agents;
 use crate::failure::{Failure, chain};
 use crate::limits;
 use crate::operations::LiveOperations;
@@ -15,7 +16,14 @@ pub(crate) struct Context {
     pub(crate) config: HostConfig,
     pub(crate) limits: HostLimits,
     pub(crate) registry: Registry,
+    /// The default store, which machines and volumes are made from.
     pub(crate) store: images::Store,
+    /// All stores of images.
+    pub(crate) stores: images::Stores,
+    /// Stores that could not be opened.
+    pub(crate) closed_stores: Vec<images::Closed>,
+    /// Who speaks HTTP for imports.
+    pub(crate) agents: Agents,
     pub(crate) operations: LiveOperations,
     /// Whether files of the state directory can share blocks.
     pub(crate) reflinks: bool,
@@ -61,6 +69,12 @@ impl Context {
     /// Directory of a machine's console logs.
     pub(crate) fn log_dir(&self, id: VmId) -> PathBuf {
         self.vm_dir(id).join("log")
+    }
+
+    /// The store that has these bytes; the default one where none has. Blocks shortly.
+    pub(crate) fn store_of(&self, digest: &images::ImageDigest) -> images::Store {
+        let having = self.stores.with_image(digest).into_iter().next();
+        having.unwrap_or_else(|| self.store.clone())
     }
 
     /// Fails when what must stay free does not, once `wanted_bytes` are taken; layers of pulls that failed or were given up go

@@ -12,6 +12,7 @@ use api_types::{ErrorCode, Event, EventReason, OperationKind, OperationPhase, Vm
 use spec::{HostLimits, OperationId, VmId};
 use tokio::sync::{RwLock, Semaphore, watch};
 
+use crate::catalogue::source::Agents;
 use crate::context::{self, Context};
 use crate::failure::Failure;
 use crate::machine::{self, Action, Machine};
@@ -23,7 +24,7 @@ use crate::{HostConfig, begun, limits, volume_store};
 /// Most events in one answer.
 const EVENTS_PAGE: u32 = 1000;
 /// Pulls that go on at the same time; further ones wait.
-const PULLS_MAX: usize = 4;
+pub(crate) const PULLS_MAX: usize = 4;
 /// Disks of machines that are copied from images at the same time; further ones wait. Each keeps a thread and the storage busy.
 const CLONES_MAX: usize = 4;
 /// Mode of directories whose contents are only the daemon's.
@@ -45,7 +46,7 @@ pub enum OpenError {
     },
     /// The image store.
     #[error("the image store can not be opened")]
-    Images(#[source] images::OpenError),
+    Images(#[source] images::StoresError),
     /// What the image store has.
     #[error("the images of the store can not be listed")]
     ImageList(#[source] images::StoreError),
@@ -319,27 +320,25 @@ fn open_context(config: HostConfig) -> Result<(Context, Left), OpenError> {
     }
     let settings = images::Settings {
         root: config.state_dir.clone(),
+        quota_bytes: config.images.quota_bytes,
         insecure_registries: config.insecure_registries.clone(),
         max_disk_bytes: config.image_max_bytes,
         reserved_bytes: config.reserved_space_bytes,
         ..images::Settings::default()
     };
-    // Its lock also keeps a second daemon away from the registry and the machines.
-    let (store, recovery) = images::Store::open(settings).map_err(OpenError::Images)?;
-    if recovery.removed > 0 || !recovery.damaged.is_empty() {
-        tracing::warn!(
-            removed = recovery.removed,
-            damaged = recovery.damaged.len(),
-            "image store was cleaned"
-        );
-    }
+    let (stores, closed_stores) = open_stores(&config, settings)?;
+    let store = stores.get(stores.default_name()).cloned();
+    let store = store.ok_or(OpenError::Images(images::StoresError::None))?;
     let path = registry::file(&config.state_dir);
     let failed = |source| OpenError::Registry {
         path: path.clone(),
         source,
     };
     let registry = Registry::open(&path).map_err(failed)?;
-    let sealed = store.list().map_err(OpenError::ImageList)?;
+    let mut sealed = Vec::new();
+    for store in stores.all() {
+        sealed.extend(store.list().map_err(OpenError::ImageList)?);
+    }
     let mut left = registry
         .change_now(|change| take_over(change, &sealed))
         .map_err(failed)?;
@@ -349,9 +348,12 @@ fn open_context(config: HostConfig) -> Result<(Context, Left), OpenError> {
             file_roots: config.file_roots.clone(),
         },
         reflinks: limits::can_reflink(&config.state_dir),
+        agents: Agents::open(&config.images),
         config,
         registry,
         store,
+        stores,
+        closed_stores,
         operations: LiveOperations::default(),
     };
     left.cut_off = clear_disks(&context, &left.vms)?;
@@ -363,6 +365,33 @@ fn open_context(config: HostConfig) -> Result<(Context, Left), OpenError> {
         .change_now(|change| begun::count(change, &mut left.begun));
     counted.map_err(failed)?;
     Ok((context, left))
+}
+
+/// The store in the state directory, and the further ones as far as they can be opened.
+fn open_stores(config: &HostConfig, own: images::Settings) -> Result<(images::Stores, Vec<images::Closed>), OpenError> {
+    let further = config.images.stores.iter().map(|store| images::Settings {
+        name: store.name.clone(),
+        root: store.path.clone(),
+        quota_bytes: store.quota_bytes,
+        must_be_mounted: store.must_be_mounted,
+        ..own.clone()
+    });
+    let further: Vec<_> = further.collect();
+    let default = own.name.clone();
+    let settings = [own].into_iter().chain(further).collect();
+    // Their locks also keep a second daemon away from the registry and the machines.
+    let (stores, recovered, closed) = images::Stores::open(settings, default).map_err(OpenError::Images)?;
+    for (store, recovery) in recovered {
+        if recovery.removed > 0 || !recovery.damaged.is_empty() {
+            tracing::warn!(
+                %store,
+                removed = recovery.removed,
+                damaged = recovery.damaged.len(),
+                "image store was cleaned"
+            );
+        }
+    }
+    Ok((stores, closed))
 }
 
 /// What an earlier daemon left.

@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use api_types::{ErrorCode, EventReason, OperationKind, OperationPhase};
-use images::{PullError, Pulled, Reference};
+use api_types::{ErrorCode, EventReason, ImageImport, OperationKind, OperationPhase};
+use images::Reference;
 use spec::OperationId;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::begun;
-use crate::catalogue::intake::pull_code;
+use crate::catalogue::intake::{self, Intake, IntakeError, Wanted};
+use crate::catalogue::source;
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::operations::Worker;
@@ -18,28 +19,17 @@ use crate::registry::{About, OperationRecord, RegistryError};
 /// How long to wait before the end of a pull that could not be written down is written again.
 const NOTE_AGAIN: Duration = Duration::from_secs(1);
 
-/// What a pull came to.
-#[derive(Clone)]
-struct Sealed {
-    /// The reference, written in full.
-    normal: String,
-    digest: String,
-    was_there: bool,
-}
-
 impl Host {
     /// Begins to pull an image.
     pub async fn pull_image(&self, reference: &str) -> Result<OperationRecord, Failure> {
-        let parsed: Reference = reference.parse().map_err(|error: images::BadReference| {
-            Failure::refused_field("the reference can not be used", "reference", error.to_string())
-        })?;
+        source::check(&self.0.context, &ImageImport::registry(reference))?;
         let id = OperationId::random();
         let subject = reference.to_owned();
         let record = self
             .registry()
             .change(move |change| change.begin_operation(id, OperationKind::ImagePull, &subject))
             .await?;
-        self.spawn_pull(id, reference.to_owned(), parsed);
+        self.spawn_pull(id, reference.to_owned());
         Ok(record)
     }
 
@@ -47,9 +37,9 @@ impl Host {
     pub(crate) fn resume_pulls(&self, pulls: Vec<(OperationRecord, u32)>) {
         for (pull, begun) in pulls {
             match pull.subject.parse::<Reference>() {
-                Ok(reference) if !begun::too_often(begun) => {
+                Ok(_) if !begun::too_often(begun) => {
                     tracing::info!(image = pull.subject, "a pull goes on");
-                    self.spawn_pull(pull.id, pull.subject, reference);
+                    self.spawn_pull(pull.id, pull.subject);
                 }
                 refused => {
                     tracing::error!(image = pull.subject, "a pull does not go on");
@@ -65,7 +55,7 @@ impl Host {
         }
     }
 
-    fn spawn_pull(&self, id: OperationId, written: String, reference: Reference) {
+    fn spawn_pull(&self, id: OperationId, written: String) {
         let (progress, watched) = watch::channel(images::Progress::default());
         let cancel = CancellationToken::new();
         let operations = &self.0.context.operations;
@@ -76,50 +66,52 @@ impl Host {
                 turn = host.0.pulls.acquire() => turn.ok(),
                 () = cancel.cancelled() => None,
             };
+            let from = ImageImport::registry(&written);
+            let wanted = Wanted {
+                from: &from,
+                record: None,
+                max_disk_bytes: None,
+                received: None,
+            };
             let result = match &turn {
-                Some(_) => host.0.context.store.pull(&reference, &progress, &cancel).await,
-                None => Err(PullError::Cancelled),
+                Some(_) => intake::take_in(&host.0.context, wanted, &progress, &cancel).await,
+                None => Err(IntakeError::cancelled()),
             };
             drop(turn);
             let operations = &host.0.context.operations;
-            if matches!(result, Err(PullError::Cancelled)) && operations.closing() {
-                tracing::info!(image = written, "a pull stops; the next daemon goes on with it");
-            } else {
-                host.pulled(id, &written, &reference, result).await;
+            match result {
+                Err(error) if error.is_cancelled() && operations.closing() => {
+                    tracing::info!(image = written, "a pull stops; the next daemon goes on with it");
+                }
+                result => host.pulled(id, &written, result).await,
             }
             host.0.context.operations.end(id);
         });
     }
 
-    async fn pulled(&self, id: OperationId, written: &str, reference: &Reference, result: Result<Pulled, PullError>) {
-        let ended = result.map_err(|error| match error {
-            PullError::Cancelled => Failure::of(ErrorCode::Cancelled, &PullError::Cancelled),
-            error => {
-                let failure = Failure::of(pull_code(&error), &error);
-                tracing::warn!(image = written, error = %failure, "pull failed");
-                failure
+    async fn pulled(&self, id: OperationId, written: &str, result: Result<Intake, IntakeError>) {
+        let ended = result.map_err(|error| {
+            if !error.is_cancelled() {
+                tracing::warn!(image = written, error = %error.failure, "pull failed");
             }
-        });
-        let ended = ended.map(|pulled| Sealed {
-            normal: reference.to_string(),
-            digest: pulled.image.digest.to_string(),
-            was_there: pulled.was_there,
+            error.failure
         });
         self.end_pull(id, written, ended).await;
     }
 
     /// Writes down how a pull ended.
-    async fn end_pull(&self, id: OperationId, written: &str, ended: Result<Sealed, Failure>) {
+    async fn end_pull(&self, id: OperationId, written: &str, ended: Result<Intake, Failure>) {
         // Again and again until that works: a disk that a pull has filled is full at this very moment.
         loop {
             let (written, ended) = (written.to_owned(), ended.clone());
             let noted = self.registry().change(move |change| -> Result<(), RegistryError> {
                 match ended {
-                    Ok(sealed) => {
-                        let digest = sealed.digest;
-                        change.point_reference(&sealed.normal, &digest)?;
-                        change.adopt_image(&digest, &sealed.normal)?;
-                        if !sealed.was_there {
+                    Ok(intake) => {
+                        let digest = intake.digest.to_string();
+                        let reference = intake.reference.as_ref().unwrap_or(&written);
+                        change.point_reference(reference, &digest)?;
+                        change.adopt_image(&digest, reference, Some(intake.origin))?;
+                        if !intake.was_there {
                             let text = format!("image {written} was sealed as {digest}");
                             change.event(&About::Image(&digest, Some(&written)), EventReason::Created, &text)?;
                         }

@@ -1,8 +1,9 @@
 //! What can be typed after `karat image` and `karat boot-source`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
-use api_types::{BootSourceFrom, BootSourceWish, ImageCreate, ImageImport, ImagePatch};
+use api_types::{BootSourceFrom, BootSourceWish, ImageCreate, ImageImport, ImagePatch, ImageSums, ImportOptions};
 use clap::Subcommand;
 
 #[derive(Debug, Subcommand)]
@@ -24,7 +25,7 @@ pub(crate) enum ImageCommand {
         image: String,
     },
     /// Record an image under a name, and import into it where `--from` says from where.
-    Create(CreateImageArgs),
+    Create(Box<CreateImageArgs>),
     /// Import into a record that has no data yet, or whose import failed.
     Import {
         /// Id or name.
@@ -32,9 +33,28 @@ pub(crate) enum ImageCommand {
         /// `docker://…`, `https://…`, `s3://…`, or an absolute path.
         #[arg(long, value_parser = parse_import)]
         from: ImageImport,
+        #[command(flatten)]
+        options: Box<ImportArgs>,
+    },
+    /// Send a file as the data of a record, which is made where there is none. It may be packed (gzip, xz, zstd, bzip2).
+    Upload(UploadImageArgs),
+    /// Copy an image to further stores.
+    Copy {
+        /// Id, name, digest or reference.
+        image: String,
+        /// Names of stores; `karat image import-info` lists them.
+        #[arg(required = true)]
+        stores: Vec<String>,
+    },
+    /// Take an image out of one of several stores.
+    Displace {
+        /// Id, name, digest or reference.
+        image: String,
+        /// Name of the store.
+        store: String,
     },
     /// Change what is recorded of an image.
-    Set(SetImageArgs),
+    Set(Box<SetImageArgs>),
     /// Read images' bytes and compare them with their digests; what is damaged is deactivated.
     Verify {
         /// Ids, names, digests or references.
@@ -55,6 +75,8 @@ pub(crate) enum ImageCommand {
     },
     /// Show which methods of import are enabled.
     ImportInfo,
+    /// Compare records with what is in the stores; fails where they do not agree.
+    Fsck,
     /// Remove images nobody uses.
     Rm {
         /// Ids, names, digests or references.
@@ -71,7 +93,58 @@ pub(crate) struct CreateImageArgs {
     #[arg(long, value_parser = parse_import)]
     pub(crate) from: Option<ImageImport>,
     #[command(flatten)]
+    options: ImportArgs,
+    #[command(flatten)]
     pub(crate) fields: ImageFields,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct UploadImageArgs {
+    /// Name of the record.
+    pub(crate) image: String,
+    /// The file.
+    pub(crate) file: PathBuf,
+    /// Digest that the file must have, `sha256:…` or `sha512:…`.
+    #[arg(long)]
+    pub(crate) digest: Option<String>,
+    /// Store it shall be in. Default: the default store.
+    #[arg(long)]
+    pub(crate) store: Option<String>,
+}
+
+/// What is asked of data that comes in.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ImportArgs {
+    /// Digest that the data must have, `sha256:…` or `sha512:…`. May be given several times.
+    #[arg(long)]
+    digest: Vec<String>,
+    /// URL of a file of digests that lists the data, as SHA256SUMS.
+    #[arg(long, value_name = "URL")]
+    sums: Option<String>,
+    /// URL of its detached OpenPGP signature.
+    #[arg(long, value_name = "URL", requires = "sums")]
+    sums_signature: Option<String>,
+    /// Store it shall be in. May be given several times. Default: the default store.
+    #[arg(long)]
+    store: Vec<String>,
+    /// Whether it is enough that the first of several stores takes it.
+    #[arg(long)]
+    allow_failure: bool,
+}
+
+impl ImportArgs {
+    pub(crate) fn ask(&self, from: ImageImport) -> ImageImport {
+        from.with(ImportOptions {
+            digests: self.digest.clone(),
+            sums: self.sums.as_ref().map(|url| ImageSums {
+                url: url.clone(),
+                signature_url: self.sums_signature.clone(),
+                name: None,
+            }),
+            stores: self.store.clone(),
+            allow_failure: self.allow_failure,
+        })
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -126,7 +199,7 @@ impl CreateImageArgs {
             hidden: fields.hidden.unwrap_or(false),
             tags: fields.tag.iter().cloned().collect(),
             properties: fields.property.iter().cloned().collect(),
-            import: self.from.clone(),
+            import: self.from.clone().map(|from| self.options.ask(from)),
             ..ImageCreate::default()
         }
     }
@@ -163,7 +236,7 @@ pub(crate) enum BootSourceCommand {
         source: String,
     },
     /// Track an image under a name, or change how one is tracked.
-    Set(SetSourceArgs),
+    Set(Box<SetSourceArgs>),
     /// Look for a newer image now, and import it.
     Sync {
         /// Names.
@@ -227,25 +300,25 @@ impl SetSourceArgs {
 fn source(from: ImageImport) -> BootSourceFrom {
     let mut source = BootSourceFrom::default();
     match from {
-        ImageImport::Registry { reference } => source.registry = Some(reference),
-        ImageImport::WebDownload { url } => source.url = Some(url),
-        ImageImport::S3 { url } => source.s3 = Some(url),
-        ImageImport::File { path } => source.file = Some(path),
+        ImageImport::Registry { reference, .. } => source.registry = Some(reference),
+        ImageImport::WebDownload { url, .. } => source.url = Some(url),
+        ImageImport::S3 { url, .. } => source.s3 = Some(url),
+        ImageImport::File { path, .. } => source.file = Some(path),
+        // What is parsed is none of these.
+        ImageImport::Upload { .. } | ImageImport::Copy { .. } => {}
     }
     source
 }
 
 fn parse_import(text: &str) -> Result<ImageImport, String> {
-    let owned = text.to_owned();
     if let Some(reference) = text.strip_prefix("docker://") {
-        let reference = reference.to_owned();
-        Ok(ImageImport::Registry { reference })
+        Ok(ImageImport::registry(reference))
     } else if text.starts_with("http://") || text.starts_with("https://") {
-        Ok(ImageImport::WebDownload { url: owned })
+        Ok(ImageImport::web(text))
     } else if text.starts_with("s3://") {
-        Ok(ImageImport::S3 { url: owned })
+        Ok(ImageImport::s3(text))
     } else if text.starts_with('/') {
-        Ok(ImageImport::File { path: owned })
+        Ok(ImageImport::file(text))
     } else {
         Err("write docker://REFERENCE, https://…, s3://BUCKET/KEY, or an absolute path".to_owned())
     }

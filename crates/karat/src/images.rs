@@ -1,12 +1,13 @@
 //! `karat image …`.
 
-use api_types::{ErrorCode, Image, ImageAccepted};
-use client::{Client, ClientError};
+use anyhow::Context;
+use api_types::{ErrorCode, Image, ImageAccepted, ImageCreate, ImageFinding, ImageImportInfo};
+use client::{Client, ClientError, ImageUpload};
 
 use crate::args::Format;
-use crate::image_args::ImageCommand;
+use crate::image_args::{ImageCommand, UploadImageArgs};
 use crate::output::{columns, fields, human, say, word, write};
-use crate::progress::Progress;
+use crate::progress::{Progress, Sending};
 
 /// Carries a command out.
 pub(crate) async fn run(client: &Client, command: ImageCommand, format: Format) -> anyhow::Result<()> {
@@ -21,9 +22,19 @@ pub(crate) async fn run(client: &Client, command: ImageCommand, format: Format) 
             let accepted = client.create_image(&args.wish()).await?;
             imported(client, &args.name, accepted, format).await?;
         }
-        ImageCommand::Import { image, from } => {
-            let accepted = client.import_image(&image, &from).await?;
+        ImageCommand::Import { image, from, options } => {
+            let accepted = client.import_image(&image, &options.ask(from)).await?;
             imported(client, &image, accepted, format).await?;
+        }
+        ImageCommand::Upload(args) => upload(client, args, format).await?,
+        ImageCommand::Copy { image, stores } => {
+            let accepted = client.copy_image(&image, stores).await?;
+            follow(client, &image, accepted).await?;
+            say(&format!("copied {image}"));
+        }
+        ImageCommand::Displace { image, store } => {
+            client.displace_image(&image, &store).await?;
+            say(&format!("took {image} out of {store}"));
         }
         ImageCommand::Set(args) => {
             let image = client.edit_image(&args.image, &args.patch()).await?;
@@ -48,10 +59,8 @@ pub(crate) async fn run(client: &Client, command: ImageCommand, format: Format) 
                 say(&format!("reactivated {image}"));
             }
         }
-        ImageCommand::ImportInfo => write(format, &client.import_info().await?, |info| {
-            let largest = human(info.max_disk_bytes);
-            fields(&[("methods", info.methods.join(", ")), ("largest disk", largest)])
-        })?,
+        ImageCommand::ImportInfo => write(format, &client.import_info().await?, import_info)?,
+        ImageCommand::Fsck => fsck(client, format).await?,
         ImageCommand::Rm { images } => {
             for image in images {
                 client.remove_image(&image).await?;
@@ -62,15 +71,87 @@ pub(crate) async fn run(client: &Client, command: ImageCommand, format: Format) 
     Ok(())
 }
 
+async fn fsck(client: &Client, format: Format) -> anyhow::Result<()> {
+    let found = client.fsck_images().await?;
+    write(format, &found, |found| {
+        let row = |finding: &ImageFinding| {
+            [
+                finding.store.clone(),
+                finding.code.clone(),
+                finding.subject.clone(),
+                finding.message.clone(),
+            ]
+        };
+        let rows: Vec<_> = found.findings.iter().map(row).collect();
+        columns(["STORE", "FINDING", "SUBJECT", "MEANING"], &rows)
+    })?;
+    anyhow::ensure!(found.findings.is_empty(), "records and stores do not agree");
+    Ok(())
+}
+
+/// Makes the record where there is none, and sends its data.
+async fn upload(client: &Client, args: UploadImageArgs, format: Format) -> anyhow::Result<()> {
+    let path = &args.file;
+    let opened = tokio::fs::File::open(path).await;
+    let file = opened.with_context(|| format!("{} can not be opened", path.display()))?;
+    let length = file.metadata().await.context("its length can not be read")?.len();
+    match client.image(&args.image).await {
+        Err(ClientError::Refused(problem)) if problem.code == ErrorCode::NotFound => {
+            let create = ImageCreate {
+                name: Some(args.image.clone()),
+                ..ImageCreate::default()
+            };
+            client.create_image(&create).await?;
+        }
+        other => drop(other?),
+    }
+    let sending = Sending::new(&args.image, 0, length);
+    let upload = ImageUpload {
+        file,
+        length,
+        digest: args.digest,
+        store: args.store,
+    };
+    let accepted = client.upload_image(&args.image, upload, move |sent| sending.show(sent));
+    imported(client, &args.image, accepted.await?, format).await
+}
+
 /// Waits for an import, and prints what the record is then.
 async fn imported(client: &Client, name: &str, accepted: ImageAccepted, format: Format) -> anyhow::Result<()> {
-    if let Some(operation) = accepted.operation {
-        let progress = Progress::new(name);
-        client.wait(operation, |operation| progress.show(operation)).await?;
-        drop(progress);
+    if follow(client, name, accepted).await? {
         say(&format!("imported {name}"));
     }
     write(format, &client.image(name).await?, digest_line)
+}
+
+/// Waits for what was begun; whether there was anything.
+async fn follow(client: &Client, name: &str, accepted: ImageAccepted) -> anyhow::Result<bool> {
+    let Some(operation) = accepted.operation else {
+        return Ok(false);
+    };
+    let progress = Progress::new(name);
+    client.wait(operation, |operation| progress.show(operation)).await?;
+    Ok(true)
+}
+
+fn import_info(info: &ImageImportInfo) -> String {
+    let stores = info.stores.iter().map(|store| {
+        let quota = store.quota_bytes.map(|bytes| format!(" of {}", human(bytes)));
+        let used = store
+            .used_bytes
+            .map(|bytes| format!("{}{}", human(bytes), quota.unwrap_or_default()));
+        format!(
+            "{} ({})",
+            store.name,
+            store.problem.clone().or(used).unwrap_or_default()
+        )
+    });
+    fields(&[
+        ("methods", info.methods.join(", ")),
+        ("largest disk", human(info.max_disk_bytes)),
+        ("stores", stores.collect::<Vec<_>>().join(", ")),
+        ("object stores", info.s3_servers.join(", ")),
+    ])
 }
 
 fn digest_line(image: &Image) -> String {
@@ -140,7 +221,10 @@ fn describe(image: &Image) -> String {
         .collect();
     let properties = image.properties.iter();
     let properties: Vec<_> = properties.map(|(key, value)| format!("{key}={value}")).collect();
-    let least = |number: u32, unit: &str| (number > 0).then(|| format!("{number} {unit}")).unwrap_or_default();
+    let least = |number: u32, unit: &str| match number {
+        0 => String::new(),
+        number => format!("{number} {unit}"),
+    };
     fields(&[
         ("name", image.name.clone()),
         ("id", image.id.clone()),
@@ -154,6 +238,7 @@ fn describe(image: &Image) -> String {
         ),
         ("digest", image.digest.clone().unwrap_or_default()),
         ("references", image.references.join(", ")),
+        ("stores", image.stores.join(", ")),
         ("aliases", image.aliases.join(", ")),
         ("boot source", image.boot_source.clone().unwrap_or_default()),
         ("came as", image.source_format.clone().unwrap_or_default()),

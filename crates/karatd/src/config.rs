@@ -11,6 +11,8 @@ use serde::de::DeserializeOwned;
 use spec::ByteSize;
 use toml::{Table, Value};
 
+use crate::image_section;
+
 /// Longest path of a UNIX socket, bytes, without the terminating zero (`sun_path`, unix(7)).
 const SOCKET_PATH_MAX: usize = 107;
 /// What a machine's sockets add to the run directory: `/vms/`, a UUID, `/console.sock`.
@@ -53,13 +55,13 @@ impl Default for BootSources {
 }
 
 /// Takes keys out of the file and collects what is wrong with them.
-struct Reader {
+pub(crate) struct Reader {
     table: Table,
     problems: Vec<String>,
 }
 
 impl Reader {
-    fn take<T: DeserializeOwned>(&mut self, key: &str, default: T) -> T {
+    pub(crate) fn take<T: DeserializeOwned>(&mut self, key: &str, default: T) -> T {
         match self.table.remove(key).map(Value::try_into) {
             Some(Ok(value)) => value,
             Some(Err(error)) => {
@@ -76,7 +78,7 @@ impl Reader {
         path
     }
 
-    fn check_absolute(&mut self, key: &str, path: &Path) {
+    pub(crate) fn check_absolute(&mut self, key: &str, path: &Path) {
         if !path.is_absolute() || path.components().any(|part| part == Component::ParentDir) {
             self.wrong(
                 key,
@@ -89,7 +91,7 @@ impl Reader {
         Duration::from_secs(self.take(key, default).into())
     }
 
-    fn wrong(&mut self, key: &str, what: impl Display) {
+    pub(crate) fn wrong(&mut self, key: &str, what: impl Display) {
         self.problems.push(format!("{key}: {}", what.to_string().trim_end()));
     }
 }
@@ -175,6 +177,7 @@ fn take_host(reader: &mut Reader) -> HostConfig {
     }
     HostConfig {
         boot_sources: take_boot_sources(reader),
+        images: image_section::take(reader, &file_roots),
         file_roots,
         insecure_registries: reader.take("insecure_registries", Vec::new()),
         vmm_path,
@@ -247,7 +250,7 @@ mod tests {
         assert_eq!(format!("{named:?}"), format!("{default:?}"));
         let keys = packaged(true).parse::<Table>().unwrap().len();
         assert_eq!(
-            keys, 15,
+            keys, 17,
             "a new key is documented in packaging/karat.toml and counted here"
         );
         assert!(packaged(false).parse::<Table>().unwrap().is_empty());

@@ -3,6 +3,7 @@
 //! Machines are processes of their own: they go on when this program ends, however it ends, and are found again by the next.
 
 mod config;
+mod image_section;
 mod notify;
 mod peers;
 mod socket;

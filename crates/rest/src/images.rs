@@ -1,17 +1,18 @@
 //! `/v1/images`.
 
 use api_types::{
-    Image, ImageAccepted, ImageCreate, ImageImport, ImageImportInfo, ImageList, ImagePatch, Operation, OperationId,
-    ProblemBody,
+    Image, ImageAccepted, ImageCreate, ImageFsck, ImageImport, ImageImportInfo, ImageList, ImagePatch, ImportOptions,
+    Operation, OperationId, ProblemBody,
 };
 use axum::Json;
+use axum::body::Body as AnyBody;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::extract::{Body, IfMatch, Params, Segment};
+use crate::extract::{Body, IfMatch, Params, Segment, Segments};
 use crate::operations::{self, location};
 use crate::problem::Problem;
 use crate::shared::Shared;
@@ -23,6 +24,16 @@ pub(crate) struct ListParams {
     /// Those that are hidden, and no others.
     #[serde(default)]
     hidden: bool,
+}
+
+/// What is asked of an upload.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct UploadParams {
+    /// A digest that the bytes must have.
+    digest: Option<String>,
+    /// The store it shall be in.
+    store: Option<String>,
 }
 
 /// All images but hidden ones, newest first; or all that are hidden.
@@ -51,8 +62,16 @@ pub(crate) async fn create(State(shared): State<Shared>, Body(body): Body<ImageC
 
 /// What can be imported on this host.
 #[utoipa::path(get, path = "/v1/images/import-info", tag = "images", responses((status = 200, body = ImageImportInfo)))]
-pub(crate) async fn import_info(State(shared): State<Shared>) -> Json<ImageImportInfo> {
-    Json(shared.host.import_info())
+pub(crate) async fn import_info(State(shared): State<Shared>) -> Result<Json<ImageImportInfo>, Problem> {
+    Ok(Json(shared.host.import_info().await?))
+}
+
+/// Compares records, machines and volumes with what is in the stores, as far as that can be told without reading images; `verify` reads
+/// them. Not while anything is imported.
+#[utoipa::path(get, path = "/v1/images/fsck", tag = "images", operation_id = "fsck_images",
+    responses((status = 200, body = ImageFsck), (status = 409, body = ProblemBody, description = "Images are being imported")))]
+pub(crate) async fn fsck(State(shared): State<Shared>) -> Result<Json<ImageFsck>, Problem> {
+    Ok(Json(shared.host.fsck_images().await?))
 }
 
 /// One image.
@@ -80,7 +99,8 @@ pub(crate) async fn edit(
     Ok(tagged(shared.host.edit_image(&image, revision, patch).await?))
 }
 
-/// Begins to import into a record that has no data: one that is queued, or whose last import failed.
+/// Begins to import into a record that has no data: one that is queued, or whose last import failed. With the method `copy`, begins
+/// to copy the data of one that has some to further stores.
 #[utoipa::path(post, path = "/v1/images/{image}/import", tag = "images", request_body = ImageImport,
     params(("image" = String, Path, description = "Id or name")),
     responses((status = 202, body = ImageAccepted, headers(("Location" = String, description = "The operation"))),
@@ -94,6 +114,48 @@ pub(crate) async fn import(
     let operation = shared.host.import_image(&image, body).await?;
     let image = shared.host.image(&image).await?;
     Ok(accepted(Some(image), Some(operation.id)))
+}
+
+/// Receives the data of a record that has none, and imports it as it comes: any format, also packed with gzip, xz, zstd or bzip2. It
+/// can not be gone on with when it breaks off. When all has come, the operation tells what became of it.
+#[utoipa::path(put, path = "/v1/images/{image}/data", tag = "images", operation_id = "upload_image",
+    request_body(content = String, content_type = "application/octet-stream", description = "Bytes of the image"),
+    params(("image" = String, Path, description = "Id or name"),
+        ("digest" = Option<String>, Query, description = "A digest that the bytes must have, `sha256:…` or `sha512:…`"),
+        ("store" = Option<String>, Query, description = "The store it shall be in; default: the default store")),
+    responses((status = 202, body = ImageAccepted, description = "All has come", headers(("Location" = String, description = "The operation"))),
+        (status = 400, body = ProblemBody, description = "It broke off; nothing was kept"), (status = 404, body = ProblemBody),
+        (status = 409, body = ProblemBody, description = "It has data, or is being imported"),
+        (status = 422, body = ProblemBody, description = "What comes is not taken, or not by this way"),
+        (status = 507, body = ProblemBody, description = "No space left")))]
+pub(crate) async fn upload(
+    State(shared): State<Shared>,
+    Segment(image): Segment,
+    Params(params): Params<UploadParams>,
+    body: AnyBody,
+) -> Result<Response, Problem> {
+    let options = ImportOptions {
+        digests: params.digest.into_iter().collect(),
+        sums: None,
+        stores: params.store.into_iter().collect(),
+        allow_failure: false,
+    };
+    let body = body.into_data_stream();
+    let (image, operation) = shared.host.receive_image(&image, options, body).await?;
+    Ok(accepted(Some(image), Some(operation.id)))
+}
+
+/// Takes an image out of one of several stores; out of the default one only if no machine and no volume was made from it.
+#[utoipa::path(delete, path = "/v1/images/{image}/stores/{store}", tag = "images", operation_id = "displace_image",
+    params(("image" = String, Path, description = "Id, name, alias, digest or reference"), ("store" = String, Path, description = "Name")),
+    responses((status = 204), (status = 404, body = ProblemBody),
+        (status = 409, body = ProblemBody, description = "It is in no other store, or in use there")))]
+pub(crate) async fn displace(
+    State(shared): State<Shared>,
+    Segments([image, store]): Segments<2>,
+) -> Result<StatusCode, Problem> {
+    shared.host.displace_image(&image, &store).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Begins to read an image's bytes and to compare them with their digests. One that is damaged is deactivated.

@@ -25,11 +25,14 @@ pub fn router(host: Host, closing: Closing) -> Router {
         .route("/openapi.json", get(openapi::document))
         .route("/v1/images", get(images::list).post(images::create))
         .route("/v1/images/import-info", get(images::import_info))
+        .route("/v1/images/fsck", get(images::fsck))
         .route(
             "/v1/images/{image}",
             get(images::show).patch(images::edit).delete(images::delete),
         )
         .route("/v1/images/{image}/import", post(images::import))
+        .route("/v1/images/{image}/data", put(images::upload))
+        .route("/v1/images/{image}/stores/{store}", delete(images::displace))
         .route("/v1/images/{image}/verify", post(images::verify))
         .route("/v1/images/{image}/deactivate", post(images::deactivate))
         .route("/v1/images/{image}/reactivate", post(images::reactivate))

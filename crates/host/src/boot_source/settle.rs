@@ -38,7 +38,7 @@ pub(super) const fn gate(system_sources: bool) -> Gate {
 pub(super) fn settle(
     change: &Change<'_>,
     defined: &Definitions,
-    rows: Vec<SourceRow>,
+    rows: &[SourceRow],
     gate: Gate,
     working: &HashSet<String>,
 ) -> Result<Todo, Failure> {

@@ -43,7 +43,7 @@ impl Host {
         let looked = self.registry().change(move |change| -> Result<Todo, Failure> {
             let rows = change.boot_sources()?;
             let (defined, _) = overlay(files, &rows);
-            settle(change, &defined, rows, gate, &working)
+            settle(change, &defined, &rows, gate, &working)
         });
         let todo = looked.await?;
         for name in todo.cancel {

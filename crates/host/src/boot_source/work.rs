@@ -1,6 +1,6 @@
 //! A poll of one source, and the import that follows from it.
 
-use api_types::{ErrorCode, ImageImport, OperationPhase};
+use api_types::{ErrorCode, ImageImport, ImageSums, ImportOptions, OperationPhase};
 use boot_sources::{BootSource, FailureKind, Finding, SourceDigest, SourceRef, Step};
 use image_catalog::ImageState;
 use jiff::Timestamp;
@@ -37,7 +37,7 @@ impl Host {
         let Ok(_turn) = self.0.boot.polls.acquire().await else {
             return Ok(None);
         };
-        let from = import_of(&source.source);
+        let from = import_of(source);
         let asked = tokio::select! {
             asked = intake::probe(&self.0.context, &from) => asked,
             () = cancel.cancelled() => Err(IntakeError::cancelled()),
@@ -96,7 +96,7 @@ impl Host {
         let known = source.clone();
         let row = self.with_source(source, move |change, _| change.begin_source_import(&known, &digest));
         let row = row.await?;
-        match self.run_import(&row, cancel.clone()).await {
+        match self.run_import(&row, cancel.clone(), None).await {
             Ended::Active => Ok(Some(row.id.to_string())),
             // The record without data goes with the next look.
             Ended::Failed(error) => Err(error.failure),
@@ -153,15 +153,16 @@ impl Host {
 impl Change<'_> {
     /// Id of the image the store already has of what a source calls `digest`.
     fn stored(&self, source: &BootSource, digest: &SourceDigest) -> Result<Option<String>, RegistryError> {
-        let rows = self.images_of(&digest.to_string())?;
-        let usable: Vec<_> = rows
-            .iter()
-            .filter(|row| row.state.state == ImageState::Active)
-            .collect();
-        let own = usable
-            .iter()
-            .find(|row| row.boot_source.as_deref() == Some(source.name.as_str()));
-        Ok(own.or(usable.first()).map(|row| row.id.to_string()))
+        let mut usable = self.images_from(&digest.to_string())?;
+        usable.retain(|row| row.state.state == ImageState::Active);
+        let own = |row: &&ImageRow| row.boot_source.as_deref() == Some(source.name.as_str());
+        let of_others = || {
+            // What servers call versions says nothing of what other servers have.
+            let is_content = matches!(source.source, SourceRef::Registry { .. });
+            usable.first().filter(|_| is_content)
+        };
+        let found = usable.iter().find(own).or_else(of_others);
+        Ok(found.map(|row| row.id.to_string()))
     }
 
     /// The alias follows what a poll found to be there.
@@ -219,7 +220,8 @@ impl Change<'_> {
         }
         let mut row = self.source_image(source, digest)?;
         self.insert_image(&row)?;
-        self.begin_import(&mut row, import_of(&source.source))?;
+        let most = source.max_size.map(spec::ByteSize::bytes);
+        self.begin_import(&mut row, import_of(source), most)?;
         Ok(row)
     }
 
@@ -239,13 +241,27 @@ impl Change<'_> {
 }
 
 /// The import that brings what a source has.
-pub(super) fn import_of(source: &SourceRef) -> ImageImport {
-    match source {
-        SourceRef::Registry { reference } => ImageImport::Registry {
-            reference: reference.clone(),
-        },
-        SourceRef::Url { url, .. } => ImageImport::WebDownload { url: url.clone() },
-        SourceRef::S3 { url } => ImageImport::S3 { url: url.clone() },
-        SourceRef::File { path } => ImageImport::File { path: path.clone() },
-    }
+pub(super) fn import_of(source: &BootSource) -> ImageImport {
+    let mut options = ImportOptions {
+        stores: source.store.iter().map(ToString::to_string).collect(),
+        ..ImportOptions::default()
+    };
+    let from = match &source.source {
+        SourceRef::Registry { reference } => ImageImport::registry(reference),
+        SourceRef::Url {
+            url,
+            checksums,
+            checksums_signature,
+        } => {
+            options.sums = checksums.as_ref().map(|sums| ImageSums {
+                url: sums.clone(),
+                signature_url: checksums_signature.clone(),
+                name: None,
+            });
+            ImageImport::web(url)
+        }
+        SourceRef::S3 { url } => ImageImport::s3(url),
+        SourceRef::File { path } => ImageImport::file(path),
+    };
+    from.with(options)
 }

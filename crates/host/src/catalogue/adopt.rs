@@ -7,6 +7,7 @@ use api_types::ImageImport;
 use image_catalog::{ImageRecord, ImageState, ImageWish};
 use images::Reference;
 
+use super::intake::origin_text;
 use crate::registry::{Change, ImageRow, RegistryError};
 
 /// Longest part of a name that is taken from a reference; what makes it unique comes behind.
@@ -19,15 +20,21 @@ impl Change<'_> {
     pub(crate) fn adopt_sealed(&self, sealed: &[images::ImageRecord]) -> Result<(), RegistryError> {
         let rows = self.images()?.into_iter();
         let coming = rows.filter(|row| row.state.state == ImageState::Importing);
-        let coming: HashSet<String> = coming.filter_map(|row| normal_reference(&row)).collect();
+        let coming: HashSet<String> = coming.filter_map(|row| location(&row)).collect();
         for image in sealed.iter().filter(|image| !coming.contains(&image.reference)) {
-            self.adopt_image(&image.digest.to_string(), &image.reference)?;
+            let origin = image.origin.as_ref().map(origin_text);
+            self.adopt_image(&image.digest.to_string(), &image.reference, origin)?;
         }
         Ok(())
     }
 
     /// The record of a sealed image, made where there is none.
-    pub(crate) fn adopt_image(&self, digest: &str, reference: &str) -> Result<Option<ImageRow>, RegistryError> {
+    pub(crate) fn adopt_image(
+        &self,
+        digest: &str,
+        reference: &str,
+        origin: Option<String>,
+    ) -> Result<Option<ImageRow>, RegistryError> {
         if let Some(known) = self.images_of(digest)?.into_iter().next() {
             return Ok(Some(known));
         }
@@ -37,7 +44,8 @@ impl Change<'_> {
         let Some(record) = plain_record(&name, "") else {
             return Ok(None);
         };
-        let row = ImageRow::sealed(record, digest.to_owned(), self.now());
+        let mut row = ImageRow::sealed(record, digest.to_owned(), self.now());
+        row.origin = origin;
         self.insert_image(&row)?;
         Ok(Some(row))
     }
@@ -58,11 +66,14 @@ impl Change<'_> {
     }
 }
 
-/// The reference an image is imported from, as the store writes it.
-fn normal_reference(row: &ImageRow) -> Option<String> {
+/// Where an image is imported from, as the store writes it.
+fn location(row: &ImageRow) -> Option<String> {
     match &row.import.as_ref()?.from {
-        ImageImport::Registry { reference } => Some(reference.parse::<Reference>().ok()?.to_string()),
-        _ => None,
+        ImageImport::Registry { reference, .. } => Some(reference.parse::<Reference>().ok()?.to_string()),
+        ImageImport::WebDownload { url, .. } | ImageImport::S3 { url, .. } => Some(url.clone()),
+        ImageImport::File { path, .. } => Some(path.clone()),
+        ImageImport::Upload { .. } => Some("upload".to_owned()),
+        ImageImport::Copy { .. } => None,
     }
 }
 

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 
 use api_types::{ErrorCode, Image, ImageCondition, ImageFailure};
 use image_catalog::{Abilities, Severity, machine_hints};
-use images::StoreError;
+use images::{ImageDigest, StoreError};
 
 use super::find::state_word;
 use super::no_image;
@@ -64,6 +64,11 @@ impl Host {
     }
 
     async fn describe(&self, row: ImageRow, ties: Ties) -> Result<Image, Failure> {
+        let stores = match row.digest.as_deref().map(str::parse::<ImageDigest>) {
+            Some(Ok(digest)) => self.having(&digest).await?,
+            _ => Vec::new(),
+        };
+        let stores = stores.iter().map(|store| store.name().to_string());
         let sealed = match self.sealed(&row).await {
             // What is damaged is shown as far as its record goes.
             Err(failure) if failure.code == ErrorCode::DigestMismatch => None,
@@ -85,6 +90,7 @@ impl Host {
             }),
             operation: row.operation(),
             references: ties.references,
+            stores: stores.collect(),
             source_format: sealed
                 .as_ref()
                 .map(|sealed| sealed.disk.source_format.name().to_owned()),
@@ -118,7 +124,7 @@ impl Host {
     }
 
     fn occupied(&self, image: &images::ImageRecord) -> Result<u64, StoreError> {
-        let store = &self.0.context.store;
+        let store = self.0.context.store_of(&image.digest);
         let kernel = image.kernel.as_ref().map_or(0, |file| file.size_bytes);
         let initrd = image.initrd.as_ref().map_or(0, |file| file.size_bytes);
         let disk = store.open_disk(&image.digest)?;
@@ -154,7 +160,7 @@ fn blocks(file: &File) -> u64 {
         .map_or(0, |metadata| metadata.blocks() * STAT_BLOCK_BYTES)
 }
 
-const fn store_code(error: &StoreError) -> ErrorCode {
+pub(super) const fn store_code(error: &StoreError) -> ErrorCode {
     match error {
         StoreError::NotFound(_) | StoreError::NoSuchPart { .. } => ErrorCode::NotFound,
         StoreError::Damaged { .. } => ErrorCode::DigestMismatch,

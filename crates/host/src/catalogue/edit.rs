@@ -5,13 +5,13 @@ use image_catalog::{Faults, ImageAction, ImageEdit, ImageRecord, ImageWish};
 use serde_json::{Map, Value};
 use spec::{OperationId, Problem};
 
-use super::{REFUSED, intake, no_image, not_allowed};
+use super::{REFUSED, no_image, not_allowed, source};
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::registry::{About, Change, ImageRow, ImportJob, OperationRecord};
 
-/// A name that a path of the API has.
-const RESERVED: &str = "import-info";
+/// Names that paths of the API have.
+const RESERVED: [&str; 2] = ["import-info", "fsck"];
 
 /// What a request for an image began.
 pub struct Begun {
@@ -39,7 +39,7 @@ impl Host {
         }
         let import = wish.import.clone();
         if let Some(from) = &import {
-            intake::check(from)?;
+            self.check_begun(from)?;
         }
         let record = checked(&wish)?;
         let made = self.registry().change(move |change| -> Result<_, Failure> {
@@ -50,7 +50,7 @@ impl Host {
             let text = format!("image {} was recorded", row.name());
             change.event(&About::Image(&about, Some(row.name())), EventReason::Created, &text)?;
             if let Some(from) = import {
-                change.begin_import(&mut row, from)?;
+                change.begin_import(&mut row, from, None)?;
             }
             Ok(row)
         });
@@ -66,11 +66,14 @@ impl Host {
 
     /// Begins to import into a record that has no data.
     pub async fn import_image(&self, wanted: &str, from: ImageImport) -> Result<OperationRecord, Failure> {
-        intake::check(&from)?;
+        if matches!(from, ImageImport::Copy { .. }) {
+            return self.copy_image(wanted, &from).await;
+        }
+        self.check_begun(&from)?;
         let name = wanted.to_owned();
         let begun = self.registry().change(move |change| -> Result<_, Failure> {
             let mut row = change.find_image(&name)?.ok_or_else(|| no_image(&name))?;
-            let operation = change.begin_import(&mut row, from)?;
+            let operation = change.begin_import(&mut row, from, None)?;
             Ok((row, operation))
         });
         let (row, operation) = begun.await?;
@@ -124,12 +127,27 @@ impl Host {
         self.image(&id.to_string()).await
     }
 
-    /// What can be imported here.
-    pub fn import_info(&self) -> ImageImportInfo {
-        ImageImportInfo {
-            methods: intake::METHODS.map(str::to_owned).to_vec(),
-            max_disk_bytes: self.0.context.config.image_max_bytes,
-        }
+    /// What can be imported here, and where to.
+    pub async fn import_info(&self) -> Result<ImageImportInfo, Failure> {
+        let context = &self.0.context;
+        let methods = source::methods(context).into_iter();
+        let servers = context.config.images.s3.iter();
+        Ok(ImageImportInfo {
+            methods: methods.map(|method| method.name().to_owned()).collect(),
+            max_disk_bytes: context.config.image_max_bytes,
+            stores: self.stores().await?,
+            s3_servers: servers.map(|server| server.name.clone()).collect(),
+        })
+    }
+
+    /// Whether an import can be begun by saying where it is from.
+    fn check_begun(&self, from: &ImageImport) -> Result<(), Failure> {
+        let text = match from {
+            ImageImport::Upload { .. } => "upload is not begun so: PUT the bytes to /v1/images/{image}/data",
+            ImageImport::Copy { .. } => "copy is for images that have data: POST it to /v1/images/{image}/import",
+            _ => return source::check(&self.0.context, from),
+        };
+        Err(Failure::refused_field(REFUSED, "method", text))
     }
 }
 
@@ -159,18 +177,27 @@ impl Change<'_> {
     }
 
     /// Notes that an import begins.
-    pub(crate) fn begin_import(&self, row: &mut ImageRow, from: ImageImport) -> Result<OperationRecord, Failure> {
-        let id = OperationId::random();
-        row.import = Some(ImportJob { operation: id, from });
+    pub(crate) fn begin_import(
+        &self,
+        row: &mut ImageRow,
+        from: ImageImport,
+        max_disk_bytes: Option<u64>,
+    ) -> Result<OperationRecord, Failure> {
+        let operation = OperationId::random();
+        row.import = Some(ImportJob {
+            operation,
+            from,
+            max_disk_bytes,
+        });
         row.begun = 1;
         self.act_on_image(row, ImageAction::Import)?;
-        Ok(self.begin_operation(id, api_types::OperationKind::ImageImport, row.name())?)
+        Ok(self.begin_operation(operation, api_types::OperationKind::ImageImport, row.name())?)
     }
 
     /// Neither an image nor an alias is called `name`.
     pub(crate) fn refuse_taken(&self, name: &str) -> Result<(), Failure> {
-        if name == RESERVED {
-            let text = format!("{RESERVED:?} is a path of the API; choose another name");
+        if RESERVED.contains(&name) {
+            let text = format!("{name:?} is a path of the API; choose another name");
             return Err(Failure::refused_field(REFUSED, "name", text));
         }
         if self.image(name)?.is_some() || self.alias(name)?.is_some() {

@@ -18,7 +18,7 @@ pub(crate) struct Usable {
 }
 
 impl Change<'_> {
-    /// The image called `wanted`: by id or name, then by alias, then by digest, then by a reference it was pulled by. Of several
+    /// The image called `wanted`: by id or name, then by alias, then by digest (of its bytes or of its manifest), then by a reference it was pulled by. Of several
     /// records of the same bytes, the oldest that can be used.
     pub(crate) fn find_image(&self, wanted: &str) -> Result<Option<ImageRow>, RegistryError> {
         if let Some(row) = self.image(wanted)? {
@@ -30,7 +30,10 @@ impl Change<'_> {
         let Some(digest) = self.meant_digest(wanted)? else {
             return Ok(None);
         };
-        let rows = self.images_of(&digest.to_string())?;
+        let rows = match self.images_of(&digest.to_string())? {
+            rows if rows.is_empty() => self.images_from(&digest.to_string())?,
+            rows => rows,
+        };
         let best = rows.iter().find(|row| row.state.state.may(ImageAction::Boot));
         Ok(best.or(rows.first()).cloned())
     }
@@ -67,6 +70,21 @@ impl Host {
             );
             return Err(Failure::new(ErrorCode::NotFound, text));
         };
+        let digest = sealed.digest.clone();
+        let at_hand = self.blocking(move |host| match host.0.context.store.get(&digest) {
+            Ok(_) => Ok(true),
+            Err(StoreError::NotFound(_)) => Ok(false),
+            Err(error) => Err(error),
+        });
+        if !at_hand.await? {
+            let text = format!(
+                "image {} is not in the default store, from which machines and volumes are made: karat image copy {} {}",
+                row.name(),
+                row.name(),
+                self.0.context.store.name()
+            );
+            return Err(Failure::new(ErrorCode::WrongState, text));
+        }
         Ok(Some(Usable { row, sealed }))
     }
 
@@ -75,7 +93,7 @@ impl Host {
         let Some(Ok(digest)) = row.digest.as_deref().map(str::parse::<ImageDigest>) else {
             return Ok(None);
         };
-        let found = self.blocking(move |host| match host.0.context.store.get(&digest) {
+        let found = self.blocking(move |host| match host.0.context.store_of(&digest).get(&digest) {
             Ok(image) => Ok(Some(image)),
             Err(StoreError::NotFound(_)) => Ok(None),
             Err(error) => Err(error),

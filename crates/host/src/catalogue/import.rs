@@ -8,12 +8,13 @@ use spec::OperationId;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::intake::{self, Intake, IntakeError};
+use super::intake::{self, Intake, IntakeError, Wanted};
+use super::receive::Received;
 use crate::begun;
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::operations::Worker;
-use crate::registry::{About, Change, ImageRow, ImportJob};
+use crate::registry::{About, Change, ImageRow};
 
 /// How long to wait before the end of an import that could not be written down is written again.
 const NOTE_AGAIN: Duration = Duration::from_secs(1);
@@ -41,7 +42,7 @@ impl Host {
     pub(crate) fn spawn_import(&self, row: ImageRow) {
         let host = self.clone();
         tokio::spawn(async move {
-            host.run_import(&row, CancellationToken::new()).await;
+            host.run_import(&row, CancellationToken::new(), None).await;
         });
     }
 
@@ -68,7 +69,13 @@ impl Host {
     }
 
     /// Imports into a record whose import was begun, and writes down how that ended.
-    pub(crate) async fn run_import(&self, row: &ImageRow, cancel: CancellationToken) -> Ended {
+    /// `received` is what a client sends, and can be imported once.
+    pub(crate) async fn run_import(
+        &self,
+        row: &ImageRow,
+        cancel: CancellationToken,
+        mut received: Option<Received>,
+    ) -> Ended {
         let Some(job) = row.import.clone() else {
             return Ended::Postponed;
         };
@@ -77,7 +84,13 @@ impl Host {
             let taken = if begun::too_often(row.begun) {
                 Err(IntakeError::begun_too_often())
             } else {
-                self.fetch(job.operation, &job, &cancel).await
+                let wanted = Wanted {
+                    from: &job.from,
+                    record: Some(&row.record),
+                    max_disk_bytes: job.max_disk_bytes,
+                    received: received.take(),
+                };
+                self.fetch(job.operation, wanted, &cancel).await
             };
             if let Err(error) = &taken {
                 if error.is_cancelled() && operations.closing() {
@@ -112,12 +125,21 @@ impl Host {
 
     /// Whether the store still has what came in; it was there before, and may have been removed since.
     async fn has(&self, intake: &Intake) -> bool {
-        let digest = intake.digest.clone();
-        let found = self.blocking(move |host| host.0.context.store.get(&digest).map(drop));
+        let intake = intake.clone();
+        let found = self.blocking(move |host| {
+            let stores = &host.0.context.stores;
+            let store = stores.get(&intake.store).unwrap_or(&host.0.context.store);
+            store.get(&intake.digest).map(drop)
+        });
         found.await.is_ok()
     }
 
-    async fn fetch(&self, id: OperationId, job: &ImportJob, cancel: &CancellationToken) -> Result<Intake, IntakeError> {
+    async fn fetch(
+        &self,
+        id: OperationId,
+        wanted: Wanted<'_>,
+        cancel: &CancellationToken,
+    ) -> Result<Intake, IntakeError> {
         let (progress, watched) = watch::channel(images::Progress::default());
         let context = &self.0.context;
         context.operations.begin(id, Worker::Pull(watched, cancel.clone()));
@@ -126,7 +148,7 @@ impl Host {
             () = cancel.cancelled() => None,
         };
         match turn {
-            Some(_turn) => intake::take_in(context, &job.from, &progress, cancel).await,
+            Some(_turn) => intake::take_in(context, wanted, &progress, cancel).await,
             None => Err(IntakeError::cancelled()),
         }
     }
@@ -176,7 +198,13 @@ impl Change<'_> {
             Ok(intake) => {
                 let digest = intake.digest.to_string();
                 row.digest = Some(digest.clone());
+                row.origin = Some(intake.origin.clone());
                 self.act_on_image(&mut row, ImageAction::Activate)?;
+                for failed in &intake.failed {
+                    let text = format!("image {} did not get into store {failed}", row.name());
+                    let about = About::Image(&digest, Some(row.name()));
+                    self.event(&about, EventReason::ConditionChanged, &text)?;
+                }
                 if let Some(reference) = &intake.reference {
                     self.point_reference(reference, &digest)?;
                 }

@@ -1,16 +1,36 @@
 //! How bytes come into the store: the one place that asks the image store to fetch anything.
 
+use std::sync::Arc;
+
 use api_types::{ErrorCode, ImageImport};
-use images::{ImageDigest, ImportError, ImportSource, Origin, PullError, Reference};
+use image_catalog::ImageRecord;
+use image_formats::Expectations;
+use image_sources::{Identity, SourceError};
+use images::{ImageDigest, ImportError, ImportRequest, ImportSource, Origin, PullError, StoreName};
+use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::receive::Received;
+use super::source;
 use crate::begun;
 use crate::context::Context;
 use crate::failure::Failure;
 
-/// Methods of import that this daemon carries out.
-pub(crate) const METHODS: [&str; 1] = ["registry"];
+/// Longest text that tells one version of a source from the next, bytes; of what is longer, the digest does.
+const ORIGIN_MAX: usize = 256;
+
+/// An import to be carried out.
+pub(crate) struct Wanted<'a> {
+    /// Where the data is.
+    pub(crate) from: &'a ImageImport,
+    /// The record it is for, if there is one.
+    pub(crate) record: Option<&'a ImageRecord>,
+    /// Largest disk, bytes, if it may be less than any image.
+    pub(crate) max_disk_bytes: Option<u64>,
+    /// What a client sends.
+    pub(crate) received: Option<Received>,
+}
 
 /// What came in.
 #[derive(Debug, Clone)]
@@ -23,6 +43,10 @@ pub(crate) struct Intake {
     pub(crate) origin: String,
     /// The normalised reference, for a registry.
     pub(crate) reference: Option<String>,
+    /// The store it was imported to first.
+    pub(crate) store: StoreName,
+    /// Stores that did not take it, where that was allowed, and why.
+    pub(crate) failed: Vec<String>,
 }
 
 /// Why nothing came in.
@@ -39,36 +63,12 @@ pub(crate) struct IntakeError {
 impl IntakeError {
     /// Somebody called it off.
     pub(crate) fn cancelled() -> Self {
-        Self::of(&PullError::Cancelled)
+        Self::of(&ImportError::Cancelled)
     }
 
     /// Whether somebody called it off.
     pub(crate) fn is_cancelled(&self) -> bool {
         self.failure.code == ErrorCode::Cancelled
-    }
-
-    fn of(error: &PullError) -> Self {
-        Self {
-            code: error.code(),
-            is_refusal: error.is_refusal(),
-            failure: Failure::of(pull_code(error), error),
-        }
-    }
-
-    fn of_import(error: &ImportError) -> Self {
-        let code = match error {
-            ImportError::Registry(error) => return Self::of(error),
-            ImportError::Cancelled => ErrorCode::Cancelled,
-            ImportError::DiskFull(_) | ImportError::Quota { .. } => ErrorCode::NoSpace,
-            error if error.is_refusal() => ErrorCode::ImageRefused,
-            error if error.is_transient() => ErrorCode::RegistryUnavailable,
-            _ => ErrorCode::Internal,
-        };
-        Self {
-            code: error.code(),
-            failure: Failure::of(code, error),
-            is_refusal: error.is_refusal(),
-        }
     }
 
     /// Daemons ended over it.
@@ -80,78 +80,152 @@ impl IntakeError {
         }
     }
 
-    fn refused(failure: Failure) -> Self {
+    fn of(error: &ImportError) -> Self {
+        Self {
+            code: error.code(),
+            failure: Failure::of(import_code(error), error),
+            is_refusal: error.is_refusal(),
+        }
+    }
+
+    /// It can not even be begun.
+    pub(crate) fn refused(failure: Failure) -> Self {
         Self {
             code: "import_not_possible",
             failure,
             is_refusal: true,
         }
     }
-}
 
-/// Whether an import can be begun: its method is carried out here, and what it names can be read.
-pub(crate) fn check(from: &ImageImport) -> Result<(), Failure> {
-    const REFUSED: &str = "the import can not be begun";
-    match from {
-        ImageImport::Registry { reference } => match reference.parse::<Reference>() {
-            Ok(_) => Ok(()),
-            Err(error) => Err(Failure::refused_field(REFUSED, "reference", error.to_string())),
-        },
-        other => {
-            let text = format!(
-                "{} is not enabled here; take one of: {}",
-                other.method(),
-                METHODS.join(", ")
-            );
-            Err(Failure::refused_field(REFUSED, "method", text))
+    fn nothing_received() -> Self {
+        let text = "what was sent is gone: the daemon was restarted, or the store lost it meanwhile; send it again";
+        Self {
+            code: "upload_lost",
+            failure: Failure::new(ErrorCode::Cancelled, text),
+            is_refusal: false,
         }
     }
 }
 
-/// Fetches and seals what `from` names, unless the store has it.
+/// Fetches and seals what `wanted` names, unless the store has it.
 pub(crate) async fn take_in(
     context: &Context,
-    from: &ImageImport,
+    wanted: Wanted<'_>,
     progress: &watch::Sender<images::Progress>,
     cancel: &CancellationToken,
 ) -> Result<Intake, IntakeError> {
-    let parsed = reference_of(from)?;
-    let pulled = context.store.pull(&parsed, progress, cancel).await;
-    let pulled = pulled.map_err(|error| IntakeError::of(&error))?;
+    let allow_failure = wanted.from.options().is_some_and(|options| options.allow_failure);
+    let (request, reference) = request(context, wanted)?;
+    let imported = context.stores.import(request, allow_failure, progress, cancel).await;
+    let placed = imported.map_err(|error| IntakeError::of(&error))?;
+    let default = context.store.name();
+    let failed = placed.failed.iter();
     Ok(Intake {
-        origin: pulled
-            .image
-            .index_digest
-            .as_ref()
-            .unwrap_or(&pulled.image.digest)
-            .to_string(),
-        digest: pulled.image.digest,
-        was_there: pulled.was_there,
-        reference: Some(parsed.to_string()),
+        failed: failed
+            .map(|(store, error)| format!("{store}: {}", crate::failure::chain(error)))
+            .collect(),
+        origin: origin_text(&placed.imported.origin),
+        digest: placed.imported.image.digest,
+        was_there: placed.imported.was_there,
+        reference,
+        store: placed.stores.into_iter().next().unwrap_or_else(|| default.clone()),
     })
+}
+
+fn request(context: &Context, wanted: Wanted<'_>) -> Result<(ImportRequest, Option<String>), IntakeError> {
+    let from = wanted.from;
+    let source = match wanted.received {
+        Some(received) => ImportSource::Upload(Box::new(received)),
+        None => {
+            source::check(context, from).map_err(IntakeError::refused)?;
+            let found = source::source(context, from).map_err(IntakeError::refused)?;
+            found.ok_or_else(IntakeError::nothing_received)?
+        }
+    };
+    let reference = match &source {
+        ImportSource::Registry { reference } => Some(reference.to_string()),
+        _ => None,
+    };
+    let evidence = source::proof(context, from, wanted.record).map_err(IntakeError::refused)?;
+    let most = context.config.image_max_bytes;
+    let most = wanted.max_disk_bytes.map_or(most, |bytes| bytes.min(most));
+    let expected = Expectations::up_to(most);
+    let claim = wanted.record.and_then(ImageRecord::disk_format);
+    let claimed = claim.and_then(|claim| expected.clone().claimed_by_name(claim.as_str()));
+    let request = ImportRequest {
+        source,
+        expected: claimed.unwrap_or(expected),
+        evidence,
+        trust: Arc::clone(&context.config.images.trust),
+        stores: source::stores(context, from).map_err(IntakeError::refused)?,
+    };
+    Ok((request, reference))
 }
 
 /// What the source has now, without fetching it.
 pub(crate) async fn probe(context: &Context, from: &ImageImport) -> Result<String, IntakeError> {
-    let reference = reference_of(from)?;
-    match context.store.probe(&ImportSource::Registry { reference }).await {
-        Ok(Origin::Registry { digest }) => Ok(digest.to_string()),
-        // Of no other kind is what a registry has.
-        Ok(origin) => Ok(format!("{origin:?}")),
-        Err(error) => Err(IntakeError::of_import(&error)),
+    source::check(context, from).map_err(IntakeError::refused)?;
+    let found = source::source(context, from).map_err(IntakeError::refused)?;
+    let source = found.ok_or_else(IntakeError::nothing_received)?;
+    let probing = context.store.probe(&source);
+    match probing.await {
+        Ok(origin) => Ok(origin_text(&origin)),
+        Err(error) => Err(IntakeError::of(&error)),
     }
 }
 
-fn reference_of(from: &ImageImport) -> Result<Reference, IntakeError> {
-    check(from).map_err(IntakeError::refused)?;
-    let ImageImport::Registry { reference } = from else {
-        return Err(IntakeError::cancelled()); // Refused above.
+/// A text that is the same as long as the source has the same.
+pub(super) fn origin_text(origin: &Origin) -> String {
+    let text = match origin {
+        Origin::Registry { digest } | Origin::Stored { digest } => digest.to_string(),
+        Origin::Upload => "upload".to_owned(),
+        Origin::Object { identity } => identity_text(identity),
     };
-    let parsed = reference.parse::<Reference>();
-    parsed.map_err(|error| IntakeError::refused(Failure::of(ErrorCode::InvalidSpec, &error)))
+    if text.len() <= ORIGIN_MAX {
+        return text;
+    }
+    let digest = Sha256::digest(text.as_bytes());
+    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("of:{hex}")
 }
 
-pub(crate) const fn pull_code(error: &PullError) -> ErrorCode {
+fn identity_text(identity: &Identity) -> String {
+    let length = identity.length_bytes;
+    let length = length.map_or_else(|| "unknown".to_owned(), |bytes| bytes.to_string());
+    match (&identity.etag, &identity.modified) {
+        (Some(etag), _) => format!("etag:{etag}"),
+        (None, Some(modified)) => format!("modified:{modified};length:{length}"),
+        (None, None) => format!("length:{length}"),
+    }
+}
+
+pub(super) fn import_code(error: &ImportError) -> ErrorCode {
+    match error {
+        ImportError::Registry(error) => pull_code(error),
+        ImportError::Source(error) | ImportError::Proof { source: error, .. } => source_code(error),
+        ImportError::Cancelled => ErrorCode::Cancelled,
+        ImportError::DiskFull(_) | ImportError::Quota { .. } => ErrorCode::NoSpace,
+        ImportError::Untrusted(refusal) if refusal.code() == "digest_mismatch" => ErrorCode::DigestMismatch,
+        ImportError::Upload { .. } => ErrorCode::InvalidRequest,
+        ImportError::NoStore(_) => ErrorCode::NotFound,
+        ImportError::Store(error) => super::describe::store_code(error),
+        error if error.is_refusal() => ErrorCode::ImageRefused,
+        error if error.is_transient() => ErrorCode::RegistryUnavailable,
+        _ => ErrorCode::Internal,
+    }
+}
+
+fn source_code(error: &SourceError) -> ErrorCode {
+    match error.code() {
+        "not_found" | "unauthorized" => ErrorCode::ImageUnknown,
+        "not_a_file" | "bad_location" | "bad_redirect" => ErrorCode::ImageRefused,
+        code if code.starts_with("denied_") => ErrorCode::ImageRefused,
+        "io" => ErrorCode::Internal,
+        _ => ErrorCode::RegistryUnavailable,
+    }
+}
+
+const fn pull_code(error: &PullError) -> ErrorCode {
     match error {
         PullError::NotFound(_) | PullError::Unauthorized(_) => ErrorCode::ImageUnknown,
         PullError::Unreachable { .. } | PullError::Status { .. } | PullError::BrokeOff { .. } => {
@@ -169,5 +243,25 @@ pub(crate) const fn pull_code(error: &PullError) -> ErrorCode {
         | PullError::Disk { .. }
         | PullError::Cmdline(_)
         | PullError::Convert { .. } => ErrorCode::ImageRefused,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_tells_versions_apart_is_short_and_says_what_it_is() {
+        let identity = |etag: Option<&str>, modified: Option<&str>| Identity {
+            length_bytes: Some(7),
+            etag: etag.map(str::to_owned),
+            modified: modified.map(str::to_owned),
+        };
+        let text = |identity| origin_text(&Origin::Object { identity });
+        assert_eq!(text(identity(Some("\"a\""), Some("Sun"))), "etag:\"a\"");
+        assert_eq!(text(identity(None, Some("Sun"))), "modified:Sun;length:7");
+        assert_eq!(text(identity(None, None)), "length:7");
+        let long = text(identity(Some(&"x".repeat(1000)), None));
+        assert!(long.starts_with("of:") && long.len() < ORIGIN_MAX, "{long}");
     }
 }

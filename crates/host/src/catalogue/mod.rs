@@ -8,7 +8,11 @@
 //! - `describe`: as the API shows it.
 //! - `edit`: made and changed by people.
 //! - `import`: data comes in; `intake` is the only part that asks the store for it.
+//! - `source`: what requests say of imports, checked and made into what the store is asked for.
+//! - `receive`: data that clients send.
+//! - `place`: in which stores it is.
 //! - `remove`: deletion, whole or not at all.
+//! - `fsck`: whether records and stores agree.
 //! - `verify`: whether bytes are still what they were.
 //! - `shape`: what an image asks of a machine made from it.
 
@@ -16,10 +20,14 @@ mod adopt;
 mod describe;
 mod edit;
 mod find;
+mod fsck;
 mod import;
 pub(crate) mod intake;
+mod place;
+mod receive;
 mod remove;
 mod shape;
+pub(crate) mod source;
 mod verify;
 
 pub(crate) use adopt::{label, plain_record};

@@ -49,7 +49,7 @@ impl Host {
 
     /// Keeps others from making something from images. Nothing where somebody does so for long: all who want to begin with that wait
     /// behind whoever waits here.
-    async fn nobody_clones(&self) -> Option<RwLockWriteGuard<'_, ()>> {
+    pub(super) async fn nobody_clones(&self) -> Option<RwLockWriteGuard<'_, ()>> {
         tokio::time::timeout(CLONES_TIMEOUT, self.0.images.write()).await.ok()
     }
 
@@ -68,9 +68,11 @@ impl Host {
         let digest: Option<ImageDigest> = row.digest.as_deref().and_then(|digest| digest.parse().ok());
         if let Some(digest) = digest.filter(|_| last) {
             self.blocking(move |host| {
-                match host.0.context.store.remove(&digest) {
-                    Err(StoreError::NotFound(_)) => {}
-                    other => other?,
+                for store in host.0.context.stores.all() {
+                    match store.remove(&digest) {
+                        Err(StoreError::NotFound(_)) => {}
+                        other => other?,
+                    }
                 }
                 host.0.context.drop_blobs();
                 Ok(())
@@ -137,7 +139,7 @@ impl Change<'_> {
     }
 }
 
-fn in_use(row: &ImageRow, machines: &[String], volumes: &[String]) -> Failure {
+pub(super) fn in_use(row: &ImageRow, machines: &[String], volumes: &[String]) -> Failure {
     let machines =
         (!machines.is_empty()).then(|| format!("used by {}; delete these machines first", machines.join(", ")));
     let volumes = (!volumes.is_empty()).then(|| {

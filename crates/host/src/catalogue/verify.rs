@@ -46,11 +46,22 @@ impl Host {
     }
 
     async fn verify(&self, id: OperationId, digest: ImageDigest, cancel: CancellationToken) {
-        let (store, sealed, stop) = (self.0.context.store.clone(), digest.clone(), cancel.clone());
-        let read = tokio::task::spawn_blocking(move || store.verify(&sealed, &|| stop.is_cancelled())).await;
+        let (host, sealed, stop) = (self.clone(), digest.clone(), cancel.clone());
+        let read = tokio::task::spawn_blocking(move || {
+            let mut having = host.0.context.stores.with_image(&sealed);
+            if having.is_empty() {
+                // Says what is wrong with it.
+                having.push(host.0.context.store.clone());
+            }
+            let mut read = having
+                .iter()
+                .map(|store| store.verify(&sealed, &|| stop.is_cancelled()));
+            read.try_for_each(|verified| verified.map(drop))
+        });
+        let read = read.await;
         let outcome = match read {
             _ if cancel.is_cancelled() => Err(Failure::new(ErrorCode::Cancelled, "the verification was cancelled")),
-            Ok(Ok(_)) => Ok(()),
+            Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(Failure::of(verify_code(&error), &error)),
             Err(_) => Err(Failure::new(ErrorCode::Internal, "the work was lost")),
         };

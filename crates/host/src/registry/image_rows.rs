@@ -23,6 +23,8 @@ pub(crate) struct ImageRow {
     pub(crate) state: SavedState,
     /// The sealed image, once there is one. Several records may have the same.
     pub(crate) digest: Option<String>,
+    /// What its source was when it came: for a registry the digest of the manifest.
+    pub(crate) origin: Option<String>,
     /// The last import into it.
     pub(crate) import: Option<ImportJob>,
     /// The boot source that made it.
@@ -48,6 +50,8 @@ pub(crate) struct ImportJob {
     pub(crate) operation: OperationId,
     /// Where the data comes from.
     pub(crate) from: ImageImport,
+    /// Largest disk that is taken, bytes, if it is less than what any image may have.
+    pub(crate) max_disk_bytes: Option<u64>,
 }
 
 impl ImageRow {
@@ -58,6 +62,7 @@ impl ImageRow {
             record,
             state: SavedState::queued(now),
             digest: None,
+            origin: None,
             import: None,
             boot_source: None,
             begun: 0,
@@ -152,6 +157,13 @@ impl Change<'_> {
     pub(crate) fn images_of(&self, digest: &str) -> Result<Vec<ImageRow>, RegistryError> {
         let query = format!("SELECT {COLUMNS} FROM images WHERE digest = ? ORDER BY number");
         self.image_rows(&query, &[digest])
+    }
+
+    /// The records whose source was so when they came, oldest first.
+    pub(crate) fn images_from(&self, origin: &str) -> Result<Vec<ImageRow>, RegistryError> {
+        let mut rows = self.images()?;
+        rows.retain(|row| row.origin.as_deref() == Some(origin));
+        Ok(rows)
     }
 
     fn image_rows(&self, query: &str, with: &[&str]) -> Result<Vec<ImageRow>, RegistryError> {

@@ -173,6 +173,7 @@ const fn describe(kind: OperationKind) -> &'static str {
     match kind {
         OperationKind::ImagePull => "pulling the image",
         OperationKind::ImageImport => "importing the image",
+        OperationKind::ImageCopy => "copying the image",
         OperationKind::ImageVerify => "verifying the image",
         OperationKind::BootSourceSync => "synchronising the boot source",
         OperationKind::VmStart => "starting the machine",

@@ -195,6 +195,13 @@ impl Daemon {
         self.get(&format!("/v1/vms/{name}")).json()
     }
 
+    /// Digest of the bytes of the image that came by this manifest.
+    pub(crate) fn content(&self, manifest: &str) -> Value {
+        let image = self.get(&format!("/v1/images/{manifest}")).json();
+        assert!(image["digest"].as_str().unwrap().starts_with("sha256:"), "{image}");
+        image["digest"].clone()
+    }
+
     /// Waits until a machine is in a phase.
     pub(crate) fn until(&self, name: &str, phase: &str) -> Value {
         wait_for(phase, || {

@@ -10,10 +10,13 @@
 mod boot_sources;
 mod harness;
 mod images;
+mod intake;
 mod keys;
 mod machines;
+mod real_registry;
 mod records;
 mod registry;
 mod requests;
 mod restarts;
 mod volumes;
+mod web;

@@ -9,7 +9,39 @@ use sha2::{Digest, Sha256};
 
 /// First byte of a TLS record that opens a connection (RFC 8446 §5.1).
 const TLS_HANDSHAKE: u8 = 22;
-const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(crate) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+
+/// A container image.
+pub(crate) struct Container {
+    pub(crate) manifest: String,
+    /// Its layer and its configuration.
+    pub(crate) blobs: [Vec<u8>; 2],
+}
+
+/// A container image with these files in one layer.
+pub(crate) fn container(files: &[(&str, Vec<u8>)]) -> Container {
+    let mut archive = tar::Builder::new(Vec::new());
+    for (path, bytes) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        archive.append_data(&mut header, path, &bytes[..]).unwrap();
+    }
+    let (layer, config) = (archive.into_inner().unwrap(), b"{\"config\":{}}".to_vec());
+    let part = |kind: &str, blob: &[u8]| {
+        let (digest, size) = (digest(blob), blob.len());
+        format!("{{\"mediaType\":\"application/vnd.oci.image.{kind}\",\"digest\":\"{digest}\",\"size\":{size}}}")
+    };
+    let manifest = format!(
+        "{{\"schemaVersion\":2,\"mediaType\":\"{MANIFEST}\",\"config\":{},\"layers\":[{}]}}",
+        part("config.v1+json", &config),
+        part("layer.v1.tar", &layer)
+    );
+    Container {
+        manifest,
+        blobs: [layer, config],
+    }
+}
 
 #[derive(Default)]
 struct State {
@@ -56,52 +88,30 @@ impl Registry {
 
     /// Puts a container disk of 64 KiB under a tag, all bytes `fill`, with a kernel; returns its manifest's digest.
     pub(crate) fn push(&self, tag: &str, fill: u8) -> String {
-        let mut archive = tar::Builder::new(Vec::new());
-        for (path, bytes) in [
-            ("disk/x.raw", vec![fill; 64 << 10]),
-            ("boot/vmlinuz", b"kernel".to_vec()),
-        ] {
-            let mut header = tar::Header::new_gnu();
-            header.set_size(bytes.len() as u64);
-            header.set_mode(0o644);
-            archive.append_data(&mut header, path, &bytes[..]).unwrap();
+        let disk = vec![fill; 64 << 10];
+        self.push_files(tag, &[("disk/x.raw", disk), ("boot/vmlinuz", b"kernel".to_vec())])
+    }
+
+    fn push_files(&self, tag: &str, files: &[(&str, Vec<u8>)]) -> String {
+        let image = container(files);
+        for blob in &image.blobs {
+            let path = format!("/v2/demo/blobs/{}", digest(blob));
+            self.put(&path, "application/octet-stream", blob);
         }
-        let layer = archive.into_inner().unwrap();
-        let (layer_digest, layer_size) = (self.blob(&layer), layer.len());
-        let config = b"{\"config\":{}}";
-        let (config_digest, config_size) = (self.blob(config), config.len());
-        let manifest = format!(
-            "{{\"schemaVersion\":2,\"mediaType\":\"{MANIFEST}\",\"config\":{{\"mediaType\":\"application/vnd.oci.image.config.v1+json\",\
-             \"digest\":\"{config_digest}\",\"size\":{config_size}}},\"layers\":[{{\"mediaType\":\"application/vnd.oci.image.layer.v1.tar\",\
-             \"digest\":\"{layer_digest}\",\"size\":{layer_size}}}]}}"
-        );
-        self.manifest(tag, &manifest)
+        let digest = digest(image.manifest.as_bytes());
+        for name in [tag, &digest] {
+            self.put(
+                &format!("/v2/demo/manifests/{name}"),
+                MANIFEST,
+                image.manifest.as_bytes(),
+            );
+        }
+        digest
     }
 
     /// Puts an image without a disk under a tag.
     pub(crate) fn push_without_disk(&self, tag: &str) -> String {
-        let config = b"{\"config\":{}}";
-        let manifest = format!(
-            "{{\"schemaVersion\":2,\"mediaType\":\"{MANIFEST}\",\"config\":{{\"mediaType\":\"application/vnd.oci.image.config.v1+json\",\
-             \"digest\":\"{}\",\"size\":{}}},\"layers\":[]}}",
-            self.blob(config),
-            config.len()
-        );
-        self.manifest(tag, &manifest)
-    }
-
-    fn manifest(&self, tag: &str, text: &str) -> String {
-        let digest = digest(text.as_bytes());
-        for name in [tag, &digest] {
-            self.put(&format!("/v2/demo/manifests/{name}"), MANIFEST, text.as_bytes());
-        }
-        digest
-    }
-
-    fn blob(&self, bytes: &[u8]) -> String {
-        let digest = digest(bytes);
-        self.put(&format!("/v2/demo/blobs/{digest}"), "application/octet-stream", bytes);
-        digest
+        self.push_files(tag, &[("boot/vmlinuz", b"kernel".to_vec())])
     }
 
     fn put(&self, path: &str, kind: &str, bytes: &[u8]) {
@@ -176,7 +186,7 @@ impl Registry {
     }
 }
 
-fn digest(bytes: &[u8]) -> String {
+pub(crate) fn digest(bytes: &[u8]) -> String {
     let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
     format!("sha256:{hex}")
 }

@@ -1,0 +1,229 @@
+//! How images come in.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Where data comes from. `GET /v1/images/import-info` lists which methods are enabled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "method", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum ImageImport {
+    /// A container disk of an OCI registry.
+    Registry {
+        /// `registry/repository[:tag][@sha256:…]`.
+        reference: String,
+        /// What is asked of it.
+        #[serde(default, skip_serializing_if = "ImportOptions::is_empty")]
+        options: ImportOptions,
+    },
+    /// A file of a web server. One that is packed with gzip, xz, zstd or bzip2 is unpacked.
+    WebDownload {
+        /// `https://…`.
+        url: String,
+        /// What is asked of it.
+        #[serde(default, skip_serializing_if = "ImportOptions::is_empty")]
+        options: ImportOptions,
+    },
+    /// An object of an S3 store.
+    S3 {
+        /// `s3://bucket/key`.
+        url: String,
+        /// Which of the configured object stores. Default: the first.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        server: Option<String>,
+        /// A version of the object. Default: the newest.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        version: Option<String>,
+        /// What is asked of it.
+        #[serde(default, skip_serializing_if = "ImportOptions::is_empty")]
+        options: ImportOptions,
+    },
+    /// A file of this host.
+    File {
+        /// An absolute path beneath an allowed directory.
+        path: String,
+        /// What is asked of it.
+        #[serde(default, skip_serializing_if = "ImportOptions::is_empty")]
+        options: ImportOptions,
+    },
+    /// Bytes that a client sends: recorded by `PUT /v1/images/{image}/data`, and not to be written in a request.
+    Upload {
+        /// What is asked of it.
+        #[serde(default, skip_serializing_if = "ImportOptions::is_empty")]
+        options: ImportOptions,
+    },
+    /// The image as it is, to further stores.
+    Copy {
+        /// Names of the stores.
+        stores: Vec<String>,
+    },
+}
+
+impl ImageImport {
+    /// The method as it is written.
+    pub const fn method(&self) -> &'static str {
+        match self {
+            Self::Registry { .. } => "registry",
+            Self::WebDownload { .. } => "web-download",
+            Self::S3 { .. } => "s3",
+            Self::File { .. } => "file",
+            Self::Upload { .. } => "upload",
+            Self::Copy { .. } => "copy",
+        }
+    }
+
+    /// What is asked of the data; a copy has nothing to be asked.
+    pub const fn options(&self) -> Option<&ImportOptions> {
+        match self {
+            Self::Registry { options, .. }
+            | Self::WebDownload { options, .. }
+            | Self::S3 { options, .. }
+            | Self::File { options, .. }
+            | Self::Upload { options } => Some(options),
+            Self::Copy { .. } => None,
+        }
+    }
+
+    /// The same with other options.
+    #[must_use]
+    pub fn with(mut self, wanted: ImportOptions) -> Self {
+        match &mut self {
+            Self::Registry { options, .. }
+            | Self::WebDownload { options, .. }
+            | Self::S3 { options, .. }
+            | Self::File { options, .. }
+            | Self::Upload { options } => *options = wanted,
+            Self::Copy { .. } => {}
+        }
+        self
+    }
+
+    /// A container disk of an OCI registry, of which nothing is asked.
+    pub fn registry(reference: impl Into<String>) -> Self {
+        Self::Registry {
+            reference: reference.into(),
+            options: ImportOptions::default(),
+        }
+    }
+
+    /// A file of a web server, of which nothing is asked.
+    pub fn web(url: impl Into<String>) -> Self {
+        Self::WebDownload {
+            url: url.into(),
+            options: ImportOptions::default(),
+        }
+    }
+
+    /// An object of the first configured object store, of which nothing is asked.
+    pub fn s3(url: impl Into<String>) -> Self {
+        Self::S3 {
+            url: url.into(),
+            server: None,
+            version: None,
+            options: ImportOptions::default(),
+        }
+    }
+
+    /// A file of this host, of which nothing is asked.
+    pub fn file(path: impl Into<String>) -> Self {
+        Self::File {
+            path: path.into(),
+            options: ImportOptions::default(),
+        }
+    }
+}
+
+/// What is asked of data that comes in.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ImportOptions {
+    /// Digests that the data must have, all of them: `sha256:…` or `sha512:…`. Packed data may be named as it is sent or as it is
+    /// unpacked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub digests: Vec<String>,
+    /// A file of digests that lists the data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sums: Option<ImageSums>,
+    /// Stores it shall be in. Default: the default store.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stores: Vec<String>,
+    /// Whether it is enough that the first store takes it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_failure: bool,
+}
+
+impl ImportOptions {
+    /// Whether nothing is asked.
+    pub const fn is_empty(&self) -> bool {
+        self.digests.is_empty() && self.sums.is_none() && self.stores.is_empty() && !self.allow_failure
+    }
+}
+
+/// A file of digests, as `SHA256SUMS`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ImageSums {
+    /// `https://…`.
+    pub url: String,
+    /// Where its detached OpenPGP signature is. Absent: it is signed within, or not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature_url: Option<String>,
+    /// The name under which the data is listed. Default: the last part of its URL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+/// What can be imported here, and where to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ImageImportInfo {
+    /// Methods that are enabled.
+    pub methods: Vec<String>,
+    /// Largest disk an image may have, bytes.
+    pub max_disk_bytes: u64,
+    /// Stores of images, the default one first.
+    #[serde(default)]
+    pub stores: Vec<ImageStore>,
+    /// Names of the object stores that can be imported from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub s3_servers: Vec<String>,
+}
+
+/// A store of images.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ImageStore {
+    /// Its name.
+    pub name: String,
+    /// Whether images go there unless another is named.
+    pub is_default: bool,
+    /// What is wrong with it; it can be used without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    /// Space that images take, bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used_bytes: Option<u64>,
+    /// Most space that images may take, bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota_bytes: Option<u64>,
+    /// Space that its file system has left, bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub free_bytes: Option<u64>,
+}
+
+/// Whether records and stores agree.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ImageFsck {
+    /// What does not fit; empty where all is well.
+    pub findings: Vec<ImageFinding>,
+}
+
+/// Something in a store that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ImageFinding {
+    /// The store.
+    pub store: String,
+    /// For programs: `stray`, `damaged`, `extra_file`, `missing`, `unreferenced` or `leftover`.
+    pub code: String,
+    /// A digest, or the name of a file.
+    pub subject: String,
+    /// For people.
+    pub message: String,
+}

@@ -1,0 +1,92 @@
+//! What an operator decides about images.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use image_sources::{AddressPolicy, S3Server};
+use image_trust::policy::TrustPolicy;
+use images::StoreName;
+
+/// Images: where they may come from, what has to be proved of them, and where they are kept.
+#[derive(Debug, Clone)]
+pub struct ImageConfig {
+    /// Methods of import that are enabled.
+    pub methods: Vec<ImportMethod>,
+    /// Most space that images in the state directory may take, bytes.
+    pub quota_bytes: Option<u64>,
+    /// Further stores.
+    pub stores: Vec<StoreConfig>,
+    /// Directories whose files may be imported.
+    pub file_roots: Vec<PathBuf>,
+    /// Where web downloads may connect to.
+    pub web: AddressPolicy,
+    /// Certificate authorities that servers must be vouched for by, PEM; those of the host where none are named.
+    pub authorities_pem: Option<Vec<u8>>,
+    /// Object stores; the first is asked unless another is named.
+    pub s3: Vec<S3Config>,
+    /// What has to be proved.
+    pub trust: Arc<TrustPolicy>,
+}
+
+/// A store of images beside the one in the state directory.
+#[derive(Debug, Clone)]
+pub struct StoreConfig {
+    /// Its name.
+    pub name: StoreName,
+    /// Its directory.
+    pub path: PathBuf,
+    /// Most space that its images may take, bytes.
+    pub quota_bytes: Option<u64>,
+    /// Whether it has to be the root of a mounted file system.
+    pub must_be_mounted: bool,
+}
+
+/// An object store that images are imported from.
+#[derive(Debug, Clone)]
+pub struct S3Config {
+    /// What requests call it.
+    pub name: String,
+    /// Where it is, and who asks.
+    pub server: S3Server,
+}
+
+/// A way for data to come in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ImportMethod {
+    /// Container disks of registries.
+    Registry,
+    /// Files of web servers.
+    WebDownload,
+    /// Objects of object stores.
+    S3,
+    /// Files of this host.
+    File,
+    /// What clients send.
+    Upload,
+    /// Images of other stores.
+    Copy,
+}
+
+impl ImportMethod {
+    /// Every method.
+    pub const ALL: [Self; 6] = [
+        Self::Registry,
+        Self::WebDownload,
+        Self::S3,
+        Self::File,
+        Self::Upload,
+        Self::Copy,
+    ];
+
+    /// As the API and the configuration write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Registry => "registry",
+            Self::WebDownload => "web-download",
+            Self::S3 => "s3",
+            Self::File => "file",
+            Self::Upload => "upload",
+            Self::Copy => "copy",
+        }
+    }
+}
