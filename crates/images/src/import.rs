@@ -97,7 +97,7 @@ impl Store {
     }
 
     pub(crate) async fn connect(&self, reference: &Reference) -> Result<Registry, ImportError> {
-        Ok(Registry::connect(reference, &self.settings().insecure_registries).await?)
+        Ok(Registry::connect(reference, &self.settings().insecure_registries, &self.0.clients).await?)
     }
 
     async fn import_steps(

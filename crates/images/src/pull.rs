@@ -52,7 +52,7 @@ impl Store {
         if let Some(image) = reference.digest().and_then(|digest| self.get(digest).ok()) {
             return Ok(Pulled { image, was_there: true });
         }
-        let registry = Registry::connect(reference, &self.0.settings.insecure_registries).await?;
+        let registry = Registry::connect(reference, &self.0.settings.insecure_registries, &self.0.clients).await?;
         let plan = resolve(&registry, reference).await?;
         let _import = self.lock(format!("image {}", plan.digest)).await;
         if let Ok(image) = self.get(&plan.digest) {

@@ -3,8 +3,9 @@
 //! `oci-client` authenticates and fetches blobs. Manifests are fetched here, because their length must be bounded before they
 //! are in memory.
 
+use std::collections::HashMap;
 use std::error::Error;
-use std::sync::Once;
+use std::sync::{Mutex, Once, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -47,28 +48,26 @@ pub(crate) struct Registry {
     token: Option<String>,
 }
 
-/// A blob on its way.
-pub(crate) struct BlobBody {
-    /// True if it begins at the offset asked for; else it begins at 0.
-    pub(crate) continued: bool,
-    /// Pieces; an error ends it.
-    pub(crate) stream: BoxStream<'static, Result<Bytes, std::io::Error>>,
+/// The programs' halves of connections to registries: made once, since the host's certificate authorities are read for them, and
+/// kept with what they learn (connections, tokens).
+#[derive(Default)]
+pub(crate) struct ClientsOfAll(Mutex<HashMap<bool, Clients>>);
+
+#[derive(Clone)]
+struct Clients {
+    http: reqwest::Client,
+    client: Client,
 }
 
-impl Registry {
-    /// Finds out how to talk to the registry of `reference` and gets an anonymous token if it wants one. Plain HTTP is spoken
-    /// only to registries named in `insecure`, as host or host:port.
-    pub(crate) async fn connect(reference: &Reference, insecure: &[String]) -> Result<Self, PullError> {
-        install_cryptography();
-        let host = reference.registry().to_owned();
-        let repository = reference.repository().to_owned();
-        let target = match reference.digest() {
-            Some(digest) => oci_client::Reference::with_digest(host.clone(), repository, digest.to_string()),
-            None => oci_client::Reference::with_tag(host.clone(), repository, reference.manifest_name()),
-        };
-        let plain_http = insecure.contains(&host);
+impl ClientsOfAll {
+    /// Those for registries that speak plain HTTP, or for all others. `host` is whom it is about.
+    fn of(&self, plain_http: bool, host: &str) -> Result<Clients, PullError> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(clients) = known.get(&plain_http) {
+            return Ok(clients.clone());
+        }
         let set_up = |source: Cause| PullError::Unreachable {
-            registry: host.clone(),
+            registry: host.to_owned(),
             hint: "the host knows no certificate authorities: install package ca-certificates".to_owned(),
             source,
         };
@@ -93,6 +92,37 @@ impl Registry {
             ..ClientConfig::default()
         })
         .map_err(|source| set_up(Box::new(source)))?;
+        let clients = Clients { http, client };
+        known.insert(plain_http, clients.clone());
+        Ok(clients)
+    }
+}
+
+/// A blob on its way.
+pub(crate) struct BlobBody {
+    /// True if it begins at the offset asked for; else it begins at 0.
+    pub(crate) continued: bool,
+    /// Pieces; an error ends it.
+    pub(crate) stream: BoxStream<'static, Result<Bytes, std::io::Error>>,
+}
+
+impl Registry {
+    /// Finds out how to talk to the registry of `reference` and gets an anonymous token if it wants one. Plain HTTP is spoken
+    /// only to registries named in `insecure`, as host or host:port.
+    pub(crate) async fn connect(
+        reference: &Reference,
+        insecure: &[String],
+        clients: &ClientsOfAll,
+    ) -> Result<Self, PullError> {
+        install_cryptography();
+        let host = reference.registry().to_owned();
+        let repository = reference.repository().to_owned();
+        let target = match reference.digest() {
+            Some(digest) => oci_client::Reference::with_digest(host.clone(), repository, digest.to_string()),
+            None => oci_client::Reference::with_tag(host.clone(), repository, reference.manifest_name()),
+        };
+        let plain_http = insecure.contains(&host);
+        let Clients { http, client } = clients.of(plain_http, &host)?;
         let mut registry = Self {
             reference: reference.clone(),
             plain_http,

@@ -12,6 +12,7 @@ use std::time::Duration;
 use rustix::fs::FlockOperation;
 use tokio::sync::OwnedMutexGuard;
 
+use crate::registry::ClientsOfAll;
 use crate::{DiskFormat, ImageDigest, ImageRecord, StoreName, durable, record};
 
 /// Name of a raw disk inside an image's directory.
@@ -195,6 +196,7 @@ pub(crate) struct Inner {
     pub(crate) locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     /// Imports that want a blob, by blob.
     pub(crate) wanted: Mutex<HashMap<ImageDigest, usize>>,
+    pub(crate) clients: ClientsOfAll,
 }
 
 impl Store {
@@ -234,6 +236,7 @@ impl Store {
             sealing: Mutex::default(),
             locks: Mutex::default(),
             wanted: Mutex::default(),
+            clients: ClientsOfAll::default(),
         }));
         let recovery = store.recover().map_err(io("clean", &store.0.settings.root))?;
         Ok((store, recovery))

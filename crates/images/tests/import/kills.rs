@@ -219,6 +219,7 @@ fn whenever_an_import_dies_the_next_start_finds_whole_images_and_nothing_else() 
     eprintln!("{kills} kills, KARAT_TEST_SEED={seed}");
     let mut random = Random(seed);
     let registry = Registry::start();
+    registry.tag();
     let disk = [noise(4 << 20), vec![0; 1 << 20], noise(4 << 20)].concat();
     let raw = ImageDigest::of(&disk);
     let kinds = kinds(&registry, &disk);
