@@ -5,6 +5,7 @@
 
 pub mod disk;
 mod figure;
+pub mod images;
 mod memory;
 mod peer;
 

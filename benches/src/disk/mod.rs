@@ -13,4 +13,5 @@ mod whole;
 pub use cases::figures;
 pub use files::Files;
 pub use karat::{convert, open, run};
+pub(crate) use process::children_seconds;
 pub use process::{Load, allow_deep_stacks};

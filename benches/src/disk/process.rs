@@ -156,7 +156,7 @@ fn number_after(said: &str, words: &str) -> Option<f64> {
 }
 
 /// Processor time of children that have ended (proc(5), `cutime` and `cstime` of `/proc/self/stat`).
-fn children_seconds() -> Result<f64> {
+pub(crate) fn children_seconds() -> Result<f64> {
     let stat = std::fs::read_to_string("/proc/self/stat")?;
     // The name in parentheses may hold spaces; the third field follows it.
     let (_, fields) = stat.rsplit_once(')').context("no name in /proc/self/stat")?;

@@ -1,13 +1,14 @@
 //! A machine's own disk, made from an image's.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Seek};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use disk_image::{Chain, CreateOptions};
 use tokio_util::sync::CancellationToken;
 
+use crate::sparse::SparseWriter;
 use crate::{DiskFormat, ImageDigest, ImageRecord, Store, StoreError, durable, sparse};
 
 /// How a clone is wanted.
@@ -173,7 +174,15 @@ impl Cloning<'_> {
         if self.way == CloneWay::Overlay {
             let name = backing_name(target, self.path);
             let options = CreateOptions::overlay(self.size_bytes, name.to_string_lossy(), layer(self.format));
-            disk_image::create(&file, None, &options).map_err(|error| qcow2(target, &error))?;
+            // Made in memory: a file that nobody sees yet needs one sync, not one for each step of its making.
+            let draft = rustix::fs::memfd_create("overlay", rustix::fs::MemfdFlags::CLOEXEC);
+            let mut draft = File::from(draft.map_err(|errno| failed(errno.into()))?);
+            disk_image::create(&draft, None, &options).map_err(|error| qcow2(target, &error))?;
+            draft.rewind().map_err(&failed)?;
+            let mut writer = SparseWriter::new(file);
+            io::copy(&mut draft, &mut writer).map_err(&failed)?;
+            let (file, _) = writer.finish(1).map_err(&failed)?;
+            file.sync_all().map_err(&failed)?;
             return Ok(done(
                 CloneMethod::Overlay,
                 "the sealed image is below it",

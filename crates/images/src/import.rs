@@ -98,7 +98,7 @@ impl Store {
     }
 
     pub(crate) async fn connect(&self, reference: &Reference) -> Result<Registry, ImportError> {
-        Ok(Registry::connect(reference, self.settings(), RegistryOperation::Pull).await?)
+        Ok(Registry::connect(reference, self.settings(), &self.0.clients, RegistryOperation::Pull).await?)
     }
 
     async fn import_steps(

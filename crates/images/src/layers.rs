@@ -166,8 +166,20 @@ impl Layers {
                 meter.add(bytes);
                 !stop.is_cancelled()
             });
-            match added {
-                Ok(()) => Ok(self),
+            // Before the image is there: after a crash behind that nobody would look for the layer.
+            let noted = added.and_then(|()| {
+                let partial = self.partial.clone();
+                self.unpacker.note_layer(&mut Noting {
+                    every: 0,
+                    noted: 0,
+                    note: &mut |kept| partial.note(&kept),
+                })
+            });
+            match noted {
+                Ok(()) => {
+                    self.wanted.layer_served(&layer.digest);
+                    Ok(self)
+                }
                 Err(failure) => Err(self.failed(failure.of_import(&layer.digest))),
             }
         })

@@ -53,7 +53,7 @@ impl Store {
         if let Some(image) = reference.digest().and_then(|digest| self.get(digest).ok()) {
             return Ok(Pulled { image, was_there: true });
         }
-        let registry = Registry::connect(reference, self.settings(), RegistryOperation::Pull).await?;
+        let registry = Registry::connect(reference, self.settings(), &self.0.clients, RegistryOperation::Pull).await?;
         let plan = resolve(&registry, reference).await?;
         let _import = self.lock(format!("image {}", plan.digest)).await;
         if let Ok(image) = self.get(&plan.digest) {

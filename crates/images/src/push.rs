@@ -119,7 +119,7 @@ impl Store {
             source,
         };
         let image = self.get(digest)?;
-        let connecting = Registry::connect(reference, self.settings(), RegistryOperation::Push);
+        let connecting = Registry::connect(reference, self.settings(), &self.0.clients, RegistryOperation::Push);
         let registry = connecting.await.map_err(failed)?;
         let packing = Packing {
             store: self.clone(),

@@ -3,8 +3,9 @@
 //! `oci-client` authenticates and fetches blobs. Manifests are fetched here, because their length must be bounded before they
 //! are in memory.
 
+use std::collections::HashMap;
 use std::error::Error;
-use std::sync::Once;
+use std::sync::{Mutex, Once, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -51,36 +52,34 @@ pub(crate) struct Registry {
     login: Option<Login>,
 }
 
-/// A blob on its way.
-pub(crate) struct BlobBody {
-    /// True if it begins at the offset asked for; else it begins at 0.
-    pub(crate) continued: bool,
-    /// Pieces; an error ends it.
-    pub(crate) stream: BoxStream<'static, Result<Bytes, std::io::Error>>,
+/// The programs' halves of connections to registries: made once, since the host's certificate authorities are read for them, and
+/// kept with what they learn (connections, tokens).
+#[derive(Default)]
+pub(crate) struct ClientsOfAll(Mutex<HashMap<bool, Clients>>);
+
+#[derive(Clone)]
+struct Clients {
+    http: reqwest::Client,
+    client: Client,
 }
 
-impl Registry {
-    /// Finds out how to talk to the registry of `reference`, and gets a token for `operation` if it wants one. Plain HTTP is
-    /// spoken only to registries the settings name, as host or host:port.
-    pub(crate) async fn connect(
-        reference: &Reference,
-        settings: &Settings,
-        operation: RegistryOperation,
-    ) -> Result<Self, PullError> {
-        install_cryptography();
-        let login = match &settings.registry_auth_file {
-            Some(path) => credentials::find(path, reference)?,
-            None => None,
-        };
-        let host = reference.registry().to_owned();
-        let repository = reference.repository().to_owned();
-        let target = match reference.digest() {
-            Some(digest) => oci_client::Reference::with_digest(host.clone(), repository, digest.to_string()),
-            None => oci_client::Reference::with_tag(host.clone(), repository, reference.manifest_name()),
-        };
-        let plain_http = settings.insecure_registries.contains(&host);
+impl ClientsOfAll {
+    /// Those for registries that speak plain HTTP, or for all others. `host` is whom it is about.
+    fn of(&self, plain_http: bool, host: &str) -> Result<Clients, PullError> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(clients) = known.get(&plain_http) {
+            return Ok(clients.clone());
+        }
+        let clients = Clients::make(plain_http, host)?;
+        known.insert(plain_http, clients.clone());
+        Ok(clients)
+    }
+}
+
+impl Clients {
+    fn make(plain_http: bool, host: &str) -> Result<Self, PullError> {
         let set_up = |source: Cause| PullError::Unreachable {
-            registry: host.clone(),
+            registry: host.to_owned(),
             hint: "the host knows no certificate authorities: install package ca-certificates".to_owned(),
             source,
         };
@@ -105,6 +104,44 @@ impl Registry {
             ..ClientConfig::default()
         })
         .map_err(|source| set_up(Box::new(source)))?;
+        Ok(Self { http, client })
+    }
+}
+
+/// A blob on its way.
+pub(crate) struct BlobBody {
+    /// True if it begins at the offset asked for; else it begins at 0.
+    pub(crate) continued: bool,
+    /// Pieces; an error ends it.
+    pub(crate) stream: BoxStream<'static, Result<Bytes, std::io::Error>>,
+}
+
+impl Registry {
+    /// Finds out how to talk to the registry of `reference`, and gets a token for `operation` if it wants one. Plain HTTP is
+    /// spoken only to registries the settings name, as host or host:port.
+    pub(crate) async fn connect(
+        reference: &Reference,
+        settings: &Settings,
+        clients: &ClientsOfAll,
+        operation: RegistryOperation,
+    ) -> Result<Self, PullError> {
+        install_cryptography();
+        let login = match &settings.registry_auth_file {
+            Some(path) => credentials::find(path, reference)?,
+            None => None,
+        };
+        let host = reference.registry().to_owned();
+        let repository = reference.repository().to_owned();
+        let target = match reference.digest() {
+            Some(digest) => oci_client::Reference::with_digest(host.clone(), repository, digest.to_string()),
+            None => oci_client::Reference::with_tag(host.clone(), repository, reference.manifest_name()),
+        };
+        let plain_http = settings.insecure_registries.contains(&host);
+        // A client keeps who it was first; credentials may change.
+        let Clients { http, client } = match &login {
+            Some(_) => Clients::make(plain_http, &host)?,
+            None => clients.of(plain_http, &host)?,
+        };
         let mut registry = Self {
             reference: reference.clone(),
             plain_http,

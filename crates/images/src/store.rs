@@ -12,6 +12,7 @@ use std::time::Duration;
 use rustix::fs::FlockOperation;
 use tokio::sync::OwnedMutexGuard;
 
+use crate::registry::ClientsOfAll;
 use crate::{DiskFormat, ImageDigest, ImageRecord, StoreName, durable, record};
 
 /// Name of a raw disk inside an image's directory.
@@ -23,6 +24,8 @@ pub(crate) const INITRD: &str = "initrd";
 
 /// Name of the file whose lock keeps others out.
 const LOCK: &str = "images.lock";
+/// How long the one before may need to be gone.
+const LOCK_WAIT: Duration = Duration::from_millis(500);
 
 /// What an operator decides about a store.
 #[derive(Debug, Clone)]
@@ -196,6 +199,7 @@ pub(crate) struct Inner {
     pub(crate) locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     /// Imports that want a blob, by blob.
     pub(crate) wanted: Mutex<HashMap<ImageDigest, usize>>,
+    pub(crate) clients: ClientsOfAll,
 }
 
 impl Store {
@@ -224,7 +228,7 @@ impl Store {
             .map_err(io("open", &path))?;
         lock.set_permissions(Permissions::from_mode(0o600))
             .map_err(io("restrict", &path))?;
-        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|errno| match errno {
+        take_lock(&lock).map_err(|errno| match errno {
             rustix::io::Errno::WOULDBLOCK => OpenError::InUse(settings.root.clone()),
             errno => io("lock", &path)(errno.into()),
         })?;
@@ -235,6 +239,7 @@ impl Store {
             sealing: Mutex::default(),
             locks: Mutex::default(),
             wanted: Mutex::default(),
+            clients: ClientsOfAll::default(),
         }));
         let recovery = store.recover().map_err(io("clean", &store.0.settings.root))?;
         Ok((store, recovery))
@@ -488,6 +493,18 @@ impl Store {
             (name, digest)
         };
         Ok(children(&self.images())?.into_iter().map(name).collect())
+    }
+}
+
+/// Takes the lock. One who was killed while it started a program may still have it for a moment, in the half-made copy of itself
+/// that the kernel is about to end.
+fn take_lock(lock: &File) -> rustix::io::Result<()> {
+    let began = std::time::Instant::now();
+    loop {
+        match rustix::fs::flock(lock, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) if began.elapsed() < LOCK_WAIT => std::thread::sleep(LOCK_WAIT / 20),
+            result => return result,
+        }
     }
 }
 

@@ -54,6 +54,17 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
+    /// This layer has served, unless another import wants it too: what was in it is durable elsewhere.
+    pub(crate) fn layer_served(&mut self, digest: &ImageDigest) {
+        let (done, rest) = self.digests.drain(..).partition(|wanted| wanted == digest);
+        self.digests = rest;
+        let done = Self {
+            store: self.store.clone(),
+            digests: done,
+        };
+        done.served();
+    }
+
     /// The image is sealed: its layers have served, unless another import wants them too.
     pub(crate) fn served(mut self) {
         for digest in self.release() {

@@ -23,6 +23,11 @@ const AREAS: &[Area] = &[
         program: "disk-figures",
         measure: on_this_host,
     },
+    Area {
+        name: "images",
+        program: "image-figures",
+        measure: on_this_host,
+    },
 ];
 
 /// One area.
@@ -78,7 +83,7 @@ fn with_guests(name: &str) -> Result<String> {
 
 /// As it is: in the build directory, whose file system is the one measured.
 fn on_this_host(name: &str) -> Result<String> {
-    packages::install(&[packages::QEMU_IMAGES])?;
+    packages::install(&[packages::QEMU_IMAGES, packages::REGISTRY])?;
     run(cargo().args(["build", "--release", "--package", "perf", "--bin", name]))?;
     let work = target().join("perf").join(name);
     fs::create_dir_all(&work)?;

@@ -151,8 +151,8 @@ fn start(root: &Path, host: &str, kind: &Kind) -> (Child, BufReader<ChildStderr>
     (child, lines)
 }
 
-/// Kills it a moment after it entered `phase`; returns the phase it was in.
-fn kill_in(phase: &str, after: Duration, (mut child, mut lines): (Child, BufReader<ChildStderr>)) -> String {
+/// Kills it a moment after it entered `phase`; returns the phase it was in, and whether an import had ended before.
+fn kill_in(phase: &str, after: Duration, (mut child, mut lines): (Child, BufReader<ChildStderr>)) -> (String, bool) {
     let mut text = String::new();
     while !text.ends_with(&format!("phase {phase}\n")) {
         assert!(lines.read_line(&mut text).unwrap() > 0, "{text}");
@@ -162,7 +162,7 @@ fn kill_in(phase: &str, after: Duration, (mut child, mut lines): (Child, BufRead
     child.wait().unwrap();
     std::io::Read::read_to_string(&mut lines, &mut text).unwrap();
     let last = text.lines().rev().find_map(|line| line.strip_prefix("phase "));
-    last.unwrap().to_owned()
+    (last.unwrap().to_owned(), text.contains(&format!("phase {SEALED}")))
 }
 
 /// How far the fetch of `kind` had come by what is left on disk; bytes that need not be fetched again.
@@ -219,6 +219,7 @@ fn whenever_an_import_dies_the_next_start_finds_whole_images_and_nothing_else() 
     eprintln!("{kills} kills, KARAT_TEST_SEED={seed}");
     let mut random = Random(seed);
     let registry = Registry::start();
+    registry.tag();
     let disk = [noise(4 << 20), vec![0; 1 << 20], noise(4 << 20)].concat();
     let raw = ImageDigest::of(&disk);
     let kinds = kinds(&registry, &disk);
@@ -234,9 +235,11 @@ fn whenever_an_import_dies_the_next_start_finds_whole_images_and_nothing_else() 
             let phase = usize::try_from(random.below(kind.phases.len() as u64 + 1)).unwrap();
             let phase = kind.phases.get(phase).unwrap_or(&SEALED);
             let after = Duration::from_micros(random.below(60_000));
-            let died_in = kill_in(phase, after, child);
+            let (died_in, has_ended) = kill_in(phase, after, child);
             *deaths.entry(died_in).or_default() += 1;
+            // The import behind one that ended begins anew.
             if kept > 0
+                && !has_ended
                 && let Some(&from) = registry.requests(&kind.path).get(asked)
             {
                 assert!(

@@ -209,6 +209,12 @@ async fn servers_that_fail_leave_nothing() {
     let nowhere = format!("http://{}/nothing", registry.host);
     assert_eq!(refused(&store, request(web(&nowhere))).await, "not_found");
     assert!(import(&store, request(web(&url))).await.is_ok());
+    // With a tag to tell that it is the same, a fetch goes on where it broke off.
+    registry.tag();
+    registry.misbehave(&path, &[Fault::Drop(2 << 20), Fault::Drop(3 << 20)]);
+    assert!(import(&store, request(web(&url))).await.unwrap().was_there);
+    let asked = registry.requests(&path);
+    assert_eq!(asked[asked.len() - 3..], [0, 2 << 20, 5 << 20]);
     assert_eq!(names(&root.path().join("images/sha256")).len(), 1);
 }
 

@@ -33,6 +33,7 @@ struct State {
     content: HashMap<String, (String, Vec<u8>)>,
     faults: HashMap<String, Vec<Fault>>,
     requests: Vec<(String, Option<u64>)>,
+    has_tags: bool,
 }
 
 /// The stub; serves until the process ends.
@@ -74,6 +75,11 @@ impl Registry {
             insecure_registries: vec![self.host.clone()],
             ..Settings::default()
         }
+    }
+
+    /// From now on answers bear entity tags. What is served never changes: its path is as good as any.
+    pub(crate) fn tag(&self) {
+        self.state.lock().unwrap().has_tags = true;
     }
 
     /// The same blob as an object on a web server.
@@ -164,13 +170,18 @@ impl Registry {
                 offset = range.trim_end_matches('-').parse().ok();
             }
         }
-        let (found, fault) = {
+        let (found, fault, tag) = {
             let mut state = self.state.lock().unwrap();
             state.requests.push((path.clone(), offset));
             let fault = state.faults.get_mut(&path).and_then(Vec::pop);
-            (state.content.get(&path).cloned(), fault)
+            let tag = if state.has_tags {
+                format!("etag: \"{path}\"\r\n")
+            } else {
+                String::new()
+            };
+            (state.content.get(&path).cloned(), fault, tag)
         };
-        respond(stream, &path, found, offset, fault)
+        respond(stream, &path, found, offset, fault, &tag)
     }
 }
 
@@ -180,6 +191,7 @@ fn respond(
     found: Option<(String, Vec<u8>)>,
     offset: Option<u64>,
     fault: Option<Fault>,
+    tag: &str,
 ) -> std::io::Result<()> {
     let plain = |status: u16| format!("HTTP/1.1 {status} X\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
     let (kind, mut body) = match (found, fault) {
@@ -210,11 +222,10 @@ fn respond(
         ),
         None => String::new(),
     };
-    // What is served never changes: its path is as good as any tag.
     write!(
         out,
         "HTTP/1.1 {status} X\r\nconnection: close\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\n\
-         etag: \"{path}\"\r\n{range}\r\n"
+         {tag}{range}\r\n"
     )?;
     match fault {
         Some(Fault::Drop(count)) => out.write_all(&body[..count.min(length)]),
