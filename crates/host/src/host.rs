@@ -17,7 +17,7 @@ use crate::context::{self, Context};
 use crate::failure::Failure;
 use crate::machine::{self, Action, Machine};
 use crate::operations::LiveOperations;
-use crate::registry::{self, About, OperationRecord, Registry, RegistryError, VolumeRecord};
+use crate::registry::{self, About, OperationRecord, Registry, RegistryError};
 use crate::{HostConfig, limits, volume_store};
 
 /// Most events in one answer.
