@@ -11,6 +11,13 @@ use vm_superio::{Serial as Uart, Trigger};
 
 use crate::lock;
 
+/// Offsets of registers, and bits in them (16550D data sheet, section 8).
+const INTERRUPT_IDENTIFICATION: u64 = 2;
+const LINE_STATUS: u8 = 5;
+const DATA_READY: u8 = 1;
+const RECEIVED_DATA: u8 = 1 << 2;
+const NOTHING_PENDING: u8 = 1;
+
 /// Input kept for a guest that does not read, bytes. Enough for a pasted file, small enough not to matter.
 pub const INPUT_QUEUE_BYTES: usize = 64 * 1024;
 
@@ -71,6 +78,20 @@ impl State {
         let taken = self.uart.enqueue_raw_bytes(&bytes).unwrap_or(0);
         self.queue.drain(..taken.min(room));
     }
+
+    /// What the interrupt identification register says, after the UART said `identified`. Received data stays pending until the
+    /// FIFO is empty: a driver that reads a bounded part of it asks again before it leaves, and no other interrupt will come. The
+    /// UART takes the first byte that is read for all.
+    fn identify(&mut self, identified: u8) -> u8 {
+        if identified & NOTHING_PENDING == 0 || self.uart.read(LINE_STATUS) & DATA_READY == 0 {
+            return identified;
+        }
+        // Received data is enabled by the lowest bit.
+        match self.uart.state().interrupt_enable & 1 {
+            0 => identified,
+            _ => identified & !NOTHING_PENDING | RECEIVED_DATA,
+        }
+    }
 }
 
 /// A 16550A serial port: eight registers. Output leaves at once, input is queued up to [`INPUT_QUEUE_BYTES`].
@@ -125,6 +146,9 @@ impl BusHandler for Serial {
         };
         let mut state = lock(&self.state);
         *byte = state.uart.read(offset);
+        if u64::from(offset) == INTERRUPT_IDENTIFICATION {
+            *byte = state.identify(*byte);
+        }
         state.feed();
         if state.refused && state.queue.is_empty() {
             state.refused = false;
@@ -188,6 +212,8 @@ mod tests {
     const INTERRUPT_ENABLE: u64 = 1;
     const MODEM_CONTROL: u64 = 4;
     const LINE_STATUS: u64 = 5;
+    /// What the driver of Linux reads at most before it asks again whether anything is pending.
+    const DRIVER_READS_MAX: usize = 256;
 
     #[derive(Default)]
     struct Peer {
@@ -240,6 +266,37 @@ mod tests {
         assert_eq!(line.count(), 1);
         assert_eq!(read_all(&port), sent);
         assert!(line.count() > 1, "refills of the FIFO interrupt");
+    }
+
+    /// An interrupt handler: reads, in bounded parts, until the port says that nothing is pending.
+    fn handle(port: &Serial) -> Vec<u8> {
+        let mut seen = Vec::new();
+        while read(port, INTERRUPT_IDENTIFICATION) & NOTHING_PENDING == 0 {
+            let more = || (read(port, LINE_STATUS) & DATA_READY != 0).then(|| read(port, DATA));
+            seen.extend(std::iter::from_fn(more).take(DRIVER_READS_MAX));
+        }
+        seen
+    }
+
+    #[test]
+    fn received_data_is_pending_until_all_is_read() {
+        for length in [1, 63, 65, 256, 257, 300, 319, 321, 700] {
+            let (port, _, line) = port();
+            port.write(INTERRUPT_ENABLE, &[1]);
+            let sent: Vec<u8> = (0..=255).cycle().take(length).collect();
+            port.input(&sent);
+            let (mut seen, mut handled) = (Vec::new(), 0);
+            while line.count() > handled {
+                handled = line.count();
+                seen.extend(handle(&port));
+            }
+            assert_eq!(seen, sent, "{length}");
+            // What is not enabled is not pending.
+            port.input(b"more");
+            port.write(INTERRUPT_ENABLE, &[0]);
+            read(&port, INTERRUPT_IDENTIFICATION);
+            assert_eq!(handle(&port), b"");
+        }
     }
 
     #[test]

@@ -12,14 +12,15 @@ use api_types::{ErrorCode, Event, EventReason, OperationKind, OperationPhase, Vm
 use spec::{HostLimits, OperationId, VmId};
 use tokio::sync::{RwLock, Semaphore, watch};
 
+use crate::begun::{self, Begun};
 use crate::catalogue::source::Agents;
 use crate::context::{self, Context};
 use crate::failure::Failure;
 use crate::machine::{self, Action, Machine};
 use crate::operations::LiveOperations;
-use crate::registry::{self, About, ImageRow, OperationRecord, Registry, RegistryError, VolumeRecord};
+use crate::registry::{self, About, OperationRecord, Registry, RegistryError};
 use crate::tracker::Tracker;
-use crate::{HostConfig, begun, limits, volume_store};
+use crate::{HostConfig, limits, volume_store};
 
 /// Most events in one answer.
 const EVENTS_PAGE: u32 = 1000;
@@ -62,16 +63,6 @@ pub enum OpenError {
     /// The host itself can not be read.
     #[error("the host's memory can not be read")]
     Limits(#[source] io::Error),
-}
-
-/// What an earlier daemon had begun and this one goes on with.
-pub(crate) struct Begun {
-    /// All volumes, with or without something to go on with.
-    pub(crate) volumes: Vec<VolumeRecord>,
-    /// Pulls, and how many daemons have begun each.
-    pub(crate) pulls: Vec<(OperationRecord, u32)>,
-    /// All images, with or without an import or a deletion to go on with.
-    pub(crate) images: Vec<ImageRow>,
 }
 
 /// The host. Clones are the same one.
