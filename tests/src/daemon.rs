@@ -13,6 +13,8 @@ use tempfile::TempDir;
 use crate::environment::{Environment, Kernel};
 use crate::guest::Guest;
 
+/// Where scenarios that need a registry run it, in their network namespace; spoken to over plain HTTP.
+pub(crate) const REGISTRY: &str = "127.0.0.1:5000";
 /// How long the daemon has to answer after its start; generous, since the lab host is emulated.
 const START_LIMIT: Duration = Duration::from_secs(30);
 /// How long a phase is waited for.
@@ -100,6 +102,16 @@ impl Daemon {
     /// Directory in which this daemon lets users name files.
     pub fn files(&self) -> PathBuf {
         self.dir.path().join("state/files")
+    }
+
+    /// Debian's `docker-registry`, beside Karat's programs or installed.
+    pub(crate) fn registry_program(&self) -> PathBuf {
+        let beside = self.environment.program("docker-registry");
+        if beside.exists() {
+            beside
+        } else {
+            PathBuf::from("/usr/bin/docker-registry")
+        }
     }
 
     /// Puts a further file of the stock guest where this daemon lets users name files.
@@ -274,7 +286,7 @@ fn machine_processes(dir: &Path) -> Vec<i32> {
 fn configuration(dir: &Path, environment: &Environment) -> String {
     let at = |sub: &str| dir.join(sub).display().to_string();
     format!(
-        "socket = {:?}\nstate_dir = {:?}\nrun_dir = {:?}\nvmm_path = {:?}\n",
+        "socket = {:?}\nstate_dir = {:?}\nrun_dir = {:?}\nvmm_path = {:?}\ninsecure_registries = [{REGISTRY:?}]\n",
         at("karat.sock"),
         at("state"),
         at("run"),

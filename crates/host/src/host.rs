@@ -18,7 +18,7 @@ use crate::context::{self, Context};
 use crate::failure::Failure;
 use crate::machine::{self, Action, Machine};
 use crate::operations::LiveOperations;
-use crate::registry::{self, About, OperationRecord, Registry, RegistryError};
+use crate::registry::{self, About, ImageRow, OperationRecord, Registry, RegistryError};
 use crate::tracker::Tracker;
 use crate::{HostConfig, limits, volume_store};
 

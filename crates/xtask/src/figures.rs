@@ -74,6 +74,7 @@ fn with_guests(name: &str) -> Result<String> {
         name,
         words: "--json /results/figures.jsonl",
         with_peer: true,
+        with_registry: false,
         limit: Duration::from_secs(1200),
     };
     let ended = run_program(&program)?;

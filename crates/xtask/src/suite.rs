@@ -232,6 +232,7 @@ const fn scenario_program(words: &str) -> Program<'_> {
         name: "scenarios",
         words,
         with_peer: false,
+        with_registry: true,
         limit: SCENARIO_LIMIT,
     }
 }

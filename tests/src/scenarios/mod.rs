@@ -4,6 +4,7 @@ mod bad_input;
 mod boot;
 mod crash;
 mod disk;
+mod images;
 mod live;
 mod network;
 mod pause;
@@ -60,6 +61,7 @@ scenarios! {
     storage::chain_on_virtio,
     storage::chain_on_scsi,
     storage::volumes_grow_under_a_guest,
+    images::boot_source_follows_a_tag,
     live::disks_change_under_fio,
     storage::power_cut_under_fio,
     disk::one_gib_survives_a_reboot,
