@@ -64,7 +64,7 @@ mod tests {
         let mut seen = Vec::new();
         let script = "echo one; echo two >&2; exit 3";
         let status = watch(Command::new("sh").args(["-c", script]), |line| {
-            seen.push(line.to_owned())
+            seen.push(line.to_owned());
         })
         .unwrap();
         assert_eq!(
