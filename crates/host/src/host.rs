@@ -12,8 +12,8 @@ use api_types::{ErrorCode, Event, EventReason, OperationKind, OperationPhase, Vm
 use spec::{HostLimits, OperationId, VmId};
 use tokio::sync::{RwLock, Semaphore, watch};
 
-use crate::begun::{self, Begun};
-use crate::catalogue::source::Agents;
+use crate::agents::Agents;
+use crate::begun;
 use crate::context::{self, Context};
 use crate::failure::Failure;
 use crate::machine::{self, Action, Machine};
@@ -389,7 +389,7 @@ fn open_stores(config: &HostConfig, own: images::Settings) -> Result<(images::St
 /// What an earlier daemon left.
 struct Left {
     vms: Vec<Vm>,
-    begun: Begun,
+    begun: begun::Begun,
     /// Machines whose making or removal was cut off.
     cut_off: Vec<VmId>,
 }
@@ -421,7 +421,7 @@ fn take_over(change: &registry::Change<'_>, sealed: &[images::ImageRecord]) -> R
     change.event(&About::Host, EventReason::DaemonStarted, "karatd started")?;
     Ok(Left {
         vms: change.vms()?,
-        begun: Begun { volumes, pulls, images },
+        begun: begun::Begun { volumes, pulls, images },
         cut_off: Vec::new(),
     })
 }
