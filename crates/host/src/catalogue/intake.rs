@@ -202,7 +202,8 @@ fn identity_text(identity: &Identity) -> String {
 pub(super) fn import_code(error: &ImportError) -> ErrorCode {
     match error {
         ImportError::Registry(error) => pull_code(error),
-        ImportError::Source(error) | ImportError::Proof { source: error, .. } => source_code(error),
+        ImportError::Source(error) => source_code(error),
+        ImportError::Proof { source, .. } => source_code(source),
         ImportError::Cancelled => ErrorCode::Cancelled,
         ImportError::DiskFull(_) | ImportError::Quota { .. } => ErrorCode::NoSpace,
         ImportError::Untrusted(refusal) if refusal.code() == "digest_mismatch" => ErrorCode::DigestMismatch,
