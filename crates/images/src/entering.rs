@@ -8,8 +8,8 @@ use crate::ImageDigest;
 use crate::gunzip::{Gunzip, Junction};
 use crate::inflow::{Inflow, Place};
 use crate::layer::Compression;
+use crate::parts::Role;
 use crate::taking::Halfway;
-use crate::unpack::Role;
 
 /// Where a layer can be entered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

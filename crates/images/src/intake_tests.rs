@@ -1,3 +1,5 @@
+//! The pass: what comes out of it, and what it refuses.
+
 use std::os::unix::fs::MetadataExt;
 
 use flate2::Compression;

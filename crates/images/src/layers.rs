@@ -22,10 +22,11 @@ use crate::import::{Job, blocking, until};
 use crate::layer::{Compression, LayerError};
 use crate::manifest::Plan;
 use crate::partial::Partial;
+use crate::parts::Failure;
 use crate::progress::Meter;
 use crate::registry::Registry;
 use crate::taking::Judge;
-use crate::unpack::{Contents, Failure, LayerFile, Unpacker};
+use crate::unpack::{Contents, LayerFile, Unpacker};
 use crate::wanted::Wanted;
 use crate::{ImportError, Phase, PullError, store};
 

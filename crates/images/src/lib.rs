@@ -58,6 +58,7 @@ mod layers;
 mod manifest;
 mod origin;
 mod partial;
+mod parts;
 mod progress;
 mod proof;
 mod pull;

@@ -10,8 +10,8 @@ use image_trust::{DigestSet, Digests, HashMethod};
 use serde::{Deserialize, Serialize};
 
 use crate::intake::Room;
+use crate::parts::{Failure, Role};
 use crate::sparse::SparseWriter;
-use crate::unpack::{Failure, Role};
 
 /// Bytes moved at a time.
 pub(crate) const PIECE: usize = 256 << 10;

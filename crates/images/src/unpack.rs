@@ -6,20 +6,14 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use image_trust::{DigestSet, HashMethod};
-use serde::{Deserialize, Serialize};
 
 use crate::entering::{KeptFile, KeptLayers, Midway, Noting, Stream};
 use crate::layer::{self, Compression, LayerError};
+use crate::parts::{CMDLINE_MAX, Failure, Role};
 use crate::taking::{Halfway, Judge, Judged, PIECE, Taking};
 use crate::tape::{Entry, Kind, Tape};
-use crate::{ImageDigest, ImportError, PullError};
+use crate::{ImageDigest, PullError};
 
-/// Largest kernel, bytes; distribution kernels are 10 MiB, a vmlinux with symbols 700 MiB.
-const KERNEL_MAX: u64 = 1 << 30;
-/// Largest initrd, bytes; installers reach a few hundred MiB.
-const INITRD_MAX: u64 = 2 << 30;
-/// Longest command line file, bytes; x86 Linux takes 2048 (`COMMAND_LINE_SIZE`).
-const CMDLINE_MAX: u64 = 4096;
 /// What names of files taken out begin with.
 pub(crate) const FOUND: &str = "found-";
 /// Most candidates kept at once.
@@ -28,16 +22,6 @@ const CANDIDATES_MAX: usize = 64;
 const WHITEOUT: &str = ".wh.";
 /// An OCI opaque whiteout: the directory's earlier content is removed.
 const OPAQUE: &str = ".wh..wh..opq";
-
-/// What a file is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Role {
-    Disk,
-    Kernel,
-    Initrd,
-    Cmdline,
-}
 
 /// A file taken out of a layer.
 #[derive(Debug, Clone)]
@@ -218,10 +202,10 @@ impl Unpacker {
             if self.whiteout(&entry.path)? {
                 continue;
             }
-            if entry.kind != Kind::Other || role_of(&entry.path).is_some() {
+            if entry.kind != Kind::Other || Role::of(&entry.path).is_some() {
                 self.forget(|found| found.path == entry.path || is_below(&found.path, &entry.path))?;
             }
-            match (role_of(&entry.path), entry.kind) {
+            match (Role::of(&entry.path), entry.kind) {
                 (Some(role), Kind::File) => self.keep(role, &entry, tape, noting)?,
                 (Some(Role::Disk), Kind::Link) => self.links += 1,
                 _ => {}
@@ -263,12 +247,7 @@ impl Unpacker {
         tape: &mut Tape<io::Take<Stream<'_>>>,
         noting: &mut Option<&mut Noting<'_>>,
     ) -> Result<(), Failure> {
-        let limit_bytes = match role {
-            Role::Disk => self.max_disk_bytes,
-            Role::Kernel => KERNEL_MAX,
-            Role::Initrd => INITRD_MAX,
-            Role::Cmdline => CMDLINE_MAX,
-        };
+        let limit_bytes = role.limit_bytes(self.max_disk_bytes);
         if entry.size > limit_bytes {
             return Err(Failure::Layer(LayerError::FileTooLarge {
                 path: entry.path.clone(),
@@ -460,67 +439,8 @@ impl Found {
     }
 }
 
-/// Why a layer is not taken in.
-#[derive(Debug)]
-pub(crate) enum Failure {
-    /// It is no good, or its bytes do not come.
-    Layer(LayerError),
-    /// A file cannot be worked on.
-    Write(PathBuf, io::Error),
-    /// What is in it is refused.
-    Judged(Box<ImportError>),
-    /// The caller said so.
-    Stopped,
-}
-
-impl Failure {
-    pub(crate) fn reading(error: io::Error) -> Self {
-        Self::Layer(match error.kind() {
-            io::ErrorKind::UnexpectedEof => LayerError::Truncated,
-            _ => LayerError::Damaged(error),
-        })
-    }
-
-    /// As an error of an import that met it in layer `digest`.
-    pub(crate) fn of_import(self, digest: &ImageDigest) -> ImportError {
-        match self {
-            Self::Judged(error) => *error,
-            failure => failure.of_pull(digest).into(),
-        }
-    }
-
-    /// As an error of a pull, which judges nothing.
-    pub(crate) fn of_pull(self, digest: &ImageDigest) -> PullError {
-        match self {
-            Self::Layer(source) => PullError::Layer {
-                digest: digest.clone(),
-                source,
-            },
-            Self::Write(path, source) => PullError::io("write", path)(source),
-            Self::Judged(_) | Self::Stopped => PullError::Cancelled,
-        }
-    }
-}
-
 fn is_below(path: &str, directory: &str) -> bool {
     directory.is_empty() || path.strip_prefix(directory).is_some_and(|rest| rest.starts_with('/'))
-}
-
-fn role_of(path: &str) -> Option<Role> {
-    let (directory, name) = path.split_once('/')?;
-    if name.contains('/') {
-        return None;
-    }
-    match directory {
-        "disk" => {
-            let (stem, extension) = name.rsplit_once('.')?;
-            (!stem.is_empty() && matches!(extension, "qcow2" | "raw" | "img")).then_some(Role::Disk)
-        }
-        "boot" if name.starts_with("vmlinuz") || name.starts_with("vmlinux") => Some(Role::Kernel),
-        "boot" if name.starts_with("initrd") || name.starts_with("initramfs") => Some(Role::Initrd),
-        "boot" if name == "cmdline" => Some(Role::Cmdline),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@
 mod clones;
 mod containers;
 mod formats;
+mod full;
 mod hostile;
 mod kills;
 mod layers;
