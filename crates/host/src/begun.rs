@@ -7,11 +7,20 @@
 use api_types::ErrorCode;
 
 use crate::failure::Failure;
-use crate::host::Begun;
-use crate::registry::{Change, RegistryError};
+use crate::registry::{Change, ImageRow, OperationRecord, RegistryError, VolumeRecord};
 
 /// How many daemons begin one piece of work.
 const BEGUN_MAX: u32 = 3;
+
+/// What an earlier daemon had begun and this one goes on with.
+pub(crate) struct Begun {
+    /// All volumes, with or without something to go on with.
+    pub(crate) volumes: Vec<VolumeRecord>,
+    /// Pulls, and how many daemons have begun each.
+    pub(crate) pulls: Vec<(OperationRecord, u32)>,
+    /// All images, with or without an import or a deletion to go on with.
+    pub(crate) images: Vec<ImageRow>,
+}
 
 /// Counts what this daemon goes on with.
 pub(crate) fn count(change: &Change<'_>, begun: &mut Begun) -> Result<(), RegistryError> {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use spec::{DiskFormat, HostLimits, VmId};
 
 use crate::HostConfig;
-use crate::catalogue::source::Agents;
+use crate::agents::Agents;
 use crate::failure::{Failure, chain};
 use crate::limits;
 use crate::operations::LiveOperations;

@@ -12,12 +12,12 @@ use api_types::{ErrorCode, Event, EventReason, OperationKind, OperationPhase, Vm
 use spec::{HostLimits, OperationId, VmId};
 use tokio::sync::{RwLock, Semaphore, watch};
 
-use crate::catalogue::source::Agents;
+use crate::agents::Agents;
 use crate::context::{self, Context};
 use crate::failure::Failure;
 use crate::machine::{self, Action, Machine};
 use crate::operations::LiveOperations;
-use crate::registry::{self, About, ImageRow, OperationRecord, Registry, RegistryError, VolumeRecord};
+use crate::registry::{self, About, ImageRow, OperationRecord, Registry, RegistryError};
 use crate::tracker::Tracker;
 use crate::{HostConfig, begun, limits, volume_store};
 
@@ -62,16 +62,6 @@ pub enum OpenError {
     /// The host itself can not be read.
     #[error("the host's memory can not be read")]
     Limits(#[source] io::Error),
-}
-
-/// What an earlier daemon had begun and this one goes on with.
-pub(crate) struct Begun {
-    /// All volumes, with or without something to go on with.
-    pub(crate) volumes: Vec<VolumeRecord>,
-    /// Pulls, and how many daemons have begun each.
-    pub(crate) pulls: Vec<(OperationRecord, u32)>,
-    /// All images, with or without an import or a deletion to go on with.
-    pub(crate) images: Vec<ImageRow>,
 }
 
 /// The host. Clones are the same one.
@@ -397,7 +387,7 @@ fn open_stores(config: &HostConfig, own: images::Settings) -> Result<(images::St
 /// What an earlier daemon left.
 struct Left {
     vms: Vec<Vm>,
-    begun: Begun,
+    begun: begun::Begun,
     /// Machines whose making or removal was cut off.
     cut_off: Vec<VmId>,
 }
@@ -429,7 +419,7 @@ fn take_over(change: &registry::Change<'_>, sealed: &[images::ImageRecord]) -> R
     change.event(&About::Host, EventReason::DaemonStarted, "karatd started")?;
     Ok(Left {
         vms: change.vms()?,
-        begun: Begun { volumes, pulls, images },
+        begun: begun::Begun { volumes, pulls, images },
         cut_off: Vec::new(),
     })
 }

@@ -11,6 +11,7 @@
 //!
 //! Nothing here knows of HTTP: a call comes back with a value or a [`Failure`], whose code says what kind of trouble it is.
 
+mod agents;
 mod begun;
 mod boot_source;
 mod catalogue;

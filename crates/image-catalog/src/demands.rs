@@ -86,7 +86,7 @@ impl ImageRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::ImageWish;
+    use crate::wish::ImageWish;
 
     fn record(json: &str) -> ImageRecord {
         let wish: ImageWish = serde_json::from_str(json).unwrap();

@@ -7,7 +7,7 @@ use spec::Name;
 use crate::architecture::Architecture;
 use crate::fault::{FaultCode, Faults};
 use crate::format::{ContainerFormat, DiskFormat, Visibility};
-use crate::record::{ImageWish, MINIMUM_MAX, TAG_MAX, TAGS_MAX, TEXT_MAX};
+use crate::wish::{ImageWish, MINIMUM_MAX, TAG_MAX, TAGS_MAX, TEXT_MAX};
 
 pub(crate) fn check_name(text: &str, faults: &mut Faults) -> Option<Name> {
     text.parse()

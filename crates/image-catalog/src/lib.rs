@@ -78,6 +78,7 @@ mod record;
 mod record_tests;
 mod saved;
 mod state;
+mod wish;
 
 pub use architecture::Architecture;
 pub use demands::{Protected, Resource, Shortfall};
@@ -97,6 +98,7 @@ pub use property::{
     AppliesTo, KEY_MAX, KeySpec, Origin, PROPERTIES_MAX, Properties, PropertyUse, RESERVED_PREFIX, TOTAL_MAX,
     VALUE_MAX, ValueRule, check_properties, find_key, known_keys,
 };
-pub use record::{Checked, ImageEdit, ImageRecord, ImageWish, MINIMUM_MAX, TAG_MAX, TAGS_MAX, TEXT_MAX};
+pub use record::{Checked, ImageRecord};
 pub use saved::{Failure, STATE_VERSION, SavedState, SavedStateError};
 pub use state::{AtStart, ImageAction, ImageState, NotAllowed, Outcome};
+pub use wish::{ImageEdit, ImageWish, MINIMUM_MAX, TAG_MAX, TAGS_MAX, TEXT_MAX};

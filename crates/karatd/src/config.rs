@@ -1,17 +1,16 @@
 //! The configuration file. Every key is documented in `packaging/karat.toml`, which a test reads.
 
-use std::fmt::Display;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use host::{BootSourceConfig, CloneWay, HostConfig};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use spec::ByteSize;
-use toml::{Table, Value};
+use toml::Table;
 
 use crate::image_section;
+use crate::reader::Reader;
 
 /// Longest path of a UNIX socket, bytes, without the terminating zero (`sun_path`, unix(7)).
 const SOCKET_PATH_MAX: usize = 107;
@@ -51,48 +50,6 @@ impl Default for BootSources {
             system_directory: PathBuf::from("/usr/share/karat/boot-sources.d"),
             custom_directory: PathBuf::from("/etc/karat/boot-sources.d"),
         }
-    }
-}
-
-/// Takes keys out of the file and collects what is wrong with them.
-pub(crate) struct Reader {
-    table: Table,
-    problems: Vec<String>,
-}
-
-impl Reader {
-    pub(crate) fn take<T: DeserializeOwned>(&mut self, key: &str, default: T) -> T {
-        match self.table.remove(key).map(Value::try_into) {
-            Some(Ok(value)) => value,
-            Some(Err(error)) => {
-                self.wrong(key, error);
-                default
-            }
-            None => default,
-        }
-    }
-
-    fn absolute(&mut self, key: &str, default: &Path) -> PathBuf {
-        let path: PathBuf = self.take(key, default.to_owned());
-        self.check_absolute(key, &path);
-        path
-    }
-
-    pub(crate) fn check_absolute(&mut self, key: &str, path: &Path) {
-        if !path.is_absolute() || path.components().any(|part| part == Component::ParentDir) {
-            self.wrong(
-                key,
-                format_args!("{} must be an absolute path without ..", path.display()),
-            );
-        }
-    }
-
-    fn seconds(&mut self, key: &str, default: u32) -> Duration {
-        Duration::from_secs(self.take(key, default).into())
-    }
-
-    pub(crate) fn wrong(&mut self, key: &str, what: impl Display) {
-        self.problems.push(format!("{key}: {}", what.to_string().trim_end()));
     }
 }
 

@@ -11,7 +11,7 @@ use host::{
 use serde::Deserialize;
 use spec::ByteSize;
 
-use crate::config::Reader;
+use crate::reader::Reader;
 
 /// `[images]`.
 #[derive(Debug, Deserialize)]

@@ -6,6 +6,7 @@ mod config;
 mod image_section;
 mod notify;
 mod peers;
+mod reader;
 mod socket;
 
 use std::path::{Path, PathBuf};

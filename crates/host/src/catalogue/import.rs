@@ -8,8 +8,8 @@ use spec::OperationId;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::body::Received;
 use super::intake::{self, Intake, IntakeError, Wanted};
-use super::receive::Received;
 use crate::begun;
 use crate::failure::Failure;
 use crate::host::Host;

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::receive::Received;
+use super::body::Received;
 use super::source;
 use crate::begun;
 use crate::context::Context;

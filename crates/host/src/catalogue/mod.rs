@@ -17,6 +17,7 @@
 //! - `shape`: what an image asks of a machine made from it.
 
 mod adopt;
+mod body;
 mod describe;
 mod edit;
 mod find;

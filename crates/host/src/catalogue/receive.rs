@@ -1,15 +1,15 @@
 //! Images that clients send: the body of a request is imported as it comes, and is nowhere kept before.
 
 use std::fmt::Display;
-use std::io::{self, Read};
 use std::time::Duration;
 
 use api_types::{ErrorCode, Image, ImageImport, ImportOptions};
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::body::{Piece, Received};
 use super::import::Ended;
 use super::{no_image, source};
 use crate::failure::Failure;
@@ -20,36 +20,6 @@ use crate::registry::OperationRecord;
 const PIECES_QUEUED: usize = 8;
 /// How long a sender may send nothing; it keeps others from their turn.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// What goes from the request to the import.
-enum Piece {
-    Bytes(Bytes),
-    /// All has come. A body that ends without it broke off.
-    End,
-}
-
-/// A body on its way into the store.
-pub(crate) struct Received {
-    pieces: mpsc::Receiver<Piece>,
-    rest: Bytes,
-    is_over: bool,
-}
-
-impl Read for Received {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.rest.is_empty() && !self.is_over {
-            match self.pieces.blocking_recv() {
-                Some(Piece::Bytes(bytes)) => self.rest = bytes,
-                Some(Piece::End) => self.is_over = true,
-                None => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the sending broke off")),
-            }
-        }
-        let taken = self.rest.len().min(buffer.len());
-        let (now, _) = buffer.split_at_mut(taken);
-        self.rest.copy_to_slice(now);
-        Ok(taken)
-    }
-}
 
 /// How the sending ended.
 enum Sent {
@@ -82,11 +52,7 @@ impl Host {
         let (row, operation) = begun.await?;
         let id = row.id.to_string();
         let (sender, pieces) = mpsc::channel(PIECES_QUEUED);
-        let received = Received {
-            pieces,
-            rest: Bytes::new(),
-            is_over: false,
-        };
+        let received = Received::new(pieces);
         let cancel = CancellationToken::new();
         let (host, stop) = (self.clone(), cancel.clone());
         let import = tokio::spawn(async move { host.run_import(&row, stop, Some(received)).await });
@@ -151,32 +117,6 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn read(pieces: Vec<Piece>) -> io::Result<Vec<u8>> {
-        let (sender, receiver) = mpsc::channel(8);
-        for piece in pieces {
-            assert!(sender.try_send(piece).is_ok());
-        }
-        drop(sender);
-        let mut received = Received {
-            pieces: receiver,
-            rest: Bytes::new(),
-            is_over: false,
-        };
-        let mut all = Vec::new();
-        received.read_to_end(&mut all)?;
-        Ok(all)
-    }
-
-    #[test]
-    fn only_what_is_whole_ends_without_an_error() {
-        let bytes = |text: &'static str| Piece::Bytes(Bytes::from_static(text.as_bytes()));
-        let whole = read(vec![bytes("ab"), bytes(""), bytes("c"), Piece::End]).unwrap();
-        assert_eq!(whole, b"abc");
-        assert_eq!(read(vec![Piece::End]).unwrap(), b"");
-        let broken = read(vec![bytes("ab")]).unwrap_err();
-        assert_eq!(broken.kind(), io::ErrorKind::UnexpectedEof);
-    }
 
     #[tokio::test]
     async fn a_body_that_breaks_off_is_told_apart_from_one_that_ends() {

@@ -2,63 +2,18 @@
 
 use api_types::{ErrorCode, ImageImport, ImageSums, ImportOptions};
 use image_catalog::ImageRecord;
-use image_sources::{
-    AddressPolicy, Agent, AgentOptions, FileRoots, FileSource, Network, S3Source, Source, SourceError, WebSource,
-};
+use image_sources::{FileRoots, FileSource, S3Source, Source, SourceError, WebSource};
 use image_trust::x509::ImageSignature;
 use images::{ImportSource, Reference, RequestedProof, StoreName, SumsRequest};
 
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::image_config::{ImageConfig, ImportMethod};
+use crate::image_config::ImportMethod;
 
 /// What every import that can not be begun is told first; the fields follow.
 const REFUSED: &str = "the import can not be begun";
 /// Digests that one request may pin: every method there is, of the data as it is sent and as it is unpacked.
 const DIGESTS_MAX: usize = 8;
-
-/// Who speaks HTTP for imports.
-pub(crate) struct Agents {
-    /// To web servers that requests name.
-    web: Result<Agent, String>,
-    /// To object stores that the operator named: these may be anywhere.
-    s3: Result<Agent, String>,
-}
-
-impl Agents {
-    /// Reads the host's certificate authorities. Without these there is no HTTP, which is told when it is wanted.
-    pub(crate) fn open(config: &ImageConfig) -> Self {
-        let agent = |policy: AddressPolicy| {
-            let options = AgentOptions {
-                policy,
-                authorities_pem: config.authorities_pem.clone(),
-                ..AgentOptions::default()
-            };
-            Agent::new(options).map_err(|error| {
-                let error = crate::failure::chain(&error);
-                tracing::warn!(error, "nothing can be imported from the web");
-                error
-            })
-        };
-        Self {
-            web: agent(config.web.clone()),
-            s3: agent(anywhere()),
-        }
-    }
-}
-
-/// All hosts and ports, this host itself as well.
-fn anywhere() -> AddressPolicy {
-    let networks = ["0.0.0.0/0", "::/0", "127.0.0.0/8", "::1/128"];
-    AddressPolicy {
-        allowed_ports: Vec::new(),
-        allowed_networks: networks
-            .iter()
-            .filter_map(|text| text.parse::<Network>().ok())
-            .collect(),
-        ..AddressPolicy::default()
-    }
-}
 
 /// Methods of import that can be used here.
 pub(crate) fn methods(context: &Context) -> Vec<ImportMethod> {

@@ -287,7 +287,7 @@ fn what_daemons_begin_is_counted_until_one_stops_in_order() {
         now(&registry, |change| {
             let (volumes, pulls) = (change.volumes()?, vec![(pull.clone(), 0)]);
             let images = Vec::new();
-            let mut begun = crate::host::Begun { volumes, pulls, images };
+            let mut begun = crate::begun::Begun { volumes, pulls, images };
             crate::begun::count(change, &mut begun)?;
             let jobs = begun.volumes.iter().filter_map(|volume| volume.job);
             Ok((jobs.map(|job| job.begun).collect::<Vec<_>>(), begun.pulls[0].1))

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::key::find_key;
+use super::find::find_key;
 use super::value::cpu_list;
 use super::{KEY_MAX, PROPERTIES_MAX, RESERVED_PREFIX, TOTAL_MAX, VALUE_MAX};
 use crate::fault::{FaultCode, Faults, Note};

@@ -3,12 +3,14 @@
 mod check;
 #[cfg(test)]
 mod check_tests;
+mod find;
 mod key;
 mod table;
 mod value;
 
 pub use check::{Properties, check_properties};
-pub use key::{AppliesTo, KeySpec, Origin, PropertyUse, find_key, known_keys};
+pub use find::{find_key, known_keys};
+pub use key::{AppliesTo, KeySpec, Origin, PropertyUse};
 pub use value::ValueRule;
 pub(crate) use value::{cpu_list, number};
 

@@ -12,6 +12,7 @@ mod harness;
 mod images;
 mod intake;
 mod keys;
+mod launcher;
 mod machines;
 mod real_registry;
 mod records;
