@@ -1,6 +1,6 @@
 //! The registry as its users see it.
 
-use api_types::{EventReason, ImageImport, OperationKind, OperationPhase, Vm, VmPhase, VmStatus};
+use api_types::{EventReason, OperationKind, OperationPhase, Vm, VmPhase, VmStatus};
 use spec::{OperationId, VmId};
 
 use super::*;
@@ -256,7 +256,7 @@ fn what_daemons_begin_is_counted_until_one_stops_in_order() {
         change.insert_image(&ImageRow::queued(plain_record("idle", "").unwrap(), change.now()))?;
         let mut coming = ImageRow::queued(plain_record("coming", "").unwrap(), change.now());
         change.insert_image(&coming)?;
-        let begun = change.begin_import(&mut coming, ImageImport::registry("q.io/x/y:1"), None);
+        let begun = change.begin_import(&mut coming, api_types::ImageImport::registry("q.io/x/y:1"), None);
         assert!(begun.is_ok(), "{begun:?}");
         change.begin_operation(OperationId::random(), OperationKind::ImagePull, "x")
     });
