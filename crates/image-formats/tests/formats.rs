@@ -390,7 +390,10 @@ fn a_conversion_is_killed_when_asked() {
     let error = job.run(&mut |bytes| half.set(bytes), &|| half.get() > 0).unwrap_err();
     assert_eq!((error.code(), half.get()), ("cancelled", 1 << 19));
     job.limits.time = Duration::from_millis(500);
-    assert_eq!(job.run(&mut |_| (), &|| false).unwrap_err().code(), "converter_too_slow");
+    assert_eq!(
+        job.run(&mut |_| (), &|| false).unwrap_err().code(),
+        "converter_too_slow"
+    );
     assert!(began.elapsed() < Duration::from_secs(30) && !job.target.exists());
 }
 
