@@ -1,9 +1,10 @@
 //! The registry as its users see it.
 
-use api_types::{EventReason, OperationKind, OperationPhase, Vm, VmPhase, VmStatus};
+use api_types::{EventReason, ImageImport, OperationKind, OperationPhase, Vm, VmPhase, VmStatus};
 use spec::{OperationId, VmId};
 
 use super::*;
+use crate::catalogue::plain_record;
 
 fn open() -> (tempfile::TempDir, Registry) {
     let dir = tempfile::tempdir().unwrap();
@@ -252,15 +253,22 @@ fn what_daemons_begin_is_counted_until_one_stops_in_order() {
     let pull = now(&registry, |change| {
         change.insert_volume(&sent)?;
         change.insert_volume(&moved)?;
+        change.insert_image(&ImageRow::queued(plain_record("idle", "").unwrap(), change.now()))?;
+        let mut coming = ImageRow::queued(plain_record("coming", "").unwrap(), change.now());
+        change.insert_image(&coming)?;
+        let begun = change.begin_import(&mut coming, ImageImport::registry("q.io/x/y:1"), None);
+        assert!(begun.is_ok(), "{begun:?}");
         change.begin_operation(OperationId::random(), OperationKind::ImagePull, "x")
     });
     let start = || {
         now(&registry, |change| {
             let (volumes, pulls) = (change.volumes()?, vec![(pull.clone(), 0)]);
-            let images = Vec::new();
+            let images = change.images()?;
             let mut begun = crate::begun::Begun { volumes, pulls, images };
             crate::begun::count(change, &mut begun)?;
             let jobs = begun.volumes.iter().filter_map(|volume| volume.job);
+            let imports: Vec<_> = change.images()?.iter().map(|row| row.begun).collect();
+            assert_eq!(imports, [0, begun.pulls[0].1]);
             Ok((jobs.map(|job| job.begun).collect::<Vec<_>>(), begun.pulls[0].1))
         })
     };
