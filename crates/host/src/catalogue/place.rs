@@ -113,10 +113,12 @@ impl Host {
         let called = wanted.to_owned();
         let found = self.registry().change(move |change| -> Result<_, Failure> {
             let (row, digest) = change.placed(&called)?;
-            let (machines, volumes) = change.needed_by(&row)?;
-            Ok((row, digest, machines, volumes))
+            // These bytes are somebody's, whichever record led to them.
+            let text = digest.to_string();
+            let users = (change.image_users(&text)?, change.image_volumes(&text)?);
+            Ok((row, digest, users))
         });
-        let (row, digest, machines, volumes) = found.await?;
+        let (row, digest, (machines, volumes)) = found.await?;
         let having = self.having(&digest).await?;
         if having.iter().all(|store| *store.name() != name) {
             let text = format!("image {} is not in store {name}", row.name());
