@@ -10,7 +10,6 @@ use crate::failure::{Failure, chain};
 use crate::limits;
 use crate::operations::LiveOperations;
 use crate::registry::Registry;
-use crate::volume_store::suffix;
 
 /// Shared by all machines and requests; nothing in it changes but by its own locks.
 pub(crate) struct Context {
@@ -64,7 +63,7 @@ impl Context {
 
     /// The file of a machine's root disk, which nobody else writes.
     pub(crate) fn root_disk(&self, id: VmId, format: DiskFormat) -> PathBuf {
-        self.vm_dir(id).join(ROOT_DISK).with_extension(suffix(format))
+        self.vm_dir(id).join(ROOT_DISK).with_extension(format.suffix())
     }
 
     /// Directory of a machine's console logs.

@@ -95,7 +95,7 @@ pub(super) fn blank(
     work.room.check(form.taken_at_once())?;
     let backing = backing.map(|(name, format)| BackingName {
         name: name.display().to_string(),
-        format: files::suffix(*format).to_owned(),
+        format: format.suffix().to_owned(),
     });
     let writes_zeroes = form.format == DiskFormat::Raw && form.preallocation == Preallocation::Full;
     let made = match form.preallocation {
@@ -327,7 +327,7 @@ fn options(form: &Form, preallocation: Preallocation, backing: Option<BackingNam
 /// The images as a chain, top first; only the first `written` may be written.
 fn chain_of(layers: Vec<Source>, written: usize) -> Result<Chain, Failure> {
     let mut layers = (0..).zip(layers).map(|(place, source)| Layer {
-        name: format!("{} image", files::suffix(source.format)),
+        name: format!("{} image", source.format.suffix()),
         format: source.format,
         file: source.file,
         writable: place < written,

@@ -48,14 +48,14 @@ impl Files {
 
     /// The volume itself.
     pub(crate) fn volume(&self, format: DiskFormat) -> PathBuf {
-        self.with(suffix(format))
+        self.with(format.suffix())
     }
 
     /// One file of the volume.
     pub(crate) fn layer(&self, layer: LayerFile) -> PathBuf {
         match layer.number {
             0 => self.volume(layer.format),
-            number => self.with(&format!("{number}.{}", suffix(layer.format))),
+            number => self.with(&format!("{number}.{}", layer.format.suffix())),
         }
     }
 
@@ -285,13 +285,6 @@ pub(crate) fn clear(context: &Context, known: &[VolumeRecord]) -> io::Result<()>
         }
     }
     Ok(())
-}
-
-pub(crate) const fn suffix(format: DiskFormat) -> &'static str {
-    match format {
-        DiskFormat::Raw => "raw",
-        DiskFormat::Qcow2 => "qcow2",
-    }
 }
 
 fn create(path: &Path) -> Result<File, Failure> {

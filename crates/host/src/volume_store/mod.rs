@@ -31,7 +31,7 @@ use api_types::{ErrorCode, VmPhase, Volume, VolumeAttachment, VolumeState};
 use spec::{DiskFormat, VolumeId};
 use tokio::sync::Semaphore;
 
-pub(crate) use files::{Files, clear, code, failure, suffix};
+pub(crate) use files::{Files, clear, code, failure};
 pub(crate) use meter::{Meter, cancelled};
 pub(crate) use settle::{NewFile, empty_layer, new_layer, new_part, settled};
 pub(crate) use wish::{SECTOR_BYTES, check_name, check_size, check_wish};

@@ -28,6 +28,16 @@ pub enum DiskFormat {
     Qcow2,
 }
 
+impl DiskFormat {
+    /// What names of its files end with.
+    pub const fn suffix(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Qcow2 => "qcow2",
+        }
+    }
+}
+
 /// How the guest reaches a disk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
