@@ -67,15 +67,23 @@ impl Host {
                 () = cancel.cancelled() => None,
             };
             let from = ImageImport::registry(&written);
-            let wanted = Wanted {
-                from: &from,
-                record: None,
-                max_disk_bytes: None,
-                received: None,
-            };
-            let result = match &turn {
-                Some(_) => intake::take_in(&host.0.context, wanted, &progress, &cancel).await,
-                None => Err(IntakeError::cancelled()),
+            let (result, _bytes_stay) = loop {
+                let wanted = Wanted {
+                    from: &from,
+                    record: None,
+                    max_disk_bytes: None,
+                    received: None,
+                };
+                let result = match &turn {
+                    Some(_) => intake::take_in(&host.0.context, wanted, &progress, &cancel).await,
+                    None => Err(IntakeError::cancelled()),
+                };
+                // From here until it is written down, nobody removes the bytes for want of a record.
+                let bytes_stay = host.0.images.read().await;
+                match &result {
+                    Ok(intake) if !host.has(intake).await => {}
+                    _ => break (result, bytes_stay),
+                }
             };
             drop(turn);
             let operations = &host.0.context.operations;

@@ -336,7 +336,8 @@ impl Job {
                 Ok(taken)
             }
             Err(error) => {
-                if error.is_refusal() || partial.load().is_none() {
+                let is_full = matches!(error, ImportError::DiskFull(_) | ImportError::Quota { .. });
+                if error.is_refusal() || is_full || partial.load().is_none() {
                     partial.discard();
                 }
                 Err(error)

@@ -20,8 +20,8 @@ use image_formats::{
 };
 use image_trust::{DigestSet, Digests, HashMethod};
 
-use crate::ImportError;
 use crate::sparse::SparseWriter;
+use crate::{ImportError, durable};
 
 /// Bytes moved at a time.
 const PIECE: usize = 256 << 10;
@@ -60,17 +60,26 @@ pub(crate) struct Room {
     pub(crate) left_bytes: u64,
     pub(crate) store: crate::StoreName,
     pub(crate) limit_bytes: u64,
+    /// Where the store is, and how much of its file system stays free.
+    pub(crate) root: PathBuf,
+    pub(crate) reserved_bytes: u64,
 }
 
 impl Room {
     pub(crate) fn check(&self, taken_bytes: u64) -> Result<(), ImportError> {
-        if taken_bytes <= self.left_bytes {
-            return Ok(());
+        if taken_bytes > self.left_bytes {
+            return Err(ImportError::Quota {
+                store: self.store.clone(),
+                limit_bytes: self.limit_bytes,
+            });
         }
-        Err(ImportError::Quota {
-            store: self.store.clone(),
-            limit_bytes: self.limit_bytes,
-        })
+        // An error shows where it is written.
+        let is_full = self.reserved_bytes > 0
+            && durable::free_bytes(&self.root).is_ok_and(|free_bytes| free_bytes < self.reserved_bytes);
+        if is_full {
+            return Err(ImportError::DiskFull(self.root.clone()));
+        }
+        Ok(())
     }
 }
 

@@ -13,6 +13,8 @@ fn room(left_bytes: u64) -> Room {
         left_bytes,
         store: "default".parse().unwrap(),
         limit_bytes: left_bytes,
+        root: PathBuf::new(),
+        reserved_bytes: 0,
     }
 }
 

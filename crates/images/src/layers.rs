@@ -103,11 +103,11 @@ impl Layers {
             path.metadata().ok().map(|metadata| metadata.len())
         });
         let needed = all.saturating_sub(here).saturating_sub(blobs.sum());
-        if measured(job.store.free_bytes())? >= needed {
+        if job.store.has_room(needed) {
             return Ok(());
         }
         job.store.drop_unused();
-        if measured(job.store.free_bytes())? >= needed {
+        if job.store.has_room(needed) {
             return Ok(());
         }
         Err(ImportError::DiskFull(root.clone()))

@@ -97,4 +97,4 @@ pub use reference::{BadReference, Reference};
 pub use request::{ImportRequest, ImportSource, Imported, RequestedProof, SumsRequest};
 pub use store::{OpenError, Recovery, Settings, Store, StoreError, Usage};
 pub use store_name::{BadStoreName, StoreName};
-pub use stores::{Closed, Opening, Placed, StoreState, Stores, StoresError};
+pub use stores::{Closed, NotPlaced, Opening, Placed, StoreState, Stores, StoresError};

@@ -200,23 +200,24 @@ impl Sealing<'_> {
 }
 
 impl Store {
-    /// What the quota leaves to an import.
+    /// What the quota and the space that stays free leave to an import.
     pub(crate) fn room(&self) -> Result<Room, ImportError> {
         let store = self.name().clone();
-        let Some(limit_bytes) = self.settings().quota_bytes else {
-            return Ok(Room {
-                left_bytes: u64::MAX,
-                store,
-                limit_bytes: u64::MAX,
-            });
-        };
-        let images = self.images();
-        let used = store::occupied(&images).map_err(ImportError::io("measure", &images))?;
-        Ok(Room {
-            left_bytes: limit_bytes.saturating_sub(used),
+        let settings = self.settings();
+        let mut room = Room {
+            left_bytes: u64::MAX,
             store,
-            limit_bytes,
-        })
+            limit_bytes: u64::MAX,
+            root: settings.root.clone(),
+            reserved_bytes: settings.reserved_bytes,
+        };
+        if let Some(limit_bytes) = settings.quota_bytes {
+            let images = self.images();
+            let used = store::occupied(&images).map_err(ImportError::io("measure", &images))?;
+            room.left_bytes = limit_bytes.saturating_sub(used);
+            room.limit_bytes = limit_bytes;
+        }
+        Ok(room)
     }
 }
 

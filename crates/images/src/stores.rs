@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     ImageDigest, ImportError, ImportRequest, ImportSource, Imported, OpenError, Progress, Recovery, RequestedProof,
-    Settings, Store, StoreError, StoreName, Usage,
+    Settings, Store, StoreName, Usage,
 };
 
 /// Why stores cannot be opened together.
@@ -60,6 +60,21 @@ pub struct Placed {
     pub stores: Vec<StoreName>,
     /// Stores that it did not get into, with the reason; only where that was allowed.
     pub failed: Vec<(StoreName, ImportError)>,
+}
+
+/// An import that not all of its stores took.
+#[derive(Debug)]
+pub struct NotPlaced {
+    /// Why.
+    pub error: ImportError,
+    /// What it brought into stores that did not have it before, and is still there.
+    pub left: Option<ImageDigest>,
+}
+
+impl From<ImportError> for NotPlaced {
+    fn from(error: ImportError) -> Self {
+        Self { error, left: None }
+    }
 }
 
 /// Several stores, one of them the default.
@@ -152,15 +167,16 @@ impl Stores {
     /// the first, and copied to the others. With `allow_failure` it is enough that the first takes it.
     ///
     /// # Errors
-    /// See [`ImportError`]. Without `allow_failure`, a store that does not take it makes the others forget it again, unless they
-    /// had it before.
+    /// See [`ImportError`]. Without `allow_failure`, an image that a store does not take may be in others all the same; they keep
+    /// it, because somebody else may have come upon it there meanwhile. [`NotPlaced::left`] names it then: it is the caller's to
+    /// remove, once nobody can want it.
     pub async fn import(
         &self,
         request: ImportRequest,
         allow_failure: bool,
         progress: &watch::Sender<Progress>,
         cancel: &CancellationToken,
-    ) -> Result<Placed, ImportError> {
+    ) -> Result<Placed, NotPlaced> {
         let mut names = request.stores.clone();
         if names.is_empty() {
             names.push(self.default.clone());
@@ -176,7 +192,7 @@ impl Stores {
             }
         }
         let Some((first, others)) = targets.split_first() else {
-            return Err(ImportError::NoStore(self.default.clone()));
+            return Err(ImportError::NoStore(self.default.clone()).into());
         };
         let imported = first.import(request, progress, cancel).await?;
         let digest = &imported.image.digest;
@@ -189,8 +205,9 @@ impl Stores {
                     failed.push((store.name().clone(), error));
                 }
                 Err(error) => {
-                    forget(&placed, digest).await;
-                    return Err(error);
+                    let is_new = placed.iter().any(|(_, was_there)| !was_there);
+                    let left = is_new.then(|| digest.clone());
+                    return Err(NotPlaced { error, left });
                 }
             }
         }
@@ -254,19 +271,5 @@ impl Store {
             stores: Vec::new(),
         };
         self.import(request, progress, cancel).await
-    }
-}
-
-/// Takes back what an import put into stores that did not have it.
-async fn forget(placed: &[(&Store, bool)], digest: &ImageDigest) {
-    for (store, was_there) in placed {
-        if *was_there {
-            continue;
-        }
-        let (store, digest) = ((*store).clone(), digest.clone());
-        let removed = tokio::task::spawn_blocking(move || store.remove(&digest)).await;
-        if let Ok(Err(error @ (StoreError::Io { .. } | StoreError::Unavailable { .. }))) = removed {
-            tracing::warn!("cannot remove an image that not all stores took: {error}");
-        }
     }
 }

@@ -213,7 +213,10 @@ impl Change<'_> {
     /// The record to import into: one that is being filled already, or a new one.
     fn begin_source_import(&self, source: &BootSource, digest: &SourceDigest) -> Result<ImageRow, Failure> {
         let begun = self.images()?.into_iter().find(|row| {
-            row.boot_source.as_deref() == Some(source.name.as_str()) && row.state.state == ImageState::Importing
+            let is_its = row.boot_source.as_deref() == Some(source.name.as_str());
+            // Of where it is now: what is filled from where it was before goes.
+            let is_from_there = row.import.as_ref().is_some_and(|job| job.from == import_of(source));
+            is_its && is_from_there && row.state.state == ImageState::Importing
         });
         if let Some(row) = begun {
             return Ok(row);

@@ -35,7 +35,9 @@ impl Change<'_> {
         reference: &str,
         origin: Option<String>,
     ) -> Result<Option<ImageRow>, RegistryError> {
-        if let Some(known) = self.images_of(digest)?.into_iter().next() {
+        let mut known = self.images_of(digest)?.into_iter();
+        // Those that go do not keep the bytes.
+        if let Some(known) = known.find(|row| row.state.state != ImageState::Deleting) {
             return Ok(Some(known));
         }
         let Some(name) = self.free_image_name(&stem(reference), digest)? else {

@@ -102,7 +102,6 @@ impl Host {
             // From here until it is written down, nobody removes the bytes for want of a record.
             let bytes_stay = self.0.images.read().await;
             if let Ok(intake) = &taken
-                && intake.was_there
                 && !self.has(intake).await
             {
                 continue;
@@ -116,15 +115,20 @@ impl Host {
             }
             break match taken {
                 Ok(_) => Ended::Active,
-                Err(error) => Ended::Failed(error),
+                Err(error) => {
+                    if let Some(digest) = error.left.clone() {
+                        self.drop_unwanted(digest).await;
+                    }
+                    Ended::Failed(error)
+                }
             };
         };
         operations.end(job.operation);
         ended
     }
 
-    /// Whether the store still has what came in; it was there before, and may have been removed since.
-    async fn has(&self, intake: &Intake) -> bool {
+    /// Whether the store still has what came in: another record may have had the same bytes, and may have gone with them since.
+    pub(crate) async fn has(&self, intake: &Intake) -> bool {
         let intake = intake.clone();
         let found = self.blocking(move |host| {
             let stores = &host.0.context.stores;

@@ -58,6 +58,8 @@ pub(crate) struct IntakeError {
     pub(crate) failure: Failure,
     /// Whether the image itself is at fault, so that another try would end the same.
     pub(crate) is_refusal: bool,
+    /// What came into a store all the same, and is to go unless somebody wants it.
+    pub(crate) left: Option<ImageDigest>,
 }
 
 impl IntakeError {
@@ -77,6 +79,7 @@ impl IntakeError {
             code: "begun_too_often",
             failure: begun::failure(),
             is_refusal: true,
+            left: None,
         }
     }
 
@@ -85,6 +88,7 @@ impl IntakeError {
             code: error.code(),
             failure: Failure::of(import_code(error), error),
             is_refusal: error.is_refusal(),
+            left: None,
         }
     }
 
@@ -94,6 +98,7 @@ impl IntakeError {
             code: "import_not_possible",
             failure,
             is_refusal: true,
+            left: None,
         }
     }
 
@@ -103,6 +108,7 @@ impl IntakeError {
             code: "upload_lost",
             failure: Failure::new(ErrorCode::Cancelled, text),
             is_refusal: false,
+            left: None,
         }
     }
 }
@@ -117,7 +123,10 @@ pub(crate) async fn take_in(
     let allow_failure = wanted.from.options().is_some_and(|options| options.allow_failure);
     let (request, reference) = request(context, wanted)?;
     let imported = context.stores.import(request, allow_failure, progress, cancel).await;
-    let placed = imported.map_err(|error| IntakeError::of(&error))?;
+    let placed = imported.map_err(|not_placed| IntakeError {
+        left: not_placed.left,
+        ..IntakeError::of(&not_placed.error)
+    })?;
     let default = context.store.name();
     let failed = placed.failed.iter();
     Ok(Intake {

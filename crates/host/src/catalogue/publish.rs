@@ -1,13 +1,14 @@
 //! Images that go out again, to a registry.
 
 use api_types::{ErrorCode, OperationKind, OperationPhase};
+use image_catalog::ImageAction;
 use images::{ImageDigest, PushError, Pushed, Reference};
 use spec::OperationId;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::intake::pull_code;
-use super::no_image;
+use super::{no_image, not_allowed};
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::operations::Worker;
@@ -25,6 +26,8 @@ impl Host {
         let name = wanted.to_owned();
         let begun = self.registry().change(move |change| -> Result<_, Failure> {
             let row = change.find_image(&name)?.ok_or_else(|| no_image(&name))?;
+            let allowed = row.state.take(ImageAction::Push, change.now());
+            allowed.map_err(|error| not_allowed(row.name(), &error))?;
             let Some(Ok(digest)) = row.digest.as_deref().map(str::parse::<ImageDigest>) else {
                 let text = format!("image {} has no data to be published", row.name());
                 return Err(Failure::new(ErrorCode::WrongState, text));

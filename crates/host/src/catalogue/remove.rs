@@ -53,6 +53,44 @@ impl Host {
         tokio::time::timeout(CLONES_TIMEOUT, self.0.images.write()).await.ok()
     }
 
+    /// Removes what an import that failed has left in stores, unless somebody has the same bytes by now.
+    pub(crate) async fn drop_unwanted(&self, digest: ImageDigest) {
+        let _nobody_clones = loop {
+            if let Some(nobody_clones) = self.nobody_clones().await {
+                break nobody_clones;
+            }
+            tokio::time::sleep(CLONES_TIMEOUT).await;
+        };
+        let text = digest.to_string();
+        let wanted = self.registry().change(move |change| -> Result<_, RegistryError> {
+            let users = [change.image_users(&text)?, change.image_volumes(&text)?];
+            Ok(!change.images_of(&text)?.is_empty() || users.iter().any(|users| !users.is_empty()))
+        });
+        let removed = match wanted.await {
+            Ok(true) => Ok(()),
+            Ok(false) => self.remove_bytes(digest.clone()).await,
+            Err(error) => Err(error.into()),
+        };
+        if let Err(failure) = removed {
+            tracing::warn!(image = %digest, error = %failure, "what a failed import has left can not be removed");
+        }
+    }
+
+    /// Removes bytes from all stores. Nobody makes anything from images meanwhile.
+    async fn remove_bytes(&self, digest: ImageDigest) -> Result<(), Failure> {
+        self.blocking(move |host| {
+            for store in host.0.context.stores.all() {
+                match store.remove(&digest) {
+                    Err(StoreError::NotFound(_)) => {}
+                    other => other?,
+                }
+            }
+            host.0.context.drop_blobs();
+            Ok(())
+        })
+        .await
+    }
+
     async fn remove_decided(&self, id: ImageId, _nobody_clones: &RwLockWriteGuard<'_, ()>) -> Result<(), Failure> {
         let found = self.registry().change(move |change| -> Result<_, RegistryError> {
             let Some(row) = change.image(&id.to_string())? else {
@@ -67,17 +105,7 @@ impl Host {
         let Some((row, last)) = found.await? else { return Ok(()) };
         let digest: Option<ImageDigest> = row.digest.as_deref().and_then(|digest| digest.parse().ok());
         if let Some(digest) = digest.filter(|_| last) {
-            self.blocking(move |host| {
-                for store in host.0.context.stores.all() {
-                    match store.remove(&digest) {
-                        Err(StoreError::NotFound(_)) => {}
-                        other => other?,
-                    }
-                }
-                host.0.context.drop_blobs();
-                Ok(())
-            })
-            .await?;
+            self.remove_bytes(digest).await?;
         }
         let forgotten = self.registry().change(move |change| -> Result<(), Failure> {
             if let Some(digest) = row.digest.as_ref().filter(|_| last) {

@@ -38,7 +38,7 @@ async fn place(
     bytes: Vec<u8>,
     names: &[&str],
     allow_failure: bool,
-) -> Result<images::Placed, images::ImportError> {
+) -> Result<images::Placed, images::NotPlaced> {
     let mut request = request(upload(bytes));
     request.stores = names.iter().map(|text| name(text)).collect();
     let (progress, _) = watch::channel(Progress::default());
@@ -74,7 +74,7 @@ async fn an_image_goes_to_all_stores_that_are_named() {
         .unwrap();
     assert!(!copied.was_there && stores.with_image(&digest).len() == 2);
     assert_eq!(
-        place(&stores, disk(), &["none"], false).await.unwrap_err().code(),
+        place(&stores, disk(), &["none"], false).await.unwrap_err().error.code(),
         "no_such_store"
     );
 }
@@ -86,17 +86,25 @@ async fn a_store_that_is_full_fails_the_import_unless_that_is_allowed() {
     let error = place(&stores, noise(4 << 20), &["fast", "small"], false)
         .await
         .unwrap_err();
-    assert_eq!((error.code(), error.is_refusal()), ("store_quota", false));
-    assert!(
-        stores
-            .all()
-            .all(|store| store.list().unwrap().is_empty() && left(store).is_empty())
+    let digest = error.left.unwrap();
+    assert_eq!((error.error.code(), error.error.is_refusal()), ("store_quota", false));
+    assert!(stores.all().all(|store| left(store).is_empty()));
+    // Where it came to it stays, until the caller knows that nobody wants it; who finds it there has left nothing.
+    let having = stores.with_image(&digest);
+    assert_eq!(
+        having.iter().map(|store| store.name().clone()).collect::<Vec<_>>(),
+        [name("fast")]
     );
+    let again = place(&stores, noise(4 << 20), &["fast", "small"], false)
+        .await
+        .unwrap_err();
+    assert_eq!(again.left, None);
+    having[0].remove(&digest).unwrap();
     let placed = place(&stores, noise(4 << 20), &["fast", "small"], true).await.unwrap();
     assert_eq!(placed.stores, [name("fast")]);
     assert_eq!(placed.failed[0].0, name("small"));
     let direct = place(&stores, noise(4 << 20), &["small"], true).await.unwrap_err();
-    assert_eq!(direct.code(), "store_quota");
+    assert_eq!(direct.error.code(), "store_quota");
     // Sparse images take what they hold.
     assert!(place(&stores, disk(), &["small"], false).await.is_ok());
     let states = stores.states();
