@@ -45,7 +45,7 @@ pub enum PullError {
         source: Cause,
     },
     /// The registry answered with a failure.
-    #[error("registry {registry} answered with status {status}; pull again later, finished layers are kept")]
+    #[error("registry {registry} answered with status {status}; pull again later: it goes on where it ended")]
     Status {
         /// Host and port.
         registry: String,
@@ -138,7 +138,7 @@ pub enum PullError {
         source: ConvertError,
     },
     /// The file system of the store is full.
-    #[error("no space left for the image under {path}: free some, or remove images; finished layers are kept")]
+    #[error("no space left for the image under {path}: free some, or remove images")]
     DiskFull {
         /// Root of the store.
         path: PathBuf,
@@ -155,7 +155,7 @@ pub enum PullError {
         source: std::io::Error,
     },
     /// The caller cancelled it.
-    #[error("the pull was cancelled; finished layers are kept")]
+    #[error("the pull was cancelled")]
     Cancelled,
 }
 
