@@ -96,14 +96,18 @@ pub(super) async fn boot_source_follows_a_tag(daemon: &mut Daemon) -> anyhow::Re
     reads(&mut old, 1).await?;
     daemon.stop_vm("old").await?;
 
-    // The third and the fourth: three are kept. The first stays as long as a machine was made from it.
+    daemon.client.remove_vm("old", false).await?;
+
+    // Three are kept: the fourth import removes the oldest that nothing uses.
     for number in [3, 4] {
+        ensure!(
+            exists(daemon, &first).await?,
+            "an import went before there were more than three"
+        );
         push(daemon, number).await?;
         let operation = daemon.client.sync_boot_source(SOURCE).await?;
         daemon.client.wait(operation.id, |_| ()).await?;
     }
-    ensure!(exists(daemon, &first).await?, "an image in use was removed");
-    daemon.client.remove_vm("old", false).await?;
     let kept = imports(daemon, 3, SCHEDULE_LIMIT).await?;
     gone(daemon, &first).await?;
     ensure!(

@@ -12,6 +12,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use api_types::ErrorCode;
 use rustix::fs::FlockOperation;
@@ -22,6 +23,9 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::registry::{LayerFile, Sizes, VolumeRecord};
 
+/// How often a lock that somebody has is tried again, and after how long: a fifth of a second in all.
+const LOCK_TRIES_MAX: u32 = 10;
+const LOCK_AGAIN_AFTER: Duration = Duration::from_millis(20);
 /// Bytes in a block of `st_blocks` (stat(2)).
 const STAT_BLOCK_BYTES: u64 = 512;
 /// Suffix of an upload.
@@ -224,7 +228,14 @@ pub(crate) fn open_layer(
     let path = Files::of(context, record.id).layer(layer);
     let opened = File::options().read(true).write(to_write).open(&path);
     let file = opened.map_err(|error| failure("be opened", &path, &error))?;
-    match lock(&file, to_write) {
+    let mut locked = lock(&file, to_write);
+    // The kernel may let go of a lock a moment after whoever had it is done.
+    for _ in 0..LOCK_TRIES_MAX {
+        let Ok(false) = locked else { break };
+        std::thread::sleep(LOCK_AGAIN_AFTER);
+        locked = lock(&file, to_write);
+    }
+    match locked {
         Ok(true) => Ok(file),
         Ok(false) => Err(Failure::new(
             ErrorCode::InUse,
