@@ -80,6 +80,7 @@ pub fn commit(chain: &Chain, watch: &dyn Watch) -> Result<(), CommitError> {
             sparse_bytes: 0,
             target_is_zero: false,
             threads: None,
+            in_order: false,
         },
         regions: Regions::of(top_bytes),
         watch,

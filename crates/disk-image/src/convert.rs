@@ -1,7 +1,6 @@
 //! Copying what a chain shows into a new image.
 
 use std::fs::File;
-use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use disk::Access;
@@ -29,18 +28,18 @@ pub struct ConvertOptions {
     pub sparse: bool,
     /// Whether the data is compressed. For qcow2 images without preallocation; zeroes are left out then.
     pub compressed: bool,
-    /// Threads to copy with; `None` for what suits the host.
-    pub threads: Option<NonZeroUsize>,
+    /// One piece after the other, so that the same disk gives the same image, byte for byte. Slower.
+    pub in_order: bool,
 }
 
 impl ConvertOptions {
-    /// Sparse, with as many threads as suits the host.
+    /// Sparse, and as fast as the host can.
     pub const fn to(target: CreateOptions) -> Self {
         Self {
             target,
             sparse: true,
             compressed: false,
-            threads: None,
+            in_order: false,
         }
     }
 }
@@ -119,7 +118,8 @@ pub fn convert(source: &Chain, file: &File, options: &ConvertOptions, watch: &dy
     let rules = Rules {
         sparse_bytes: sparse_unit(options),
         target_is_zero: true,
-        threads: options.threads,
+        threads: None,
+        in_order: options.in_order,
     };
     let packed = options.compressed.then_some(&target);
     let pushing = Pushing {

@@ -84,6 +84,7 @@ pub fn rebase(chain: &Chain, new: Option<(&Chain, &BackingName)>, watch: &dyn Wa
             sparse_bytes: 0,
             target_is_zero: false,
             threads: None,
+            in_order: false,
         },
         regions: Regions::of(disk.geometry().size_bytes),
         watch,

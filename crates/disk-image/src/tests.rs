@@ -179,6 +179,24 @@ fn compressed_images_are_smaller_and_show_the_same() {
 }
 
 #[test]
+fn in_order_the_same_disk_gives_the_same_image() {
+    let bench = Bench::new();
+    let bytes: Vec<u8> = (1..=24_u8).flat_map(|piece| vec![piece; 1 << 20]).collect();
+    fs::write(bench.path("a.raw"), &bytes).unwrap();
+    let options = ConvertOptions {
+        in_order: true,
+        ..ConvertOptions::to(CreateOptions::qcow2(24 << 20))
+    };
+    let mut images = Vec::new();
+    for name in ["b.qcow2", "c.qcow2", "d.qcow2"] {
+        convert(&bench.chain("a.raw", 0), &bench.file(name), &options, &()).unwrap();
+        bench.is_sound(name);
+        images.push(fs::read(bench.path(name)).unwrap());
+    }
+    assert!(images[0] == images[1] && images[1] == images[2]);
+}
+
+#[test]
 fn chains_show_what_qemu_shows() {
     let bench = Bench::new();
     bench.raw("base.raw", (4 << 20) + 700);

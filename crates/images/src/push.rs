@@ -247,7 +247,11 @@ impl Packing {
         let target = File::options().read(true).write(true).create_new(true).open(&path);
         let target = target.map_err(PushError::io("create", &path))?;
         let source = Chain::of_file("the sealed disk", disk, spec::DiskFormat::Raw, false);
-        let options = ConvertOptions::to(CreateOptions::qcow2(self.image.disk.virtual_bytes));
+        let options = ConvertOptions {
+            // The registry has the layer already when the same image goes out once more.
+            in_order: true,
+            ..ConvertOptions::to(CreateOptions::qcow2(self.image.disk.virtual_bytes))
+        };
         let result = disk_image::convert(&source, &target, &options, self);
         if self.stop.is_cancelled() {
             return Err(PushError::Cancelled);

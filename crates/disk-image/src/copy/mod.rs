@@ -65,6 +65,18 @@ pub(crate) struct Rules {
     pub(crate) target_is_zero: bool,
     /// Threads to copy with; `None` for what suits the host.
     pub(crate) threads: Option<NonZeroUsize>,
+    /// One piece after the other, by one thread, whatever `threads` says.
+    pub(crate) in_order: bool,
+}
+
+impl Rules {
+    /// Threads, and the lanes of each.
+    fn crew(&self) -> (Option<NonZeroUsize>, usize) {
+        match self.in_order {
+            true => (Some(NonZeroUsize::MIN), 1),
+            false => (self.threads, LANES),
+        }
+    }
 }
 
 /// One copy in progress, as its threads see it.
@@ -137,8 +149,9 @@ pub(crate) fn copy(
 
 /// Does what the guide says. Does not flush. Blocks.
 pub(crate) fn run(job: Job<'_>) -> Result<(), CopyError> {
-    on_threads(job.rules.threads, || {
-        if let Err(error) = engine::block_on(lanes(&job)) {
+    let (threads, count) = job.rules.crew();
+    on_threads(threads, || {
+        if let Err(error) = engine::block_on(lanes(&job, count)) {
             job.fail(error.into());
         }
     });
@@ -162,7 +175,7 @@ pub(crate) fn on_threads(threads: Option<NonZeroUsize>, work: impl Fn() + Sync) 
     });
 }
 
-async fn lanes(job: &Job<'_>) {
+async fn lanes(job: &Job<'_>, count: usize) {
     let queues = || {
         Ok::<_, CopyError>(Queues {
             source: job.source.open_queue().map_err(CopyError::Source)?,
@@ -178,7 +191,7 @@ async fn lanes(job: &Job<'_>) {
     };
     match queues() {
         Ok(queues) => {
-            join_all((0..LANES).map(|_| lane::run(job, &queues))).await;
+            join_all((0..count).map(|_| lane::run(job, &queues))).await;
         }
         Err(error) => job.fail(error),
     }

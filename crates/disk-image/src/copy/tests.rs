@@ -13,6 +13,7 @@ const RULES: Rules = Rules {
     sparse_bytes: 4096,
     target_is_zero: true,
     threads: NonZeroUsize::new(2),
+    in_order: false,
 };
 
 fn holed(size: usize) -> Vec<u8> {
