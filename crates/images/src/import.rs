@@ -108,7 +108,7 @@ impl Store {
         stop: &CancellationToken,
     ) -> Result<Imported, ImportError> {
         Meter::new(progress, Phase::Resolving, 0);
-        self.check_available()?;
+        self.check_writable()?;
         let object = request.source.object();
         let mut job = Job {
             store: self.clone(),
@@ -361,6 +361,7 @@ impl Job {
         let mut image = from.get(digest)?;
         let workspace = Workspace::make(&self.store)?;
         let (dir, room) = (workspace.0.as_path(), self.store.room()?);
+        room.check(crate::store::occupied(&from.image_dir(digest)).map_err(ImportError::io("measure", dir))?)?;
         let mut meter = Meter::new(&self.progress, Phase::Fetching, image.disk.file_bytes);
         let kernel = image.kernel.as_ref().map(|_| KERNEL);
         let initrd = image.initrd.as_ref().map(|_| INITRD);

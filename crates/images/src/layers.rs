@@ -153,6 +153,7 @@ impl Layers {
             let mut meter = Meter::new(&job.progress, Phase::Fetching, total);
             meter.add(self.done_bytes);
             let lock = store.lock(format!("blob {}", blob.digest)).await;
+            store.check_available()?;
             Ok(fetch(registry, &store.blobs(), blob, lock, &mut meter).await?)
         };
         let layer = LayerFile {

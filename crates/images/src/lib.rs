@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! <root>/images.lock             held while a Store is open
+//! <root>/store.id                its identity, where that is remembered elsewhere ([`Settings::remembered`])
 //! <root>/images/sha256/<hex>/    one sealed image: disk.raw or disk.qcow2, kernel, initrd, manifest.json; never opened for writing
 //! <root>/blobs/<hex>             a fetched and verified layer (zstd ones only), kept until the import that wanted it is done
 //! <root>/blobs/<hex>.partial     the beginning of such a layer, continued by the next import
@@ -35,6 +36,7 @@
 //! label `io.karat.cmdline`. Links are never followed. A later layer replaces or (by OCI whiteouts) removes what an earlier one
 //! brought.
 
+mod anchor;
 mod clone;
 mod container;
 mod credentials;
@@ -79,6 +81,7 @@ mod tape;
 mod unpack;
 mod wanted;
 
+pub use anchor::Tended;
 pub use clone::{CloneError, CloneMethod, CloneWay, Cloned};
 pub use credentials::CredentialsError;
 pub use digest::{BadDigest, ImageDigest};
@@ -97,4 +100,4 @@ pub use reference::{BadReference, Reference};
 pub use request::{ImportRequest, ImportSource, Imported, RequestedProof, SumsRequest};
 pub use store::{OpenError, Recovery, Settings, Store, StoreError, Usage};
 pub use store_name::{BadStoreName, StoreName};
-pub use stores::{Closed, NotPlaced, Opening, Placed, StoreState, Stores, StoresError};
+pub use stores::{Closed, NotPlaced, Opening, Placed, StoreHealth, StoreState, Stores, StoresError};

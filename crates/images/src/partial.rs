@@ -42,8 +42,9 @@ pub(crate) struct Kept {
 }
 
 /// The place for one source. Whoever works with it holds the store's lock of [`Partial::lock_name`].
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Partial {
+    store: Store,
     dir: PathBuf,
 }
 
@@ -52,6 +53,7 @@ impl Partial {
     pub(crate) fn of(store: &Store, location: &str) -> Self {
         let key = ImageDigest::of(location.as_bytes()).hex();
         Self {
+            store: store.clone(),
             dir: store.partial().join(key),
         }
     }
@@ -94,7 +96,7 @@ impl Partial {
     /// Makes room for a new beginning.
     pub(crate) fn begin(&self) -> io::Result<()> {
         self.discard();
-        std::fs::create_dir(&self.dir)
+        self.store.make_dir(&self.dir)
     }
 
     /// Notes what is durable: a [`Kept`] or [`KeptLayers`].

@@ -53,7 +53,7 @@ impl Import {
     fn run(&self) -> Result<ImageRecord, PullError> {
         let workspace = Workspace(self.store.fresh_tmp("import"));
         let dir = workspace.0.as_path();
-        std::fs::create_dir(dir).map_err(PullError::io("create", dir))?;
+        self.store.make_dir(dir).map_err(PullError::io("create", dir))?;
         let contents = self.unpack(dir)?;
         let disk = self.make_disk(dir, &contents.disk)?;
         self.check_stop()?;

@@ -32,7 +32,7 @@ impl Workspace {
     /// Makes it.
     pub(crate) fn make(store: &Store) -> Result<Self, ImportError> {
         let path = store.fresh_tmp("import");
-        std::fs::create_dir(&path).map_err(ImportError::io("create", &path))?;
+        store.make_dir(&path).map_err(ImportError::io("create", &path))?;
         Ok(Self(path))
     }
 }
@@ -183,6 +183,11 @@ impl Sealing<'_> {
             Err(error) => return Err(error.into()),
         }
         self.room_for(taken)?;
+        // A store that was lost meanwhile and is back has been cleared.
+        for part in &parts {
+            let path = dir.join(part);
+            path.symlink_metadata().map_err(ImportError::io("find", &path))?;
+        }
         let target = self.store.image_dir(&image.digest);
         durable::remove_all(&target).map_err(ImportError::io("replace", &target))?;
         std::fs::rename(dir, &target).map_err(ImportError::io("rename", &target))?;

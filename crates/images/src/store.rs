@@ -3,15 +3,15 @@
 use std::collections::HashMap;
 use std::fs::{File, Permissions};
 use std::io;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rustix::fs::FlockOperation;
 use tokio::sync::OwnedMutexGuard;
 
+use crate::anchor::Anchor;
 use crate::registry::ClientsOfAll;
 use crate::{DiskFormat, ImageDigest, ImageRecord, StoreName, durable, record};
 
@@ -21,11 +21,6 @@ pub(crate) const DISK: &str = DiskFormat::Raw.file_name();
 pub(crate) const KERNEL: &str = "kernel";
 /// Name of the initrd inside an image's directory.
 pub(crate) const INITRD: &str = "initrd";
-
-/// Name of the file whose lock keeps others out.
-const LOCK: &str = "images.lock";
-/// How long the one before may need to be gone.
-const LOCK_WAIT: Duration = Duration::from_millis(500);
 
 /// What an operator decides about a store.
 #[derive(Debug, Clone)]
@@ -37,6 +32,9 @@ pub struct Settings {
     /// Whether its root has to be the root of a mounted file system, so that nothing is written to the directory beneath while
     /// the mount is missing. Default no.
     pub must_be_mounted: bool,
+    /// A file outside of the store where its identity is remembered from its first opening on, so that another directory in its
+    /// place, as the one beneath a missing mount, is not taken for it. Default none.
+    pub remembered: Option<PathBuf>,
     /// Where the store lives. Default `/var/lib/karat`.
     pub root: PathBuf,
     /// Registries spoken to over plain HTTP, as written in references: `host` or `host:port`. Default none.
@@ -61,6 +59,7 @@ impl Default for Settings {
             name: StoreName::default(),
             quota_bytes: None,
             must_be_mounted: false,
+            remembered: None,
             root: PathBuf::from("/var/lib/karat"),
             insecure_registries: Vec::new(),
             registry_auth_file: None,
@@ -82,6 +81,17 @@ pub enum OpenError {
     /// Its file system is missing.
     #[error("image store {0} has to be a mount point and is none; mount its file system, or clear must_be_mounted")]
     NotMounted(PathBuf),
+    /// Another directory is in its place.
+    #[error(
+        "{root} is not the image store that was there before; mount the file system that has it, or remove {remembered} to begin \
+         anew with what is there"
+    )]
+    Stranger {
+        /// Where the store was.
+        root: PathBuf,
+        /// The file that has its identity.
+        remembered: PathBuf,
+    },
     /// A file of it cannot be worked on.
     #[error("cannot {action} {path} of the image store")]
     Io {
@@ -191,8 +201,8 @@ pub struct Store(pub(crate) Arc<Inner>);
 
 pub(crate) struct Inner {
     pub(crate) settings: Settings,
-    /// Held for the lock on it, and to tell whether the root is still the one that was opened.
-    lock: File,
+    /// Whether its root is there.
+    pub(crate) anchor: Anchor,
     made: AtomicU64,
     /// Held while an image appears in the store.
     pub(crate) sealing: Mutex<()>,
@@ -205,47 +215,23 @@ pub(crate) struct Inner {
 impl Store {
     /// Opens the store under `settings.root`, creating it if it is not there, and clears what a crash left behind.
     pub fn open(settings: Settings) -> Result<(Self, Recovery), OpenError> {
-        let io = |action, path: &Path| {
-            let path = path.to_path_buf();
-            move |source| OpenError::Io { action, path, source }
-        };
-        if settings.must_be_mounted && !is_mount_point(&settings.root).map_err(io("inspect", &settings.root))? {
-            return Err(OpenError::NotMounted(settings.root));
-        }
-        for part in ["images", "images/sha256", "blobs", "partial", "tmp"] {
-            let path = settings.root.join(part);
-            std::fs::create_dir_all(&path).map_err(io("create", &path))?;
-            // Sealed files may be read by all, and who can read a file can lock it.
-            std::fs::set_permissions(&path, Permissions::from_mode(0o700)).map_err(io("restrict", &path))?;
-        }
-        let path = settings.root.join(LOCK);
-        let lock = File::options()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(io("open", &path))?;
-        lock.set_permissions(Permissions::from_mode(0o600))
-            .map_err(io("restrict", &path))?;
-        take_lock(&lock).map_err(|errno| match errno {
-            rustix::io::Errno::WOULDBLOCK => OpenError::InUse(settings.root.clone()),
-            errno => io("lock", &path)(errno.into()),
-        })?;
-        let store = Self(Arc::new(Inner {
+        let (store, opened) = Self::attach(settings);
+        opened.map(|recovery| (store, recovery))
+    }
+
+    pub(crate) fn new(settings: Settings, anchor: Anchor) -> Self {
+        Self(Arc::new(Inner {
             settings,
-            lock,
+            anchor,
             made: AtomicU64::new(0),
             sealing: Mutex::default(),
             locks: Mutex::default(),
             wanted: Mutex::default(),
             clients: ClientsOfAll::default(),
-        }));
-        let recovery = store.recover().map_err(io("clean", &store.0.settings.root))?;
-        Ok((store, recovery))
+        }))
     }
 
-    fn recover(&self) -> io::Result<Recovery> {
+    pub(crate) fn recover(&self) -> io::Result<Recovery> {
         let mut recovery = Recovery::default();
         for path in children(&self.tmp())? {
             match durable::remove_all(&path) {
@@ -353,35 +339,6 @@ impl Store {
         &self.0.settings
     }
 
-    /// Whether its file system is still the one that was opened: a lost mount shows the directory beneath, which must not be
-    /// written to.
-    ///
-    /// # Errors
-    /// [`StoreError::Unavailable`].
-    pub fn check_available(&self) -> Result<(), StoreError> {
-        use std::os::unix::fs::MetadataExt;
-        let gone = |problem: String| StoreError::Unavailable {
-            store: self.name().clone(),
-            problem,
-        };
-        let path = self.0.settings.root.join(LOCK);
-        let there = path
-            .metadata()
-            .map_err(|error| gone(format!("{} cannot be reached: {error}", path.display())))?;
-        let held = self
-            .0
-            .lock
-            .metadata()
-            .map_err(|error| gone(format!("its lock file cannot be read: {error}")))?;
-        if (there.dev(), there.ino()) == (held.dev(), held.ino()) {
-            return Ok(());
-        }
-        Err(gone(format!(
-            "{} is not what it was when the store was opened",
-            self.0.settings.root.display()
-        )))
-    }
-
     /// The kernel, for reading.
     pub fn open_kernel(&self, digest: &ImageDigest) -> Result<File, StoreError> {
         if self.get(digest)?.kernel.is_none() {
@@ -407,7 +364,7 @@ impl Store {
 
     /// Removes an image, also a damaged one. Disks cloned from it and files opened from it stay as they are.
     pub fn remove(&self, digest: &ImageDigest) -> Result<(), StoreError> {
-        self.check_available()?;
+        self.check_writable()?;
         let dir = self.image_dir(digest);
         if !dir.exists() {
             return Err(StoreError::NotFound(digest.clone()));
@@ -419,6 +376,13 @@ impl Store {
         std::fs::rename(&dir, &grave).map_err(io("remove"))?;
         durable::sync_dir(&self.images()).map_err(io("remove"))?;
         durable::remove_all(&grave).map_err(io("remove"))
+    }
+
+    /// Disk space of an image, bytes. Blocks shortly.
+    pub fn image_bytes(&self, digest: &ImageDigest) -> Result<u64, StoreError> {
+        self.get(digest)?;
+        let dir = self.image_dir(digest);
+        occupied(&dir).map_err(StoreError::io("measure", &dir))
     }
 
     /// What the store occupies.
@@ -494,29 +458,6 @@ impl Store {
         };
         Ok(children(&self.images())?.into_iter().map(name).collect())
     }
-}
-
-/// Takes the lock. One who was killed while it started a program may still have it for a moment, in the half-made copy of itself
-/// that the kernel is about to end.
-fn take_lock(lock: &File) -> rustix::io::Result<()> {
-    let began = std::time::Instant::now();
-    loop {
-        match rustix::fs::flock(lock, FlockOperation::NonBlockingLockExclusive) {
-            Err(rustix::io::Errno::WOULDBLOCK) if began.elapsed() < LOCK_WAIT => std::thread::sleep(LOCK_WAIT / 20),
-            result => return result,
-        }
-    }
-}
-
-/// Whether `path` is where a file system is mounted: it lies on another one than the directory above it.
-fn is_mount_point(path: &Path) -> io::Result<bool> {
-    use std::os::unix::fs::MetadataExt;
-    let Some(parent) = path.parent() else { return Ok(true) };
-    let found = match path.metadata() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        other => other?,
-    };
-    Ok(found.dev() != parent.metadata()?.dev())
 }
 
 /// Whether a file in this directory has another name elsewhere.

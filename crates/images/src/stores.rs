@@ -27,7 +27,7 @@ pub enum StoresError {
     Open(#[from] OpenError),
 }
 
-/// A store that could not be opened: the others work without it.
+/// A store that could not be opened: the others work without it, and [`Store::tend`] opens it once that can be done.
 #[derive(Debug)]
 pub struct Closed {
     /// Which.
@@ -47,8 +47,25 @@ pub struct StoreState {
     pub usage: Option<Usage>,
     /// Most disk space its images may take, bytes.
     pub quota_bytes: Option<u64>,
-    /// Why it is not available; none if it is.
+    /// Whether it can be used.
+    pub health: StoreHealth,
+    /// Why it can not be written to, or not be used at all; none if it can.
     pub problem: Option<String>,
+    /// Whether it is on the file system of `/`; none while it is not available.
+    pub shares_root: Option<bool>,
+    /// Images in it; none while it is not available.
+    pub images: Option<u64>,
+}
+
+/// Whether a store can be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreHealth {
+    /// For everything.
+    Ready,
+    /// Its images can be read, and nothing comes or goes.
+    ReadOnly,
+    /// For nothing.
+    Unavailable,
 }
 
 /// What an import into several stores came to.
@@ -84,11 +101,12 @@ pub struct Stores {
     default: StoreName,
 }
 
-/// The stores that could be opened, what each found left over, and those that could not.
+/// All stores, what was found left over in those that could be opened, and those that could not.
 pub type Opening = (Stores, Vec<(StoreName, Recovery)>, Vec<Closed>);
 
 impl Stores {
-    /// Opens them. One that cannot be opened is left out and told of, except the default, without which there is nothing. Blocks.
+    /// Opens them. One that cannot be opened is told of and is not available, except the default, without which there is nothing.
+    /// Blocks.
     ///
     /// # Errors
     /// See [`StoresError`].
@@ -103,17 +121,16 @@ impl Stores {
         let (mut recovered, mut closed) = (Vec::new(), Vec::new());
         for settings in settings {
             let name = settings.name.clone();
-            if stores.contains_key(&name) || closed.iter().any(|closed: &Closed| closed.name == name) {
+            if stores.contains_key(&name) {
                 return Err(StoresError::Twice(name));
             }
-            match Store::open(settings) {
-                Ok((store, recovery)) => {
-                    recovered.push((name.clone(), recovery));
-                    stores.insert(name, store);
-                }
+            let (store, opened) = Store::attach(settings);
+            stores.insert(name.clone(), store);
+            match opened {
+                Ok(recovery) => recovered.push((name, recovery)),
                 Err(error) if name == default => return Err(error.into()),
                 Err(error) => {
-                    tracing::error!(store = %name, %error, "an image store is left out");
+                    tracing::error!(store = %name, %error, "an image store is not available");
                     closed.push(Closed { name, error });
                 }
             }
@@ -131,7 +148,7 @@ impl Stores {
         &self.default
     }
 
-    /// All open stores, by name.
+    /// All stores, by name, whether they are available or not.
     pub fn all(&self) -> impl Iterator<Item = &Store> {
         self.stores.values()
     }
@@ -152,12 +169,22 @@ impl Stores {
         let state = |store: &Store| {
             let usage = store.check_available().and_then(|()| store.usage());
             let problem = usage.as_ref().err().map(ToString::to_string);
+            let read_only = store.check_writable().err().map(|error| error.to_string());
+            let health = match (&problem, &read_only) {
+                (Some(_), _) => StoreHealth::Unavailable,
+                (None, Some(_)) => StoreHealth::ReadOnly,
+                (None, None) => StoreHealth::Ready,
+            };
+            let is_there = problem.is_none();
             StoreState {
                 name: store.name().clone(),
                 is_default: *store.name() == self.default,
                 usage: usage.ok(),
                 quota_bytes: store.settings().quota_bytes,
-                problem,
+                health,
+                problem: problem.or(read_only),
+                shares_root: is_there.then(|| store.shares_root()),
+                images: is_there.then(|| store.count()),
             }
         };
         self.all().map(state).collect()
@@ -249,6 +276,19 @@ impl Stores {
 }
 
 impl Store {
+    /// Whether it is on the file system of `/`; false where that can not be told.
+    fn shares_root(&self) -> bool {
+        use std::os::unix::fs::MetadataExt;
+        let device = |path: &std::path::Path| path.metadata().map(|metadata| metadata.dev());
+        let both = (device(&self.settings().root), device(std::path::Path::new("/")));
+        matches!(both, (Ok(here), Ok(root)) if here == root)
+    }
+
+    /// How many images are in it, damaged ones too.
+    fn count(&self) -> u64 {
+        crate::store::children(&self.images()).map_or(0, |images| images.len() as u64)
+    }
+
     /// Copies an image of another store into this one.
     ///
     /// # Errors

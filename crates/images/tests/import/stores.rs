@@ -5,6 +5,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 
 use images::{
     Examination, Finding, ImageDigest, ImportSource, OpenError, Progress, Settings, StoreName, Stores, StoresError,
+    Tended,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -130,7 +131,10 @@ fn stores_are_opened_together_or_told_of() {
     let mut unmounted = store("b");
     unmounted.must_be_mounted = true;
     let (stores, _, closed) = Stores::open(vec![store("a"), unmounted], name("a")).unwrap();
-    assert!(matches!(closed[0].error, OpenError::NotMounted(_)) && stores.get(&name("b")).is_none());
+    assert!(matches!(closed[0].error, OpenError::NotMounted(_)));
+    let closed = stores.get(&name("b")).unwrap();
+    assert_eq!(closed.check_available().unwrap_err().code(), "store_unavailable");
+    assert!(matches!(closed.tend(), Tended::AsBefore));
     assert!(
         !root.path().join("b").exists(),
         "nothing is made beneath a missing mount"
@@ -195,4 +199,41 @@ async fn an_examination_finds_what_is_wrong() {
     let mut codes: Vec<&str> = findings.iter().map(Finding::code).collect();
     codes.sort_unstable();
     assert_eq!(codes, ["damaged", "leftover", "stray"]);
+}
+
+#[tokio::test]
+async fn a_store_that_was_lost_comes_back_as_itself_and_not_as_what_is_beneath() {
+    let root = tempfile::tempdir().unwrap();
+    let (path, away) = (root.path().join("store"), root.path().join("away"));
+    let settings = Settings {
+        remembered: Some(root.path().join("store.identity")),
+        ..settings(&path)
+    };
+    let store = images::Store::open(settings.clone()).unwrap().0;
+    let image = import(&store, request(upload(disk()))).await.unwrap().image;
+    assert!(matches!(store.tend(), Tended::AsBefore));
+    // The directory beneath has a store of its own, from a time when the mount was forgotten.
+    std::fs::rename(&path, &away).unwrap();
+    for part in ["images/sha256", "tmp", "partial", "blobs"] {
+        std::fs::create_dir_all(path.join(part)).unwrap();
+    }
+    std::fs::write(path.join("images.lock"), "").unwrap();
+    assert!(matches!(store.tend(), Tended::Lost(_)));
+    assert!(matches!(store.tend(), Tended::AsBefore));
+    assert_eq!(refused(&store, request(upload(disk()))).await, "store_unavailable");
+    assert_eq!(left(&store), Vec::<String>::new());
+    // Nor does one that starts now take it for the store.
+    let error = images::Store::open(settings.clone()).err().unwrap();
+    assert!(matches!(error, OpenError::Stranger { .. }), "{error}");
+    std::fs::remove_dir_all(&path).unwrap();
+    assert!(matches!(store.tend(), Tended::AsBefore));
+    assert!(!path.exists(), "nothing is made where it was");
+    std::fs::rename(&away, &path).unwrap();
+    std::fs::create_dir(path.join("tmp/left")).unwrap();
+    match store.tend() {
+        Tended::Back(recovery) => assert_eq!(recovery.removed, 1),
+        other => panic!("{other:?}"),
+    }
+    assert!(store.verify(&image.digest, &|| false).is_ok());
+    assert!(import(&store, request(upload(noise(4096)))).await.is_ok());
 }
