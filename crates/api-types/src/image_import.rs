@@ -202,18 +202,50 @@ pub struct ImageStore {
     pub name: String,
     /// Whether images go there unless another is named.
     pub is_default: bool,
-    /// What is wrong with it; it can be used without.
+    /// Whether it can be used.
+    #[serde(default)]
+    pub state: ImageStoreState,
+    /// Why it can not be written to, or not be used at all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+    /// Whether it is slow: machines and volumes are made from copies in the default store.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cached: bool,
+    /// How many images it has. Absent while it is not available, as all that follows but the quota.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images: Option<u64>,
     /// Space that images take, bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub used_bytes: Option<u64>,
+    /// Space that imports take which are under way or can be gone on with, bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub imports_bytes: Option<u64>,
     /// Most space that images may take, bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quota_bytes: Option<u64>,
     /// Space that its file system has left, bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub free_bytes: Option<u64>,
+}
+
+/// Whether a store can be used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ImageStoreState {
+    /// For everything.
+    #[default]
+    Ready,
+    /// Its images can be read; none comes or goes.
+    ReadOnly,
+    /// For nothing: its file system is not mounted, or does not answer. It is used again as soon as that is different.
+    Unavailable,
+}
+
+/// All stores of images.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ImageStoreList {
+    /// The default one first.
+    pub items: Vec<ImageStore>,
 }
 
 /// Whether records and stores agree.

@@ -6,6 +6,7 @@ mod boot_source;
 mod disk;
 mod event;
 mod image;
+mod image_cache;
 mod image_import;
 mod operation;
 mod problem;
@@ -19,8 +20,10 @@ pub use boot_source::{
 pub use disk::{DiskMirror, DiskRequests, VmDisk, VmDiskLayer, VmDiskList};
 pub use event::{Event, EventList, EventReason, Subject};
 pub use image::{Image, ImageAccepted, ImageCondition, ImageCreate, ImageFailure, ImageList, ImagePatch, ImageState};
+pub use image_cache::{ImageCache, ImageCacheEntry, ImageCacheState};
 pub use image_import::{
-    ImageFinding, ImageFsck, ImageImport, ImageImportInfo, ImagePush, ImageStore, ImageSums, ImportOptions,
+    ImageFinding, ImageFsck, ImageImport, ImageImportInfo, ImagePush, ImageStore, ImageStoreList, ImageStoreState,
+    ImageSums, ImportOptions,
 };
 pub use operation::{Operation, OperationKind, OperationList, OperationPhase, Progress};
 pub use problem::{ErrorCode, PROBLEM_CONTENT_TYPE, ProblemBody};

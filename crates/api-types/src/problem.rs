@@ -70,6 +70,8 @@ pub enum ErrorCode {
     InsecureRegistry,
     /// A kernel or initrd can not be booted.
     BadKernel,
+    /// The file system of a store of images is not mounted, does not answer, or can only be read. It is used again when it is back.
+    StoreUnavailable,
     /// The host lacks memory, space or a capability.
     HostLacks,
     /// The disk is full.

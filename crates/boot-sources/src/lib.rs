@@ -45,7 +45,7 @@
 //! | `karat_boot_source_last_success_timestamp_seconds` | gauge | `name` | [`SourceState::last_success`]; absent before the first |
 //! | `karat_image_import_restarts_total` | counter | `image` | how often the import into an image was begun again |
 //! | `karat_image_service_ready` | gauge | | 1 while images can be imported and used |
-//! | `karat_store_info` | gauge | `store`, `default`, `complete`, `clone` | always 1; `complete` is `false` while format or clone method are unknown, `clone` is `overlay`, `reflink` or `copy` |
+//! | `karat_store_info` | gauge | `store`, `default`, `complete`, `clone` | always 1; `complete` is `false` while it is not known whether its files can share blocks, `clone` is `overlay`, `reflink` or `copy` |
 //! | `karat_store_available` | gauge | `store` | 0 while its mount is lost or it can only be read |
 //! | `karat_store_shares_root_filesystem` | gauge | `store` | 1 while it is on the file system of `/` |
 //! | `karat_store_free_bytes`, `karat_store_size_bytes` | gauge | `store` | room on its file system |

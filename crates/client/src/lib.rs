@@ -7,6 +7,7 @@ mod boot_sources;
 mod console;
 mod disks;
 mod error;
+mod image_cache;
 mod images;
 mod operations;
 mod transport;

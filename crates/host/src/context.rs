@@ -1,7 +1,10 @@
 //! What every part of the host works with.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use images::StoreName;
 use spec::{DiskFormat, HostLimits, VmId};
 
 use crate::HostConfig;
@@ -20,13 +23,11 @@ pub(crate) struct Context {
     pub(crate) store: images::Store,
     /// All stores of images.
     pub(crate) stores: images::Stores,
-    /// Stores that could not be opened.
-    pub(crate) closed_stores: Vec<images::Closed>,
     /// Who speaks HTTP for imports.
     pub(crate) agents: Agents,
     pub(crate) operations: LiveOperations,
-    /// Whether files of the state directory can share blocks.
-    pub(crate) reflinks: bool,
+    /// Which stores' files can share blocks, as far as it is known.
+    pub(crate) reflinks: Mutex<BTreeMap<StoreName, bool>>,
 }
 
 /// Name of the root disk inside a machine's directory, without its format.
@@ -69,6 +70,10 @@ impl Context {
     /// Directory of a machine's console logs.
     pub(crate) fn log_dir(&self, id: VmId) -> PathBuf {
         self.vm_dir(id).join("log")
+    }
+
+    pub(crate) fn reflinks(&self) -> MutexGuard<'_, BTreeMap<StoreName, bool>> {
+        self.reflinks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The store that has these bytes; the default one where none has. Blocks shortly.

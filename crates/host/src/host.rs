@@ -1,6 +1,6 @@
 //! The host: opened once, then asked by many.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -14,13 +14,14 @@ use tokio::sync::{RwLock, Semaphore, watch};
 
 use crate::agents::Agents;
 use crate::begun;
+use crate::cache_work::CacheWork;
 use crate::context::{self, Context};
 use crate::failure::Failure;
 use crate::machine::{self, Action, Machine};
 use crate::operations::LiveOperations;
 use crate::registry::{self, About, ImageRow, OperationRecord, Registry, RegistryError};
 use crate::tracker::Tracker;
-use crate::{HostConfig, limits, volume_store};
+use crate::{HostConfig, limits, store_notes, volume_store};
 
 /// Most events in one answer.
 const EVENTS_PAGE: u32 = 1000;
@@ -86,6 +87,8 @@ pub(crate) struct Inner {
     pub(crate) volumes: volume_store::Keeper,
     /// What is done for boot sources just now.
     pub(crate) boot: Tracker,
+    /// What is done for the image cache just now.
+    pub(crate) cache: CacheWork,
 }
 
 impl Host {
@@ -112,11 +115,14 @@ impl Host {
             clones: Semaphore::new(CLONES_MAX),
             volumes: volume_store::Keeper::default(),
             boot: Tracker::default(),
+            cache: CacheWork::default(),
         }));
         host.resume_volumes(begun.volumes);
         host.resume_pulls(begun.pulls);
         host.resume_images(begun.images);
         tokio::spawn(host.clone().track_boot_sources());
+        tokio::spawn(host.clone().keep_cache());
+        host.watch_stores();
         Ok(host)
     }
 
@@ -240,6 +246,7 @@ impl Host {
     pub fn close(&self) {
         self.0.context.operations.close();
         self.0.boot.wake.notify_one();
+        self.0.cache.wake.notify_one();
         if let Err(error) = self.registry().change_now(begun::forget) {
             tracing::warn!(
                 error = crate::failure::chain(&error),
@@ -295,7 +302,11 @@ fn open_context(config: HostConfig) -> Result<(Context, Left), OpenError> {
     for path in [&config.state_dir, &config.run_dir] {
         make_dir(path)?;
     }
-    for path in [state("vms"), state("volumes")] {
+    for path in [
+        state("vms"),
+        state("volumes"),
+        store_notes::directory(&config.state_dir),
+    ] {
         make_dir(&path)?;
         // Also where an earlier daemon made it for everybody to read.
         let private = std::fs::set_permissions(&path, Permissions::from_mode(PRIVATE_DIR));
@@ -318,7 +329,7 @@ fn open_context(config: HostConfig) -> Result<(Context, Left), OpenError> {
         reserved_bytes: config.reserved_space_bytes,
         ..images::Settings::default()
     };
-    let (stores, closed_stores) = open_stores(&config, settings)?;
+    let stores = open_stores(&config, settings)?;
     let store = stores.get(stores.default_name()).cloned();
     let store = store.ok_or(OpenError::Images(images::StoresError::None))?;
     let path = registry::file(&config.state_dir);
@@ -328,7 +339,7 @@ fn open_context(config: HostConfig) -> Result<(Context, Left), OpenError> {
     };
     let registry = Registry::open(&path).map_err(failed)?;
     let mut sealed = Vec::new();
-    for store in stores.all() {
+    for store in stores.all().filter(|store| store.check_available().is_ok()) {
         sealed.extend(store.list().map_err(OpenError::ImageList)?);
     }
     let mut left = registry
@@ -339,13 +350,17 @@ fn open_context(config: HostConfig) -> Result<(Context, Left), OpenError> {
             memory_bytes: limits::memory_bytes().map_err(OpenError::Limits)?,
             file_roots: config.file_roots.clone(),
         },
-        reflinks: limits::can_reflink(&config.state_dir),
+        reflinks: store
+            .can_reflink()
+            .map(|can| (store.name().clone(), can))
+            .into_iter()
+            .collect::<BTreeMap<_, _>>()
+            .into(),
         agents: Agents::open(&config.images),
         config,
         registry,
         store,
         stores,
-        closed_stores,
         operations: LiveOperations::default(),
     };
     left.cut_off = clear_disks(&context, &left.vms)?;
@@ -359,31 +374,25 @@ fn open_context(config: HostConfig) -> Result<(Context, Left), OpenError> {
     Ok((context, left))
 }
 
-/// The store in the state directory, and the further ones as far as they can be opened.
-fn open_stores(config: &HostConfig, own: images::Settings) -> Result<(images::Stores, Vec<images::Closed>), OpenError> {
+/// The store in the state directory, and the further ones, of which those that can not be opened are not available for now.
+fn open_stores(config: &HostConfig, own: images::Settings) -> Result<images::Stores, OpenError> {
     let further = config.images.stores.iter().map(|store| images::Settings {
         name: store.name.clone(),
         root: store.path.clone(),
         quota_bytes: store.quota_bytes,
         must_be_mounted: store.must_be_mounted,
+        remembered: Some(store_notes::identity(&config.state_dir, &store.name)),
         ..own.clone()
     });
     let further: Vec<_> = further.collect();
     let default = own.name.clone();
     let settings = [own].into_iter().chain(further).collect();
     // Their locks also keep a second daemon away from the registry and the machines.
-    let (stores, recovered, closed) = images::Stores::open(settings, default).map_err(OpenError::Images)?;
+    let (stores, recovered, _) = images::Stores::open(settings, default).map_err(OpenError::Images)?;
     for (store, recovery) in recovered {
-        if recovery.removed > 0 || !recovery.damaged.is_empty() {
-            tracing::warn!(
-                %store,
-                removed = recovery.removed,
-                damaged = recovery.damaged.len(),
-                "image store was cleaned"
-            );
-        }
+        store_notes::log_recovery(&store, &recovery);
     }
-    Ok((stores, closed))
+    Ok(stores)
 }
 
 /// What an earlier daemon left.

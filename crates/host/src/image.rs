@@ -118,6 +118,8 @@ impl Host {
                         let digest = intake.digest.to_string();
                         let reference = intake.reference.as_ref().unwrap_or(&written);
                         change.point_reference(reference, &digest)?;
+                        // It is there to stay.
+                        change.drop_cache_row(&digest)?;
                         change.adopt_image(&digest, reference, Some(intake.origin))?;
                         if !intake.was_there {
                             let text = format!("image {written} was sealed as {digest}");

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use image_sources::{AddressPolicy, S3Server};
 use image_trust::policy::TrustPolicy;
@@ -16,6 +17,8 @@ pub struct ImageConfig {
     pub quota_bytes: Option<u64>,
     /// Further stores.
     pub stores: Vec<StoreConfig>,
+    /// Copies of images of those that are slow.
+    pub cache: CacheConfig,
     /// Directories whose files may be imported.
     pub file_roots: Vec<PathBuf>,
     /// Where web downloads may connect to.
@@ -39,6 +42,19 @@ pub struct StoreConfig {
     pub quota_bytes: Option<u64>,
     /// Whether it has to be the root of a mounted file system.
     pub must_be_mounted: bool,
+    /// Whether it is slow: machines and volumes are made from copies of its images in the default store.
+    pub cached: bool,
+}
+
+/// Copies of images of slow stores, in the default store.
+#[derive(Debug, Clone)]
+pub struct CacheConfig {
+    /// Most space that they may take, bytes.
+    pub max_bytes: u64,
+    /// How often what is queued is fetched.
+    pub prefetch_interval: Duration,
+    /// How often what is too much is removed.
+    pub prune_interval: Duration,
 }
 
 /// An object store that images are imported from.

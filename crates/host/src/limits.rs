@@ -33,30 +33,6 @@ pub(crate) fn room(path: &Path) -> io::Result<(u64, u64)> {
     Ok((bytes(stat.f_bavail), bytes(stat.f_blocks)))
 }
 
-/// Whether `path` is on the file system of `/`; false where that can not be told.
-pub(crate) fn is_on_root(path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let device = |path: &Path| path.metadata().map(|metadata| metadata.dev());
-    matches!((device(path), device(Path::new("/"))), (Ok(here), Ok(root)) if here == root)
-}
-
-/// Whether files in `directory` can share blocks (`FICLONE`), as far as trying tells. Blocks shortly.
-pub(crate) fn can_reflink(directory: &Path) -> bool {
-    let names = [".reflink-from", ".reflink-to"].map(|name| directory.join(name));
-    let [from, to] = &names;
-    let tried = || -> io::Result<()> {
-        std::fs::write(from, [1; 4096])?;
-        let target = std::fs::File::create(to)?;
-        Ok(rustix::fs::ioctl_ficlone(&target, &std::fs::File::open(from)?)?)
-    };
-    let can = tried().is_ok();
-    for path in &names {
-        // One that could not be made is not there.
-        drop(std::fs::remove_file(path));
-    }
-    can
-}
-
 /// Fails when what must stay free on the state directory's file system does not, once `wanted_bytes` are taken. Blocks shortly.
 pub(crate) fn check_space(config: &HostConfig, wanted_bytes: u64) -> Result<(), Failure> {
     let free = free_bytes(&config.state_dir)

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use api_types::{BootSource, OperationKind, OperationPhase, VmPhase, Volume, VolumeState};
 use control::DiskReport;
-use images::CloneWay;
+use images::{CloneWay, StoreHealth};
 
 use crate::failure::Failure;
 use crate::host::Host;
@@ -37,23 +37,63 @@ pub struct Metrics {
     pub boot_sources: Vec<BootSource>,
     /// How often the import into each image was begun again, by name.
     pub import_restarts: Vec<(String, u64)>,
-    /// The store of images.
-    pub store: StoreFigures,
+    /// The stores of images, by name.
+    pub stores: Vec<StoreFigures>,
+    /// Copies of images of slow stores.
+    pub cache: CacheFigures,
 }
 
 /// Figures of a store of images.
 #[derive(Debug, Clone)]
 pub struct StoreFigures {
-    /// Whether it can be used.
+    /// Its name.
+    pub name: String,
+    /// Whether images go there unless another is named.
+    pub is_default: bool,
+    /// Whether it can be used for everything.
     pub is_available: bool,
+    /// Whether it is known what its files can do: only then it is known how disks are made from its images.
+    pub is_complete: bool,
+    /// How new machines get their disks from its images: `overlay`, `reflink` or `copy`.
+    pub clone_method: &'static str,
+    /// Most space that its images may take, bytes.
+    pub quota_bytes: Option<u64>,
+    /// What else there is to tell; none while it is not there.
+    pub room: Option<StoreRoom>,
+}
+
+/// What is in a store, and how much room there is.
+#[derive(Debug, Clone)]
+pub struct StoreRoom {
     /// Whether it is on the file system of `/`.
     pub shares_root: bool,
-    /// How new machines get their disks: `overlay`, `reflink` or `copy`.
-    pub clone_method: &'static str,
+    /// Images in it.
+    pub images: u64,
+    /// Space of its images, bytes.
+    pub used_bytes: u64,
     /// Bytes free on its file system.
     pub free_bytes: u64,
     /// Size of its file system, bytes.
     pub size_bytes: u64,
+}
+
+/// Figures of the cache of images.
+#[derive(Debug, Clone, Default)]
+pub struct CacheFigures {
+    /// How often a machine or volume found a copy there, since the daemon started.
+    pub hits: u64,
+    /// How often a copy had to be made first.
+    pub misses: u64,
+    /// How many copies were removed for want of room.
+    pub evictions: u64,
+    /// Images whose copies are there.
+    pub images: u64,
+    /// Images that are to be copied.
+    pub queued: u64,
+    /// Space of the copies, bytes.
+    pub used_bytes: u64,
+    /// Most that they may take, bytes.
+    pub max_bytes: u64,
 }
 
 impl Host {
@@ -96,6 +136,7 @@ impl Host {
         sealed.sort();
         sealed.dedup();
         let boot_sources = self.boot_sources().await?.items;
+        let (stores, cache) = (self.store_figures().await?, self.cache_figures().await?);
         Ok(Metrics {
             vms,
             volumes,
@@ -108,7 +149,8 @@ impl Host {
             free_bytes: limits::free_bytes(&self.0.context.config.state_dir).unwrap_or(0),
             boot_sources,
             import_restarts,
-            store: self.store_figures(),
+            stores,
+            cache,
         })
     }
 }
@@ -130,21 +172,42 @@ impl Host {
 }
 
 impl Host {
-    fn store_figures(&self) -> StoreFigures {
+    async fn store_figures(&self) -> Result<Vec<StoreFigures>, Failure> {
+        let states = self.store_states().await?;
         let context = &self.0.context;
-        let directory = context.images_dir();
-        let room = limits::room(&directory);
-        StoreFigures {
-            is_available: room.is_ok(),
-            shares_root: limits::is_on_root(&directory),
-            clone_method: match context.config.root_disks {
-                CloneWay::Overlay => "overlay",
-                CloneWay::Reflink if context.reflinks => "reflink",
-                CloneWay::Reflink | CloneWay::Copy => "copy",
-            },
-            free_bytes: room.as_ref().map_or(0, |(free, _)| *free),
-            size_bytes: room.as_ref().map_or(0, |(_, size)| *size),
-        }
+        let figures = states.into_iter().map(|state| {
+            let root = context
+                .stores
+                .get(&state.name)
+                .map(|store| store.settings().root.clone());
+            let room = root.and_then(|root| limits::room(&root).ok());
+            let room = room
+                .zip(state.usage)
+                .map(|((free_bytes, size_bytes), usage)| StoreRoom {
+                    shares_root: state.shares_root.unwrap_or(false),
+                    images: state.images.unwrap_or(0),
+                    used_bytes: usage.images_bytes,
+                    free_bytes,
+                    size_bytes,
+                });
+            let reflinks = context.reflinks_of(&state.name);
+            StoreFigures {
+                name: state.name.to_string(),
+                is_default: state.is_default,
+                is_available: state.health == StoreHealth::Ready,
+                // Of one that is away something else is told.
+                is_complete: reflinks.is_some() || state.health != StoreHealth::Ready,
+                clone_method: match context.config.root_disks {
+                    CloneWay::Overlay if state.is_default => "overlay",
+                    CloneWay::Reflink if state.is_default && reflinks == Some(true) => "reflink",
+                    // Machines are made in the default store: others' images are copied there first.
+                    _ => "copy",
+                },
+                quota_bytes: state.quota_bytes,
+                room,
+            }
+        });
+        Ok(figures.collect())
     }
 }
 

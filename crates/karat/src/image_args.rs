@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use api_types::{BootSourceFrom, BootSourceWish, ImageCreate, ImageImport, ImagePatch, ImageSums, ImportOptions};
 use clap::Subcommand;
 
+use crate::image_stores::{CacheCommand, StoreCommand};
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImageCommand {
     /// Pull a container disk from a registry.
@@ -82,6 +84,12 @@ pub(crate) enum ImageCommand {
     },
     /// Show which methods of import are enabled.
     ImportInfo,
+    /// Stores of images.
+    #[command(subcommand)]
+    Store(StoreCommand),
+    /// Copies of images of slow stores, from which machines and volumes are made.
+    #[command(subcommand)]
+    Cache(CacheCommand),
     /// Compare records with what is in the stores; fails where they do not agree.
     Fsck,
     /// Remove images nobody uses.

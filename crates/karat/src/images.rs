@@ -6,6 +6,7 @@ use client::{Client, ClientError, ImageUpload};
 
 use crate::args::Format;
 use crate::image_args::{ImageCommand, UploadImageArgs};
+use crate::image_stores;
 use crate::output::{columns, fields, human, say, word, write};
 use crate::progress::{Progress, Sending};
 
@@ -66,6 +67,8 @@ pub(crate) async fn run(client: &Client, command: ImageCommand, format: Format) 
             }
         }
         ImageCommand::ImportInfo => write(format, &client.import_info().await?, import_info)?,
+        ImageCommand::Store(command) => image_stores::stores(client, command, format).await?,
+        ImageCommand::Cache(command) => image_stores::cache(client, command, format).await?,
         ImageCommand::Fsck => fsck(client, format).await?,
         ImageCommand::Rm { images } => {
             for image in images {

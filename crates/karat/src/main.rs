@@ -6,6 +6,7 @@ mod args;
 mod boot_sources;
 mod console;
 mod image_args;
+mod image_stores;
 mod images;
 mod output;
 mod progress;

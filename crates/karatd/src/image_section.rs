@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use host::{
-    AddressPolicy, BucketStyle, ImageConfig, ImportMethod, S3Config, S3Key, S3Server, StoreConfig, StoreName,
-    TrustPolicy, TrustSection, read_trust_file,
+    AddressPolicy, BucketStyle, CacheConfig, ImageConfig, ImportMethod, S3Config, S3Key, S3Server, StoreConfig,
+    StoreName, TrustPolicy, TrustSection, read_trust_file,
 };
 use serde::Deserialize;
 use spec::ByteSize;
@@ -24,6 +25,26 @@ struct Images {
     web: AddressPolicy,
     store: Vec<Store>,
     s3: Vec<S3>,
+    cache: Cache,
+}
+
+/// `[images.cache]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Cache {
+    max_size: ByteSize,
+    prefetch_interval_seconds: u32,
+    prune_interval_seconds: u32,
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self {
+            max_size: ByteSize::from_bytes(10 << 30),
+            prefetch_interval_seconds: 300,
+            prune_interval_seconds: 300,
+        }
+    }
 }
 
 /// `[[images.store]]`.
@@ -35,6 +56,8 @@ struct Store {
     quota: Option<ByteSize>,
     #[serde(default)]
     must_be_mounted: bool,
+    #[serde(default)]
+    cached: bool,
 }
 
 /// `[[images.s3]]`.
@@ -66,6 +89,7 @@ impl Default for Images {
             web: AddressPolicy::default(),
             store: Vec::new(),
             s3: Vec::new(),
+            cache: Cache::default(),
         }
     }
 }
@@ -82,6 +106,7 @@ pub(crate) fn take(reader: &mut Reader, file_roots: &[PathBuf]) -> ImageConfig {
         methods: take_methods(reader, &read.methods),
         quota_bytes: read.quota.map(ByteSize::bytes),
         stores: take_stores(reader, read.store),
+        cache: take_cache(reader, &read.cache),
         file_roots: roots,
         web: read.web,
         authorities_pem: read.authorities.and_then(|path| take_authorities(reader, &path)),
@@ -104,6 +129,22 @@ fn take_methods(reader: &mut Reader, names: &[String]) -> Vec<ImportMethod> {
     methods
 }
 
+fn take_cache(reader: &mut Reader, read: &Cache) -> CacheConfig {
+    for (key, seconds) in [
+        ("images.cache.prefetch_interval_seconds", read.prefetch_interval_seconds),
+        ("images.cache.prune_interval_seconds", read.prune_interval_seconds),
+    ] {
+        if seconds == 0 {
+            reader.wrong(key, "take at least 1");
+        }
+    }
+    CacheConfig {
+        max_bytes: read.max_size.bytes(),
+        prefetch_interval: Duration::from_secs(u64::from(read.prefetch_interval_seconds)),
+        prune_interval: Duration::from_secs(u64::from(read.prune_interval_seconds)),
+    }
+}
+
 fn take_stores(reader: &mut Reader, read: Vec<Store>) -> Vec<StoreConfig> {
     let mut names = BTreeSet::from([StoreName::default()]);
     let mut stores = Vec::new();
@@ -115,6 +156,7 @@ fn take_stores(reader: &mut Reader, read: Vec<Store>) -> Vec<StoreConfig> {
                 path: store.path,
                 quota_bytes: store.quota.map(ByteSize::bytes),
                 must_be_mounted: store.must_be_mounted,
+                cached: store.cached,
             }),
             Ok(name) => {
                 let text = format!("two are called {name} (that in state_dir is called default)");

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::problem::Problem;
 use crate::shared::Shared;
+use crate::store_metrics;
 
 /// Figures of the host for Prometheus.
 #[utoipa::path(get, path = "/metrics", tag = "host", operation_id = "metrics",
@@ -27,18 +28,19 @@ fn seconds(duration: Duration) -> String {
     format!("{}.{:09}", duration.as_secs(), duration.subsec_nanos())
 }
 
-/// Lines of one page.
+/// Lines of one page. Names come without the `karat_` before them all.
 #[derive(Default)]
-struct Page(String);
+pub(crate) struct Page(String);
 
 impl Page {
-    fn family(&mut self, name: &str, kind: &str, help: &str) {
+    /// Begins a family of samples.
+    pub(crate) fn family(&mut self, name: &str, kind: &str, help: &str) {
         // Writing to a String does not fail.
         _ = writeln!(self.0, "# HELP karat_{name} {help}\n# TYPE karat_{name} {kind}");
     }
 
     /// Values of labels are words, names and versions of this API: nothing in them needs to be escaped.
-    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
+    pub(crate) fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
         let labels: Vec<_> = labels.iter().map(|(key, value)| format!("{key}=\"{value}\"")).collect();
         let labels = if labels.is_empty() {
             String::new()
@@ -60,7 +62,8 @@ impl Page {
         self.sample(&format!("{name}_count"), labels, latency.count);
     }
 
-    fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
+    /// A gauge that has one sample.
+    pub(crate) fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
         self.family(name, "gauge", help);
         self.sample(name, &[], value);
     }
@@ -124,8 +127,15 @@ fn write_images(page: &mut Page, metrics: &Metrics) {
     for (image, restarts) in &metrics.import_restarts {
         page.sample(name, &[("image", image)], restarts);
     }
-    let ready = u8::from(metrics.store.is_available);
-    page.gauge("image_service_ready", "1 while images can be imported and used.", ready);
+    let ready = metrics
+        .stores
+        .iter()
+        .any(|store| store.is_default && store.is_available);
+    page.gauge(
+        "image_service_ready",
+        "1 while images can be imported and used.",
+        u8::from(ready),
+    );
     page.family(
         "boot_source_outdated",
         "gauge",
@@ -150,20 +160,7 @@ fn write_images(page: &mut Page, metrics: &Metrics) {
             page.sample(name, &[("name", &source.name)], at.as_second());
         }
     }
-    let store = &metrics.store;
-    let labels = [("store", "default")];
-    page.family("store_info", "gauge", "Always 1; the labels tell of the store.");
-    let info = [("default", "true"), ("complete", "true"), ("clone", store.clone_method)];
-    page.sample("store_info", &[&labels[..], &info[..]].concat(), 1);
-    page.family("store_available", "gauge", "1 while the store can be used.");
-    page.sample("store_available", &labels, u8::from(store.is_available));
-    let name = "store_shares_root_filesystem";
-    page.family(name, "gauge", "1 while the store is on the file system of /.");
-    page.sample(name, &labels, u8::from(store.shares_root));
-    page.family("store_free_bytes", "gauge", "Space left on the store's file system.");
-    page.sample("store_free_bytes", &labels, store.free_bytes);
-    page.family("store_size_bytes", "gauge", "Size of the store's file system.");
-    page.sample("store_size_bytes", &labels, store.size_bytes);
+    store_metrics::write(page, metrics);
 }
 
 /// Disks of machines that run; counters begin anew when a guest is started or reset.

@@ -4,7 +4,9 @@ use axum::http::header;
 use axum::response::IntoResponse;
 use utoipa::OpenApi;
 
-use crate::{boot_sources, console, disks, events, health, images, metrics, operations, uploads, vms, volumes};
+use crate::{
+    boot_sources, console, disks, events, health, image_cache, images, metrics, operations, uploads, vms, volumes,
+};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -32,6 +34,12 @@ use crate::{boot_sources, console, disks, events, health, images, metrics, opera
         images::deactivate,
         images::reactivate,
         images::delete,
+        image_cache::stores,
+        image_cache::show,
+        image_cache::put,
+        image_cache::evict,
+        image_cache::clear,
+        image_cache::prune,
         boot_sources::list,
         boot_sources::show,
         boot_sources::put,

@@ -84,7 +84,7 @@ const fn status(code: ErrorCode) -> StatusCode {
         | ErrorCode::InsecureRegistry
         | ErrorCode::BadKernel => StatusCode::UNPROCESSABLE_ENTITY,
         ErrorCode::RegistryUnavailable | ErrorCode::DigestMismatch => StatusCode::BAD_GATEWAY,
-        ErrorCode::HostLacks => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorCode::HostLacks | ErrorCode::StoreUnavailable => StatusCode::SERVICE_UNAVAILABLE,
         ErrorCode::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
         ErrorCode::Timeout => StatusCode::GATEWAY_TIMEOUT,
         ErrorCode::MachineFailed | ErrorCode::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -113,6 +113,7 @@ const fn title(code: ErrorCode) -> &'static str {
         ErrorCode::UploadOffset => "The piece does not begin where the last one ended",
         ErrorCode::InsecureRegistry => "The registry is not allowed over plain HTTP",
         ErrorCode::BadKernel => "The kernel can not be booted",
+        ErrorCode::StoreUnavailable => "A store of images is not available",
         ErrorCode::HostLacks => "The host lacks something",
         ErrorCode::NoSpace => "No space left",
         ErrorCode::Timeout => "It took too long",

@@ -13,7 +13,8 @@ use crate::problem::Problem;
 use crate::serve::Closing;
 use crate::shared::Shared;
 use crate::{
-    boot_sources, console, disks, events, health, images, metrics, once, openapi, operations, uploads, vms, volumes,
+    boot_sources, console, disks, events, health, image_cache, images, metrics, once, openapi, operations, uploads,
+    vms, volumes,
 };
 
 /// The whole API.
@@ -37,6 +38,13 @@ pub fn router(host: Host, closing: Closing) -> Router {
         .route("/v1/images/{image}/push", post(images::push))
         .route("/v1/images/{image}/deactivate", post(images::deactivate))
         .route("/v1/images/{image}/reactivate", post(images::reactivate))
+        .route("/v1/image-stores", get(image_cache::stores))
+        .route("/v1/image-cache", get(image_cache::show).delete(image_cache::clear))
+        .route("/v1/image-cache/prune", post(image_cache::prune))
+        .route(
+            "/v1/image-cache/{image}",
+            put(image_cache::put).delete(image_cache::evict),
+        )
         .route("/v1/boot-sources", get(boot_sources::list))
         .route(
             "/v1/boot-sources/{source}",

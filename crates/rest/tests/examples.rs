@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use api_types::{
-    BootSource, BootSourceWish, DiskLimits, DiskMirror, DiskWish, Event, Image, ImageAccepted, ImageCreate, ImagePatch,
-    Operation, ProblemBody, StopRequest, Vm, VmSpec, Volume, VolumeAccepted, VolumeCheckRequest, VolumeConvert,
-    VolumeMeasureRequest, VolumeResize, VolumeWish,
+    BootSource, BootSourceWish, DiskLimits, DiskMirror, DiskWish, Event, Image, ImageAccepted, ImageCache, ImageCreate,
+    ImagePatch, ImageStoreList, Operation, ProblemBody, StopRequest, Vm, VmSpec, Volume, VolumeAccepted,
+    VolumeCheckRequest, VolumeConvert, VolumeMeasureRequest, VolumeResize, VolumeWish,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -59,6 +59,8 @@ fn examples_are_what_they_say() {
             "image-pull",
             "image-create",
             "image-patch",
+            "image-cache",
+            "image-stores",
             "boot-source-wish",
             "boot-source",
             "vm-spec",
@@ -72,6 +74,8 @@ fn examples_are_what_they_say() {
         .into_iter()
         .find(|kind| name.starts_with(kind));
         let result = match kind {
+            Some("image-cache") => same::<ImageCache>(&text),
+            Some("image-stores") => same::<ImageStoreList>(&text),
             Some("volume-wish") => same::<VolumeWish>(&text),
             Some("volume-resize") => same::<VolumeResize>(&text),
             Some("volume-check-request") => same::<VolumeCheckRequest>(&text),

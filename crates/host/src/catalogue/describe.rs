@@ -164,7 +164,7 @@ pub(super) const fn store_code(error: &StoreError) -> ErrorCode {
     match error {
         StoreError::NotFound(_) | StoreError::NoSuchPart { .. } => ErrorCode::NotFound,
         StoreError::Damaged { .. } => ErrorCode::DigestMismatch,
-        StoreError::Unavailable { .. } => ErrorCode::HostLacks,
+        StoreError::Unavailable { .. } => ErrorCode::StoreUnavailable,
         StoreError::Io { .. } => ErrorCode::Internal,
     }
 }

@@ -135,7 +135,7 @@ impl Host {
         Ok(ImageImportInfo {
             methods: methods.map(|method| method.name().to_owned()).collect(),
             max_disk_bytes: context.config.image_max_bytes,
-            stores: self.stores().await?,
+            stores: self.image_stores().await?,
             s3_servers: servers.map(|server| server.name.clone()).collect(),
         })
     }

@@ -1,6 +1,5 @@
 //! What somebody means by the name of an image.
 
-use api_types::ErrorCode;
 use image_catalog::{ImageAction, ImageState};
 use images::{ImageDigest, Reference, StoreError};
 
@@ -65,26 +64,12 @@ impl Host {
             .map_err(|error| not_allowed(row.name(), &error))?;
         let Some(sealed) = self.sealed(&row).await? else {
             let text = format!(
-                "the bytes of image {} are gone from the store: import it again",
+                "the bytes of image {} are gone from the stores: import it again",
                 row.name()
             );
-            return Err(Failure::new(ErrorCode::NotFound, text));
+            return Err(self.bytes_missing(text));
         };
-        let digest = sealed.digest.clone();
-        let at_hand = self.blocking(move |host| match host.0.context.store.get(&digest) {
-            Ok(_) => Ok(true),
-            Err(StoreError::NotFound(_)) => Ok(false),
-            Err(error) => Err(error),
-        });
-        if !at_hand.await? {
-            let text = format!(
-                "image {} is not in the default store, from which machines and volumes are made: karat image copy {} {}",
-                row.name(),
-                row.name(),
-                self.0.context.store.name()
-            );
-            return Err(Failure::new(ErrorCode::WrongState, text));
-        }
+        self.bring_to_hand(&row, &sealed).await?;
         Ok(Some(Usable { row, sealed }))
     }
 

@@ -29,7 +29,11 @@ impl Host {
             .registry()
             .change(|change| -> Result<_, RegistryError> { change.referenced_digests() });
         let referenced = referenced.await?;
-        let stores: Vec<_> = self.0.context.stores.all().cloned().collect();
+        let stores = self.0.context.stores.all();
+        let stores: Vec<_> = stores
+            .filter(|store| store.check_available().is_ok())
+            .cloned()
+            .collect();
         let found = self.blocking(move |_| {
             let how = Examination {
                 referenced: Some(referenced.clone()),
@@ -57,7 +61,7 @@ impl Host {
 
 impl Change<'_> {
     /// What records, machines and volumes refer to.
-    fn referenced_digests(&self) -> Result<BTreeSet<ImageDigest>, RegistryError> {
+    pub(crate) fn referenced_digests(&self) -> Result<BTreeSet<ImageDigest>, RegistryError> {
         let images = self.images()?.into_iter();
         let images = images.filter(|row| row.state.state != ImageState::Deleting);
         let images = images.filter_map(|row| row.digest);

@@ -203,6 +203,10 @@ impl Change<'_> {
                 let digest = intake.digest.to_string();
                 row.digest = Some(digest.clone());
                 row.origin = Some(intake.origin.clone());
+                if intake.store == images::StoreName::default() {
+                    // It is there to stay.
+                    self.drop_cache_row(&digest)?;
+                }
                 self.act_on_image(&mut row, ImageAction::Activate)?;
                 for failed in &intake.failed {
                     let text = format!("image {} did not get into store {failed}", row.name());

@@ -208,7 +208,7 @@ fn identity_text(identity: &Identity) -> String {
     }
 }
 
-pub(super) fn import_code(error: &ImportError) -> ErrorCode {
+pub(crate) fn import_code(error: &ImportError) -> ErrorCode {
     match error {
         ImportError::Registry(error) => pull_code(error),
         ImportError::Source(error) => source_code(error),

@@ -1,8 +1,8 @@
 //! In which stores an image is.
 
-use api_types::{ErrorCode, ImageImport, ImageStore, OperationKind, OperationPhase};
+use api_types::{ErrorCode, ImageImport, ImageStore, ImageStoreState, OperationKind, OperationPhase};
 use image_catalog::ImageAction;
-use images::{ImageDigest, ImportError, Store, StoreName};
+use images::{ImageDigest, ImportError, Store, StoreHealth, StoreName, StoreState};
 use spec::OperationId;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{no_image, not_allowed, source};
 use crate::failure::Failure;
 use crate::host::Host;
+use crate::image_config::ImageConfig;
 use crate::operations::Worker;
 use crate::registry::{Change, ImageRow, OperationRecord};
 
@@ -39,7 +40,8 @@ impl Host {
         let host = self.clone();
         tokio::spawn(async move {
             let copied = host.copy_to(&digest, &targets, &progress, &cancel).await;
-            host.note_copied(id, &digest, copied).await;
+            let to_stay = targets.contains(host.0.context.store.name());
+            host.note_copied(id, &digest, copied, to_stay).await;
             host.0.context.operations.end(id);
         });
         Ok(operation)
@@ -62,8 +64,8 @@ impl Host {
         let _image_stays = self.0.images.read().await;
         let having = self.having(digest).await?;
         let origin = having.first().ok_or_else(|| {
-            let text = format!("no store that can be read has the bytes of {digest}: import it again");
-            Failure::new(ErrorCode::NotFound, text)
+            let text = format!("no store has the bytes of {digest}: import it again");
+            self.bytes_missing(text)
         })?;
         for target in targets {
             let copied = self
@@ -79,10 +81,15 @@ impl Host {
         Ok(())
     }
 
-    async fn note_copied(&self, id: OperationId, digest: &ImageDigest, copied: Result<(), Failure>) {
+    async fn note_copied(&self, id: OperationId, digest: &ImageDigest, copied: Result<(), Failure>, to_stay: bool) {
         let text = digest.to_string();
         let noted = self.registry().change(move |change| match copied {
-            Ok(()) => change.end_operation(id, OperationPhase::Succeeded, Ok(Some(&text))),
+            Ok(()) => {
+                if to_stay {
+                    change.drop_cache_row(&text)?;
+                }
+                change.end_operation(id, OperationPhase::Succeeded, Ok(Some(&text)))
+            }
             Err(failure) => {
                 let phase = match failure.code {
                     ErrorCode::Cancelled => OperationPhase::Cancelled,
@@ -106,6 +113,8 @@ impl Host {
         };
         let name: StoreName = store.parse().map_err(|_| unknown())?;
         let target = self.0.context.stores.get(&name).ok_or_else(unknown)?.clone();
+        let looked = target.clone();
+        self.blocking(move |_| looked.check_writable()).await?;
         let Some(_nobody_clones) = self.nobody_clones().await else {
             let text = "a machine or volume is being made from an image; try again when that is done";
             return Err(Failure::new(ErrorCode::InUse, text));
@@ -131,7 +140,16 @@ impl Host {
         if name == *self.0.context.store.name() && !(machines.is_empty() && volumes.is_empty()) {
             return Err(super::remove::in_use(&row, &machines, &volumes));
         }
-        self.blocking(move |_| target.remove(&digest)).await
+        let text = digest.to_string();
+        // A copy in the cache is gone, or is the image itself from now on.
+        let is_settled = name == *self.0.context.store.name() || having.len() == 2;
+        self.blocking(move |_| target.remove(&digest)).await?;
+        if is_settled {
+            self.registry()
+                .change(move |change| change.drop_cache_row(&text))
+                .await?;
+        }
+        Ok(())
     }
 
     /// Stores that have these bytes, the default one first.
@@ -141,32 +159,53 @@ impl Host {
             .await
     }
 
-    /// All stores, the default one first. Walks their files.
-    pub(super) async fn stores(&self) -> Result<Vec<ImageStore>, Failure> {
-        let states = self.blocking(|host| Ok(host.0.context.stores.states())).await?;
-        let mut stores: Vec<_> = states
-            .into_iter()
-            .map(|state| ImageStore {
-                name: state.name.to_string(),
-                is_default: state.is_default,
-                problem: state.problem,
-                used_bytes: state.usage.map(|usage| usage.images_bytes),
-                quota_bytes: state.quota_bytes,
-                free_bytes: state.usage.map(|usage| usage.free_bytes),
-            })
-            .collect();
-        for closed in &self.0.context.closed_stores {
-            stores.push(ImageStore {
-                name: closed.name.to_string(),
-                is_default: false,
-                problem: Some(crate::failure::chain(&closed.error)),
-                used_bytes: None,
-                quota_bytes: None,
-                free_bytes: None,
-            });
+    /// That bytes are in no store, or in none that is available.
+    pub(super) fn bytes_missing(&self, text: String) -> Failure {
+        let stores = self.0.context.stores.all();
+        let away: Vec<_> = stores.filter_map(|store| store.check_available().err()).collect();
+        if away.is_empty() {
+            return Failure::new(ErrorCode::NotFound, text);
         }
+        let away: Vec<_> = away.iter().map(ToString::to_string).collect();
+        Failure::new(
+            ErrorCode::StoreUnavailable,
+            format!("{text}, unless it is in one that is away: {}", away.join("; ")),
+        )
+    }
+
+    /// All stores, the default one first. Walks their files.
+    pub async fn image_stores(&self) -> Result<Vec<ImageStore>, Failure> {
+        let states = self.store_states().await?;
+        let config = &self.0.context.config.images;
+        let mut stores: Vec<_> = states.into_iter().map(|state| shown(state, config)).collect();
         stores.sort_by_key(|store| !store.is_default);
         Ok(stores)
+    }
+
+    /// How all stores are. Walks their files.
+    pub(crate) async fn store_states(&self) -> Result<Vec<StoreState>, Failure> {
+        self.blocking(|host| Ok(host.0.context.stores.states())).await
+    }
+}
+
+fn shown(state: StoreState, config: &ImageConfig) -> ImageStore {
+    let further = config.stores.iter().find(|store| store.name == state.name);
+    let usage = state.usage;
+    ImageStore {
+        name: state.name.to_string(),
+        is_default: state.is_default,
+        state: match state.health {
+            StoreHealth::Ready => ImageStoreState::Ready,
+            StoreHealth::ReadOnly => ImageStoreState::ReadOnly,
+            StoreHealth::Unavailable => ImageStoreState::Unavailable,
+        },
+        problem: state.problem,
+        cached: further.is_some_and(|store| store.cached),
+        images: state.images,
+        used_bytes: usage.map(|usage| usage.images_bytes),
+        imports_bytes: usage.map(|usage| usage.imports_bytes.saturating_add(usage.blobs_bytes)),
+        quota_bytes: state.quota_bytes,
+        free_bytes: usage.map(|usage| usage.free_bytes),
     }
 }
 

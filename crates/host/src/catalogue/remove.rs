@@ -11,6 +11,7 @@ use super::no_image;
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::registry::{Change, ImageRow, RegistryError};
+use crate::store_notes;
 
 /// How long the removal of an image waits for those who make something from one.
 const CLONES_TIMEOUT: Duration = Duration::from_secs(2);
@@ -49,7 +50,7 @@ impl Host {
 
     /// Keeps others from making something from images. Nothing where somebody does so for long: all who want to begin with that wait
     /// behind whoever waits here.
-    pub(super) async fn nobody_clones(&self) -> Option<RwLockWriteGuard<'_, ()>> {
+    pub(crate) async fn nobody_clones(&self) -> Option<RwLockWriteGuard<'_, ()>> {
         tokio::time::timeout(CLONES_TIMEOUT, self.0.images.write()).await.ok()
     }
 
@@ -76,12 +77,16 @@ impl Host {
         }
     }
 
-    /// Removes bytes from all stores. Nobody makes anything from images meanwhile.
+    /// Removes bytes from all stores; from those that are not available when they are. Nobody makes anything from images meanwhile.
     async fn remove_bytes(&self, digest: ImageDigest) -> Result<(), Failure> {
         self.blocking(move |host| {
-            for store in host.0.context.stores.all() {
+            let context = &host.0.context;
+            for store in context.stores.all() {
                 match store.remove(&digest) {
                     Err(StoreError::NotFound(_)) => {}
+                    Err(StoreError::Unavailable { .. }) if store.name() != context.store.name() => {
+                        store_notes::owe(context, store.name(), &digest)?;
+                    }
                     other => other?,
                 }
             }
@@ -110,6 +115,7 @@ impl Host {
         let forgotten = self.registry().change(move |change| -> Result<(), Failure> {
             if let Some(digest) = row.digest.as_ref().filter(|_| last) {
                 change.forget_references_to(digest)?;
+                change.drop_cache_row(digest)?;
             }
             change.forget_image(&row)
         });

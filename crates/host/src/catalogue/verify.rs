@@ -102,7 +102,7 @@ const fn verify_code(error: &StoreError) -> ErrorCode {
     match error {
         StoreError::Damaged { .. } => ErrorCode::DigestMismatch,
         StoreError::NotFound(_) | StoreError::NoSuchPart { .. } => ErrorCode::NotFound,
-        StoreError::Unavailable { .. } => ErrorCode::HostLacks,
+        StoreError::Unavailable { .. } => ErrorCode::StoreUnavailable,
         StoreError::Io { .. } => ErrorCode::Internal,
     }
 }

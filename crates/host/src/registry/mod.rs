@@ -5,6 +5,7 @@
 //! FULL`).
 
 mod ballast;
+mod cache_rows;
 mod events;
 mod holders;
 mod image_rows;
@@ -30,6 +31,7 @@ use tokio::sync::{oneshot, watch};
 
 use ballast::Ballast;
 
+pub(crate) use cache_rows::{CacheRow, CacheState};
 pub(crate) use events::About;
 pub(crate) use holders::Holder;
 pub(crate) use image_rows::{ImageRow, ImportJob};

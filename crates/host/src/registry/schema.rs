@@ -9,7 +9,7 @@ const BUSY_TIMEOUT_MS: u64 = 5000;
 
 /// Steps from each schema version to the next; a file of version *n* gets all from the *n*-th on. Steps are never edited
 /// once released, only added.
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 6] = [
     r"
     CREATE TABLE vms (
         id           TEXT PRIMARY KEY,
@@ -81,6 +81,12 @@ const MIGRATIONS: [&str; 5] = [
     ) STRICT;
     CREATE TABLE boot_sources (
         name   TEXT PRIMARY KEY,
+        record TEXT NOT NULL
+    ) STRICT;
+",
+    r"
+    CREATE TABLE image_cache (
+        digest TEXT PRIMARY KEY,
         record TEXT NOT NULL
     ) STRICT;
 ",

@@ -25,6 +25,9 @@ impl Host {
         problems
             .into_result(())
             .map_err(|problems| Failure::refused(REFUSED, &problems))?;
+        if let VolumeSource::Image { image, .. } = &wish.source {
+            self.prepare_image(image).await?;
+        }
         // No image is removed between here and the record that needs it.
         let _image_stays = self.0.images.read().await;
         let origin = self.origin(&wish).await?;

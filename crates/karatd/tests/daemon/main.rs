@@ -7,7 +7,9 @@
     reason = "a test fails by panicking, also outside of #[test] functions"
 )]
 
+mod alerts;
 mod boot_sources;
+mod cache;
 mod harness;
 mod images;
 mod intake;
@@ -21,5 +23,6 @@ mod registry;
 mod requests;
 mod restarts;
 mod roots;
+mod stores;
 mod volumes;
 mod web;

@@ -1,0 +1,71 @@
+//! What is remembered of further stores outside of them, and what is known of them.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use images::{ImageDigest, Recovery, Store, StoreError, StoreName};
+
+use crate::context::Context;
+
+/// The directory of what is remembered of further stores, outside of them.
+pub(crate) fn directory(state_dir: &Path) -> PathBuf {
+    state_dir.join("stores")
+}
+
+/// The file that has the identity of a store.
+pub(crate) fn identity(state_dir: &Path, name: &StoreName) -> PathBuf {
+    directory(state_dir).join(format!("{name}.id"))
+}
+
+/// The file of images that are to go from a store when it is back.
+pub(crate) fn owed(state_dir: &Path, name: &StoreName) -> PathBuf {
+    directory(state_dir).join(format!("{name}.owed"))
+}
+
+/// Notes that an image is to go from a store that is not there. Durable when it returns. Blocks.
+pub(crate) fn owe(context: &Context, store: &StoreName, digest: &ImageDigest) -> Result<(), StoreError> {
+    let path = owed(&context.config.state_dir, store);
+    let noted = || -> io::Result<()> {
+        let mut file = std::fs::File::options().create(true).append(true).open(&path)?;
+        file.write_all(format!("{digest}\n").as_bytes())?;
+        file.sync_all()?;
+        std::fs::File::open(directory(&context.config.state_dir))?.sync_all()
+    };
+    noted().map_err(|source| StoreError::Io {
+        action: "note what is to be removed in",
+        path: path.clone(),
+        source,
+    })
+}
+
+/// Tells of what was found left over in a store.
+pub(crate) fn log_recovery(store: &StoreName, recovery: &Recovery) {
+    if recovery.removed > 0 || !recovery.damaged.is_empty() {
+        tracing::warn!(
+            %store,
+            removed = recovery.removed,
+            damaged = recovery.damaged.len(),
+            "image store was cleaned"
+        );
+    }
+}
+
+impl Context {
+    /// Tries whether the files of a store can share blocks, unless that is known. It is not while nothing can be written there.
+    pub(crate) async fn learn_reflinks(self: &Arc<Self>, store: &Store) {
+        if self.reflinks_of(store.name()).is_some() || store.check_writable().is_err() {
+            return;
+        }
+        let tried = store.clone();
+        let tried = tokio::task::spawn_blocking(move || tried.can_reflink());
+        if let Ok(Some(can)) = tried.await {
+            self.reflinks().insert(store.name().clone(), can);
+        }
+    }
+
+    /// Whether the files of a store can share blocks; none while that is not known.
+    pub(crate) fn reflinks_of(&self, store: &StoreName) -> Option<bool> {
+        self.reflinks().get(store).copied()
+    }
+}
