@@ -1,6 +1,6 @@
 //! The host: opened once, then asked by many.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::fs::{DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -350,12 +350,7 @@ fn open_context(config: HostConfig) -> Result<(Context, Left), OpenError> {
             memory_bytes: limits::memory_bytes().map_err(OpenError::Limits)?,
             file_roots: config.file_roots.clone(),
         },
-        reflinks: store
-            .can_reflink()
-            .map(|can| (store.name().clone(), can))
-            .into_iter()
-            .collect::<BTreeMap<_, _>>()
-            .into(),
+        reflinks: store_notes::first_trial(&store),
         agents: Agents::open(&config.images),
         config,
         registry,

@@ -1,8 +1,9 @@
 //! What is remembered of further stores outside of them, and what is known of them.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use images::{ImageDigest, Recovery, Store, StoreError, StoreName};
 
@@ -49,6 +50,12 @@ pub(crate) fn log_recovery(store: &StoreName, recovery: &Recovery) {
             "image store was cleaned"
         );
     }
+}
+
+/// Which stores' files can share blocks, as far as it is known when the daemon starts: of the default one. Blocks shortly.
+pub(crate) fn first_trial(default: &Store) -> Mutex<BTreeMap<StoreName, bool>> {
+    let can = default.can_reflink();
+    Mutex::new(can.map(|can| (default.name().clone(), can)).into_iter().collect())
 }
 
 impl Context {

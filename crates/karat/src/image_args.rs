@@ -6,8 +6,6 @@ use std::path::PathBuf;
 use api_types::{BootSourceFrom, BootSourceWish, ImageCreate, ImageImport, ImagePatch, ImageSums, ImportOptions};
 use clap::Subcommand;
 
-use crate::image_stores::{CacheCommand, StoreCommand};
-
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImageCommand {
     /// Pull a container disk from a registry.
@@ -98,6 +96,38 @@ pub(crate) enum ImageCommand {
         #[arg(required = true)]
         images: Vec<String>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StoreCommand {
+    /// List stores of images: whether they can be used, what they hold, and what they may.
+    Ls,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CacheCommand {
+    /// List copies of images of slow stores, and those that are to come.
+    Ls,
+    /// Ask for copies of images, before they are needed.
+    Add {
+        /// Ids, names, aliases, digests or references.
+        #[arg(required = true)]
+        images: Vec<String>,
+    },
+    /// Take images out of the cache, or out of the queue.
+    Rm {
+        /// Ids, names, aliases, digests or references.
+        #[arg(required_unless_present_any = ["all_cached", "all_queued"])]
+        images: Vec<String>,
+        /// All copies that nobody uses.
+        #[arg(long)]
+        all_cached: bool,
+        /// All that are to come.
+        #[arg(long)]
+        all_queued: bool,
+    },
+    /// Remove copies until they take no more than they may, those that were not used for longest first.
+    Prune,
 }
 
 #[derive(Debug, clap::Args)]

@@ -18,6 +18,7 @@ mod metrics;
 mod once;
 mod openapi;
 mod operations;
+mod page;
 mod problem;
 mod router;
 mod serve;

@@ -1,15 +1,13 @@
 //! `/metrics`: figures in the text format of Prometheus (exposition format 0.0.4).
 
-use std::fmt::{Display, Write as _};
-use std::time::Duration;
-
 use api_types::ProblemBody;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
-use host::{DiskLatency, DiskReport, LATENCY_BOUNDS_US, Metrics};
+use host::{DiskReport, Metrics};
 use serde::Serialize;
 
+use crate::page::Page;
 use crate::problem::Problem;
 use crate::shared::Shared;
 use crate::store_metrics;
@@ -21,52 +19,6 @@ pub(crate) async fn show(State(shared): State<Shared>) -> Result<impl IntoRespon
     let metrics = shared.host.metrics().await?;
     let content_type = "text/plain; version=0.0.4; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, content_type)], write(&metrics)))
-}
-
-/// Seconds as a decimal fraction, exact.
-fn seconds(duration: Duration) -> String {
-    format!("{}.{:09}", duration.as_secs(), duration.subsec_nanos())
-}
-
-/// Lines of one page. Names come without the `karat_` before them all.
-#[derive(Default)]
-pub(crate) struct Page(String);
-
-impl Page {
-    /// Begins a family of samples.
-    pub(crate) fn family(&mut self, name: &str, kind: &str, help: &str) {
-        // Writing to a String does not fail.
-        _ = writeln!(self.0, "# HELP karat_{name} {help}\n# TYPE karat_{name} {kind}");
-    }
-
-    /// Values of labels are words, names and versions of this API: nothing in them needs to be escaped.
-    pub(crate) fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
-        let labels: Vec<_> = labels.iter().map(|(key, value)| format!("{key}=\"{value}\"")).collect();
-        let labels = if labels.is_empty() {
-            String::new()
-        } else {
-            format!("{{{}}}", labels.join(","))
-        };
-        _ = writeln!(self.0, "karat_{name}{labels} {value}");
-    }
-
-    fn histogram(&mut self, name: &str, labels: &[(&str, &str)], latency: &DiskLatency) {
-        let bucket = format!("{name}_bucket");
-        for (bound, within) in LATENCY_BOUNDS_US.iter().zip(&latency.within) {
-            let le = seconds(Duration::from_micros(*bound));
-            self.sample(&bucket, &[labels, &[("le", &le)]].concat(), within);
-        }
-        self.sample(&bucket, &[labels, &[("le", "+Inf")]].concat(), latency.count);
-        let sum = seconds(Duration::from_nanos(latency.total_ns));
-        self.sample(&format!("{name}_sum"), labels, sum);
-        self.sample(&format!("{name}_count"), labels, latency.count);
-    }
-
-    /// A gauge that has one sample.
-    pub(crate) fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
-        self.family(name, "gauge", help);
-        self.sample(name, &[], value);
-    }
 }
 
 fn write(metrics: &Metrics) -> String {
@@ -117,7 +69,7 @@ fn write(metrics: &Metrics) -> String {
         "Space left on the file system of the state directory.",
         metrics.free_bytes,
     );
-    page.0
+    page.text()
 }
 
 /// Imports, boot sources and the store; what the shipped alerting rules read.

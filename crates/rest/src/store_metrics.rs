@@ -2,7 +2,7 @@
 
 use host::{Metrics, StoreFigures, StoreRoom};
 
-use crate::metrics::Page;
+use crate::page::Page;
 
 /// A figure that a store has only while it is there.
 type Figure = fn(&StoreRoom) -> u64;

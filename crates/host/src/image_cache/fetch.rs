@@ -122,11 +122,11 @@ impl Host {
 
     /// Makes all copies that somebody asked for, one after the other, as far as they fit.
     pub(super) async fn prefetch(&self) {
-        let rows = match self.registry().change(|change| change.cache_rows()).await {
+        let rows = match self.cache_rows().await {
             Ok(rows) => rows,
             Err(error) => {
                 tracing::warn!(
-                    error = crate::failure::chain(&error),
+                    %error,
                     "the queue of the image cache can not be read"
                 );
                 return;

@@ -120,7 +120,7 @@ impl Host {
 
     /// Takes all out of the cache that nobody uses, or all out of the queue.
     pub async fn clear_cache(&self, state: ImageCacheState) -> Result<(), Failure> {
-        let rows = self.registry().change(|change| change.cache_rows()).await?;
+        let rows = self.cache_rows().await?;
         let wanted = match state {
             ImageCacheState::Queued => CacheState::Queued,
             ImageCacheState::Fetching => CacheState::Fetching,
@@ -166,7 +166,7 @@ impl Host {
     }
 
     pub(crate) async fn cache_figures(&self) -> Result<CacheFigures, Failure> {
-        let rows = self.registry().change(|change| change.cache_rows()).await?;
+        let rows = self.cache_rows().await?;
         let mut figures = CacheFigures {
             hits: self.0.cache.hits.load(Ordering::Relaxed),
             misses: self.0.cache.misses.load(Ordering::Relaxed),
@@ -182,6 +182,15 @@ impl Host {
             figures.used_bytes += self.copy_bytes(&row).await?.unwrap_or(0);
         }
         Ok(figures)
+    }
+
+    /// All copies, those that were not used for longest first.
+    #[expect(
+        clippy::redundant_closure_for_method_calls,
+        reason = "the method itself is not general in its lifetime"
+    )]
+    async fn cache_rows(&self) -> Result<Vec<CacheRow>, Failure> {
+        Ok(self.registry().change(|change| change.cache_rows()).await?)
     }
 
     async fn cache_entry(&self, digest: &ImageDigest) -> Result<ImageCacheEntry, Failure> {

@@ -17,7 +17,7 @@ impl Host {
     /// Removes copies until `bytes` more fit; whether they do.
     pub(super) async fn make_room(&self, bytes: u64) -> Result<bool, Failure> {
         let max = self.0.context.config.images.cache.max_bytes;
-        let rows = self.registry().change(|change| change.cache_rows()).await?;
+        let rows = self.cache_rows().await?;
         let mut copies = Vec::new();
         for row in rows.into_iter().filter(|row| row.state == CacheState::Cached) {
             let size = self.copy_bytes(&row).await?.unwrap_or(0);
@@ -84,7 +84,7 @@ impl Host {
 
     /// Settles what an earlier daemon was about when it ended.
     pub(super) async fn settle_cache(&self) -> Result<(), Failure> {
-        let rows = self.registry().change(|change| change.cache_rows()).await?;
+        let rows = self.cache_rows().await?;
         for mut row in rows.into_iter().filter(|row| row.state != CacheState::Queued) {
             let Ok(digest) = row.digest.parse::<ImageDigest>() else {
                 continue;

@@ -83,6 +83,17 @@ fn sealed(directory: &Path) -> usize {
     std::fs::read_dir(directory.join("images/sha256")).unwrap().count()
 }
 
+/// That it went and came back.
+fn events_tell(daemon: &Daemon) {
+    let events = daemon.get("/v1/events").json().to_string();
+    for told in [
+        "image store archive is not available",
+        "image store archive is available",
+    ] {
+        assert!(events.contains(told), "{told}: {events}");
+    }
+}
+
 const ARCHIVE: &str = "reserved_space = 0\n[[images.store]]\nname = \"archive\"\npath = \"@DIR@/archive\"\n";
 
 #[test]
@@ -156,13 +167,7 @@ fn a_store_whose_mount_goes_while_the_daemon_runs_is_away_until_it_is_back() {
         Some(metrics(&daemon)).filter(|look| look.contains(known))
     });
     prove([&look, &look], &[]);
-    let events = daemon.get("/v1/events").json().to_string();
-    for told in [
-        "image store archive is not available",
-        "image store archive is available",
-    ] {
-        assert!(events.contains(told), "{told}: {events}");
-    }
+    events_tell(&daemon);
     drop(archive);
     drop(daemon);
 }
