@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::{ConvertError, CredentialsError, DiskFormatError, ImageDigest, LayerError};
+use crate::{CredentialsError, ImageDigest, LayerError};
 
 /// A cause whose type does not matter to callers.
 pub(crate) type Cause = Box<dyn std::error::Error + Send + Sync>;
@@ -116,27 +116,9 @@ pub enum PullError {
         /// All of them.
         paths: Vec<String>,
     },
-    /// The disk is of no use.
-    #[error("disk {path} of the image cannot be used")]
-    Disk {
-        /// Path in the image.
-        path: String,
-        /// Why.
-        #[source]
-        source: DiskFormatError,
-    },
     /// The kernel command line is of no use.
     #[error("command line of the image (/boot/cmdline or label io.karat.cmdline) {0}")]
     Cmdline(&'static str),
-    /// The disk could not be flattened.
-    #[error("disk {path} of the image could not be converted to raw")]
-    Convert {
-        /// Path in the image.
-        path: String,
-        /// Why.
-        #[source]
-        source: ConvertError,
-    },
     /// The file system of the store is full.
     #[error("no space left for the image under {path}: free some, or remove images")]
     DiskFull {
@@ -176,9 +158,7 @@ impl PullError {
             Self::Layer { .. } => "container_layer",
             Self::NoDisk { .. } => "container_no_disk",
             Self::Ambiguous { .. } => "container_ambiguous",
-            Self::Disk { .. } => "container_disk",
             Self::Cmdline(_) => "container_cmdline",
-            Self::Convert { .. } => "converter_failed",
             Self::DiskFull { .. } => "store_full",
             Self::Io { .. } => "io",
             Self::Cancelled => "cancelled",
@@ -194,7 +174,6 @@ impl PullError {
                 | Self::Layer { .. }
                 | Self::NoDisk { .. }
                 | Self::Ambiguous { .. }
-                | Self::Disk { .. }
                 | Self::Cmdline(_)
         )
     }

@@ -28,6 +28,17 @@ impl Store {
         Ok(freed)
     }
 
+    /// Drops what no import wants; true if that freed anything.
+    pub(crate) fn drop_unused(&self) -> bool {
+        match self.drop_unused_blobs() {
+            Ok(freed) => freed > 0,
+            Err(error) => {
+                tracing::warn!("cannot drop what no import wants: {error}");
+                false
+            }
+        }
+    }
+
     /// Keeps blobs from being dropped until the token is.
     pub(crate) fn want(&self, digests: Vec<ImageDigest>) -> Wanted {
         let mut wanted = self.0.wanted.lock().unwrap_or_else(PoisonError::into_inner);

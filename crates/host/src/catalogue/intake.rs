@@ -251,9 +251,7 @@ pub(crate) const fn pull_code(error: &PullError) -> ErrorCode {
         | PullError::Layer { .. }
         | PullError::NoDisk { .. }
         | PullError::Ambiguous { .. }
-        | PullError::Disk { .. }
-        | PullError::Cmdline(_)
-        | PullError::Convert { .. } => ErrorCode::ImageRefused,
+        | PullError::Cmdline(_) => ErrorCode::ImageRefused,
     }
 }
 
