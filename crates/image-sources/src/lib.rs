@@ -54,6 +54,8 @@
 //! A fetch that gave up after several tries has the code of the last one's failure.
 
 mod agent;
+mod body;
+mod call;
 mod chain;
 mod error;
 mod fetch;
@@ -76,6 +78,7 @@ mod tls_fault;
 mod web;
 
 pub use agent::{Agent, AgentOptions};
+pub use call::{Call, Reply};
 pub use error::SourceError;
 pub use file::{FileRoots, FileSource};
 pub use identity::{Comparison, Identity};
