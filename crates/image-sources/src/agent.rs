@@ -216,6 +216,12 @@ pub(crate) fn shown(url: &Url) -> String {
     url.into()
 }
 
+/// A URL as sources report it and records keep it: without user, password, query and fragment; none for what is no URL.
+#[must_use]
+pub fn without_secrets(url: &str) -> Option<String> {
+    Url::parse(url).ok().map(|url| shown(&url))
+}
+
 /// True if the end of the body is told from a broken connection.
 pub(crate) fn is_framed(headers: &HeaderMap, length: Option<u64>) -> bool {
     length.is_some() || headers.contains_key(TRANSFER_ENCODING)

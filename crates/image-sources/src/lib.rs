@@ -77,7 +77,7 @@ mod tls;
 mod tls_fault;
 mod web;
 
-pub use agent::{Agent, AgentOptions};
+pub use agent::{Agent, AgentOptions, without_secrets};
 pub use call::{Call, Reply};
 pub use error::SourceError;
 pub use file::{FileRoots, FileSource};

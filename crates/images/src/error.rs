@@ -44,6 +44,23 @@ pub enum PullError {
         #[source]
         source: Cause,
     },
+    /// It leads to where nothing is fetched from or sent to: by its address, a redirect, or its token service.
+    #[error("registry {registry} is, or leads to, where the configuration does not allow it ([images.registry])")]
+    Denied {
+        /// Host and port.
+        registry: String,
+        /// Which rule.
+        #[source]
+        source: Cause,
+    },
+    /// It answers what makes no sense.
+    #[error("registry {registry} answers wrongly: {problem}")]
+    BadAnswer {
+        /// Host and port.
+        registry: String,
+        /// What is wrong.
+        problem: String,
+    },
     /// The registry answered with a failure.
     #[error("registry {registry} answered with status {status}; pull again later: it goes on where it ended")]
     Status {
@@ -150,6 +167,8 @@ impl PullError {
             Self::Credentials(_) => "registry_credentials",
             Self::Unreachable { .. } => "registry_unreachable",
             Self::Insecure { .. } => "registry_not_tls",
+            Self::Denied { .. } => "registry_denied",
+            Self::BadAnswer { .. } => "registry_bad_answer",
             Self::Status { .. } => "registry_status",
             Self::BrokeOff { .. } => "registry_broke_off",
             Self::DigestMismatch { .. } => "registry_digest_mismatch",

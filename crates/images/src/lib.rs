@@ -9,7 +9,8 @@
 //! <root>/images/sha256/<hex>/    one sealed image: disk.raw or disk.qcow2, kernel, initrd, manifest.json; never opened for writing
 //! <root>/blobs/<hex>             a fetched and verified layer (zstd ones only), kept until the import that wanted it is done
 //! <root>/blobs/<hex>.partial     the beginning of such a layer, continued by the next import
-//! <root>/partial/<hex>/          the beginning of a disk from the web or out of layers, continued by the next import from there
+//! <root>/partial/<hex>/          the beginning of a disk from the web or out of layers, continued by the next import from there,
+//!                                or gone after a week; counts for the store's quota
 //! <root>/tmp/                    imports under way; emptied when a Store opens
 //! ```
 //!
@@ -35,9 +36,11 @@
 //! label `io.karat.cmdline`. Links are never followed. A later layer replaces or (by OCI whiteouts) removes what an earlier one
 //! brought.
 
+mod challenge;
 mod clone;
 mod container;
 mod credentials;
+mod damage;
 mod digest;
 mod disk_format;
 mod durable;
@@ -65,6 +68,8 @@ mod record;
 mod recovery;
 mod reference;
 mod registry;
+mod registry_agents;
+mod registry_push;
 mod request;
 mod seal;
 mod sparse;
@@ -91,6 +96,7 @@ pub use push::{PushError, Pushed};
 pub use record::{DiskRecord, FileRecord, ImageRecord};
 pub use recovery::Recovery;
 pub use reference::{BadReference, Reference};
+pub use registry_agents::registry_policy;
 pub use request::{ImportRequest, ImportSource, Imported, RequestedProof, SumsRequest};
 pub use store::{Settings, Store, Usage};
 pub use store_error::{OpenError, StoreError};

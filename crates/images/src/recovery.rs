@@ -35,6 +35,7 @@ impl Store {
                 recovery.removed += 1;
             }
         }
+        self.drop_aged();
         recovery.kept_blobs = (children(&self.blobs())?.len() + children(&self.partial())?.len()) as u64;
         for (name, digest) in self.names()? {
             let problem = match digest.map(|digest| self.get(&digest)) {

@@ -9,11 +9,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use image_sources::{AddressPolicy, Limits};
 use rustix::fs::FlockOperation;
 use tokio::sync::OwnedMutexGuard;
 
-use crate::registry::ClientsOfAll;
-use crate::{DiskFormat, ImageDigest, ImageRecord, OpenError, Recovery, StoreError, StoreName, durable, record};
+use crate::registry_agents::{RegistryAgents, registry_policy};
+use crate::{
+    DiskFormat, ImageDigest, ImageRecord, OpenError, Recovery, StoreError, StoreName, damage, durable, record,
+};
 
 /// Name of a raw disk inside an image's directory.
 pub(crate) const DISK: &str = DiskFormat::Raw.file_name();
@@ -43,6 +46,14 @@ pub struct Settings {
     pub insecure_registries: Vec<String>,
     /// Credentials for registries, in a file as `docker login` writes it; read anew for each use. Default none.
     pub registry_auth_file: Option<PathBuf>,
+    /// Where registries may be, and where they may lead to. Those of `insecure_registries` may be on this host. Default
+    /// [`registry_policy`].
+    pub registry_policy: AddressPolicy,
+    /// How long a registry is waited for, and how slow it may be; how often a fetch is tried again is not among it. Default as for
+    /// the web.
+    pub registry_limits: Limits,
+    /// Certificate authorities that registries must be vouched for by, PEM. Default those of the host.
+    pub registry_authorities_pem: Option<Vec<u8>>,
     /// `qemu-img`, if it is in none of `/usr/bin`, `/usr/local/bin`, `/bin`.
     pub qemu_img: Option<PathBuf>,
     /// How often an import from the web makes what it has durable, so that it goes on there after a crash, bytes. Default 64 MiB.
@@ -64,6 +75,9 @@ impl Default for Settings {
             root: PathBuf::from("/var/lib/karat"),
             insecure_registries: Vec::new(),
             registry_auth_file: None,
+            registry_policy: registry_policy(),
+            registry_limits: Limits::default(),
+            registry_authorities_pem: None,
             qemu_img: None,
             checkpoint_bytes: 64 << 20,
             max_disk_bytes: 256 << 30,
@@ -103,7 +117,7 @@ pub(crate) struct Inner {
     pub(crate) locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     /// Imports that want a blob, by blob.
     pub(crate) wanted: Mutex<HashMap<ImageDigest, usize>>,
-    pub(crate) clients: ClientsOfAll,
+    pub(crate) agents: RegistryAgents,
 }
 
 impl Store {
@@ -143,7 +157,7 @@ impl Store {
             sealing: Mutex::default(),
             locks: Mutex::default(),
             wanted: Mutex::default(),
-            clients: ClientsOfAll::default(),
+            agents: RegistryAgents::default(),
         }));
         let recovery = store.recover().map_err(io("clean", &store.0.settings.root))?;
         Ok((store, recovery))
@@ -165,8 +179,21 @@ impl Store {
         Ok(images)
     }
 
-    /// One image; checks that its files are there in full length.
+    /// One image; checks that its files are there in full length, and that none of them is known to be damaged.
     pub fn get(&self, digest: &ImageDigest) -> Result<ImageRecord, StoreError> {
+        let image = self.get_unmarked(digest)?;
+        let dir = self.image_dir(digest);
+        match damage::mark_of(&dir).map_err(StoreError::io("read", &dir))? {
+            None => Ok(image),
+            Some(problem) => Err(StoreError::Damaged {
+                digest: digest.clone(),
+                problem,
+            }),
+        }
+    }
+
+    /// As [`Self::get`], whatever a mark says.
+    pub(crate) fn get_unmarked(&self, digest: &ImageDigest) -> Result<ImageRecord, StoreError> {
         let dir = self.image_dir(digest);
         let path = dir.join(record::FILE_NAME);
         let damaged = |problem: String| StoreError::Damaged {

@@ -238,9 +238,10 @@ fn source_code(error: &SourceError) -> ErrorCode {
 pub(crate) const fn pull_code(error: &PullError) -> ErrorCode {
     match error {
         PullError::NotFound(_) | PullError::Unauthorized(_) => ErrorCode::ImageUnknown,
-        PullError::Unreachable { .. } | PullError::Status { .. } | PullError::BrokeOff { .. } => {
-            ErrorCode::RegistryUnavailable
-        }
+        PullError::Unreachable { .. }
+        | PullError::Status { .. }
+        | PullError::BadAnswer { .. }
+        | PullError::BrokeOff { .. } => ErrorCode::RegistryUnavailable,
         PullError::Insecure { .. } => ErrorCode::InsecureRegistry,
         PullError::DigestMismatch { .. } | PullError::TooLong { .. } => ErrorCode::DigestMismatch,
         PullError::DiskFull { .. } => ErrorCode::NoSpace,
@@ -251,7 +252,8 @@ pub(crate) const fn pull_code(error: &PullError) -> ErrorCode {
         | PullError::Layer { .. }
         | PullError::NoDisk { .. }
         | PullError::Ambiguous { .. }
-        | PullError::Cmdline(_) => ErrorCode::ImageRefused,
+        | PullError::Cmdline(_)
+        | PullError::Denied { .. } => ErrorCode::ImageRefused,
     }
 }
 

@@ -12,6 +12,7 @@ mod containers;
 mod formats;
 mod full;
 mod hostile;
+mod hostile_registry;
 mod kills;
 mod layers;
 mod nginx;
@@ -20,6 +21,7 @@ mod publish;
 mod real_registry;
 mod registries;
 mod registry_stub;
+mod scripted;
 mod sealed;
 mod stores;
 mod trusted;
@@ -68,6 +70,11 @@ fn settings(root: &Path) -> Settings {
         root: root.to_path_buf(),
         max_disk_bytes: 1 << 30,
         checkpoint_bytes: 1 << 20,
+        // Those that the tests begin, also where none of them is listed as insecure.
+        registry_policy: AddressPolicy {
+            allowed_networks: vec!["127.0.0.0/8".parse().unwrap()],
+            ..images::registry_policy()
+        },
         ..Settings::default()
     }
 }

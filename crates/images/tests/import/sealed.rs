@@ -245,7 +245,7 @@ async fn content_that_cannot_be_used_is_named() {
     let store = open(registry.settings(root.path()));
     let mut backed = vec![0; 4096];
     backed[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
-    backed[15] = 200;
+    (backed[15], backed[23], backed[103]) = (200, 16, 104);
     let mut sparse_extent = [0; 512];
     sparse_extent[..5].copy_from_slice(b"KDMV\x01");
     type Files<'a> = &'a [(&'a str, &'a [u8])];
