@@ -228,7 +228,7 @@ pub struct ImageFsck {
 pub struct ImageFinding {
     /// The store.
     pub store: String,
-    /// For programs: `stray`, `damaged`, `extra_file`, `missing`, `unreferenced` or `leftover`.
+    /// For programs: `stray`, `damaged`, `extra_file`, `missing`, `unreferenced`, `beginning` or `leftover`.
     pub code: String,
     /// A digest, or the name of a file.
     pub subject: String,

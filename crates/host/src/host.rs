@@ -314,6 +314,7 @@ fn open_context(config: HostConfig) -> Result<(Context, Left), OpenError> {
         quota_bytes: config.images.quota_bytes,
         insecure_registries: config.insecure_registries.clone(),
         registry_auth_file: config.registry_auth_file.clone(),
+        registry_policy: config.images.registry.clone(),
         max_disk_bytes: config.image_max_bytes,
         reserved_bytes: config.reserved_space_bytes,
         ..images::Settings::default()

@@ -20,6 +20,8 @@ pub struct ImageConfig {
     pub file_roots: Vec<PathBuf>,
     /// Where web downloads may connect to.
     pub web: AddressPolicy,
+    /// Where registries may be, and may lead to.
+    pub registry: AddressPolicy,
     /// Certificate authorities that servers must be vouched for by, PEM; those of the host where none are named.
     pub authorities_pem: Option<Vec<u8>>,
     /// Object stores; the first is asked unless another is named.

@@ -309,15 +309,6 @@ pub(crate) fn copy_sealed(source: &Path, target: &Path, stop: &dyn Fn() -> bool)
 }
 
 impl Store {
-    /// Makes a disk of `size_bytes` of its own at `target` (which must not exist) from an image's, by reflink where the file
-    /// system can, else by copying what is not a hole: [`Store::make_disk`] with [`CloneWay::Reflink`].
-    ///
-    /// # Errors
-    /// See [`CloneError`].
-    pub async fn clone_disk(&self, digest: &ImageDigest, target: &Path, size_bytes: u64) -> Result<Cloned, CloneError> {
-        self.make_disk(digest, target, size_bytes, CloneWay::Reflink).await
-    }
-
     /// Makes a machine's disk of `size_bytes` at `target` (which must not exist) from an image's. It has the format that the
     /// result tells. Durable when it returns. When the future is dropped a copy stops soon after.
     ///

@@ -145,6 +145,14 @@ impl ImportError {
         }
     }
 
+    /// Whether the store is at fault: another one may take the image.
+    pub(crate) const fn is_of_store(&self) -> bool {
+        matches!(
+            self,
+            Self::Quota { .. } | Self::DiskFull(_) | Self::Store(_) | Self::Io { .. }
+        )
+    }
+
     /// Whether the same import may succeed later without anybody changing anything.
     pub fn is_transient(&self) -> bool {
         match self {

@@ -9,7 +9,8 @@
 //! <root>/images/sha256/<hex>/    one sealed image: disk.raw or disk.qcow2, kernel, initrd, manifest.json; never opened for writing
 //! <root>/blobs/<hex>             a fetched and verified layer (zstd ones only), kept until the import that wanted it is done
 //! <root>/blobs/<hex>.partial     the beginning of such a layer, continued by the next import
-//! <root>/partial/<hex>/          the beginning of a disk from the web or out of layers, continued by the next import from there
+//! <root>/partial/<hex>/          the beginning of a disk from the web or out of layers, continued by the next import from there,
+//!                                or gone after a week; counts for the store's quota
 //! <root>/tmp/                    imports under way; emptied when a Store opens
 //! ```
 //!
@@ -24,8 +25,8 @@
 //!     └─────────────┴─────────────┴──────────────┴──────────────┴──► error: tmp/ entry gone, blobs/ stays
 //! ```
 //!
-//! raw, ISO and qcow2 disks are sealed as they are, all others as qcow2. [`Store::pull`] is the way of old: it flattens every
-//! disk to raw and names the image by its OCI manifest; images made so go on working.
+//! raw, ISO and qcow2 disks are sealed as they are, all others as qcow2. Images of the first version of the store, all raw and
+//! named by their OCI manifest, go on working.
 //!
 //! # What a container disk contains
 //!
@@ -35,9 +36,11 @@
 //! label `io.karat.cmdline`. Links are never followed. A later layer replaces or (by OCI whiteouts) removes what an earlier one
 //! brought.
 
+mod challenge;
 mod clone;
 mod container;
 mod credentials;
+mod damage;
 mod digest;
 mod disk_format;
 mod durable;
@@ -46,7 +49,6 @@ mod error;
 mod examine;
 mod feed;
 mod fetch;
-mod flatten;
 mod gunzip;
 mod import;
 mod import_error;
@@ -61,17 +63,18 @@ mod partial;
 mod parts;
 mod progress;
 mod proof;
-mod pull;
-mod pull_import;
 mod push;
-mod qcow2;
 mod record;
+mod recovery;
 mod reference;
 mod registry;
+mod registry_agents;
+mod registry_push;
 mod request;
 mod seal;
 mod sparse;
 mod store;
+mod store_error;
 mod store_name;
 mod stores;
 mod taking;
@@ -82,19 +85,20 @@ mod wanted;
 pub use clone::{CloneError, CloneMethod, CloneWay, Cloned};
 pub use credentials::CredentialsError;
 pub use digest::{BadDigest, ImageDigest};
-pub use disk_format::{DiskFormat, DiskFormatError, SourceFormat};
+pub use disk_format::{DiskFormat, SourceFormat};
 pub use error::PullError;
 pub use examine::{Examination, Finding};
-pub use flatten::ConvertError;
 pub use import_error::ImportError;
 pub use layer::LayerError;
 pub use origin::Origin;
 pub use progress::{Phase, Progress};
-pub use pull::Pulled;
 pub use push::{PushError, Pushed};
 pub use record::{DiskRecord, FileRecord, ImageRecord};
+pub use recovery::Recovery;
 pub use reference::{BadReference, Reference};
+pub use registry_agents::registry_policy;
 pub use request::{ImportRequest, ImportSource, Imported, RequestedProof, SumsRequest};
-pub use store::{OpenError, Recovery, Settings, Store, StoreError, Usage};
+pub use store::{Settings, Store, Usage};
+pub use store_error::{OpenError, StoreError};
 pub use store_name::{BadStoreName, StoreName};
 pub use stores::{Closed, NotPlaced, Opening, Placed, StoreState, Stores, StoresError};

@@ -125,6 +125,32 @@ pub struct ImportRequest {
     pub stores: Vec<StoreName>,
 }
 
+impl ImportRequest {
+    /// The same once more; none for what a client sends.
+    pub(crate) fn again(&self) -> Option<Self> {
+        let source = match &self.source {
+            ImportSource::Registry { reference } => ImportSource::Registry {
+                reference: reference.clone(),
+            },
+            ImportSource::Web(source) => ImportSource::Web(source.clone()),
+            ImportSource::S3(source) => ImportSource::S3(source.clone()),
+            ImportSource::File(source) => ImportSource::File(source.clone()),
+            ImportSource::Stored { digest, store } => ImportSource::Stored {
+                digest: digest.clone(),
+                store: store.clone(),
+            },
+            ImportSource::Upload(_) => return None,
+        };
+        Some(Self {
+            source,
+            expected: self.expected.clone(),
+            evidence: self.evidence.clone(),
+            trust: Arc::clone(&self.trust),
+            stores: self.stores.clone(),
+        })
+    }
+}
+
 /// What an import came to.
 #[derive(Debug, Clone)]
 pub struct Imported {

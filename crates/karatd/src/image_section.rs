@@ -10,6 +10,7 @@ use host::{
 };
 use serde::Deserialize;
 use spec::ByteSize;
+use toml::{Table, Value};
 
 use crate::reader::Reader;
 
@@ -22,6 +23,7 @@ struct Images {
     file_roots: Option<Vec<PathBuf>>,
     authorities: Option<PathBuf>,
     web: AddressPolicy,
+    registry: Table,
     store: Vec<Store>,
     s3: Vec<S3>,
 }
@@ -64,6 +66,7 @@ impl Default for Images {
             file_roots: None,
             authorities: None,
             web: AddressPolicy::default(),
+            registry: Table::new(),
             store: Vec::new(),
             s3: Vec::new(),
         }
@@ -84,10 +87,22 @@ pub(crate) fn take(reader: &mut Reader, file_roots: &[PathBuf]) -> ImageConfig {
         stores: take_stores(reader, read.store),
         file_roots: roots,
         web: read.web,
+        registry: take_registry(reader, read.registry),
         authorities_pem: read.authorities.and_then(|path| take_authorities(reader, &path)),
         s3: take_s3(reader, read.s3),
         trust: Arc::new(take_trust(reader)),
     }
+}
+
+/// As for the web, but on any port and with fewer redirects unless it says otherwise.
+fn take_registry(reader: &mut Reader, mut rules: Table) -> AddressPolicy {
+    const REDIRECTS_MAX: i64 = 5;
+    rules.entry("allowed_ports").or_insert(Value::Array(Vec::new()));
+    rules.entry("redirects_max").or_insert(Value::Integer(REDIRECTS_MAX));
+    rules.try_into().unwrap_or_else(|error: toml::de::Error| {
+        reader.wrong("images.registry", error.message());
+        AddressPolicy::default()
+    })
 }
 
 fn take_methods(reader: &mut Reader, names: &[String]) -> Vec<ImportMethod> {

@@ -3,6 +3,7 @@
 use api_types::{ErrorCode, ImageImport, ImageSums, ImportOptions, OperationPhase};
 use boot_sources::{BootSource, FailureKind, Finding, SourceDigest, SourceRef, Step};
 use image_catalog::ImageState;
+use image_trust::policy::Demand;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
@@ -33,6 +34,17 @@ impl Host {
         self.0.boot.wake.notify_one();
     }
 
+    /// Whether the trust policy demands anything of what the source gives. What is in no spelling the policy knows needs a proof.
+    fn needs_proof(&self, source: &BootSource) -> bool {
+        let SourceRef::Registry { reference } = &source.source else {
+            return true;
+        };
+        let parsed: Option<images::Reference> = reference.parse().ok();
+        let parsed = parsed.and_then(|reference| image_trust::Source::parse(&reference.to_string()).ok());
+        let policy = &self.0.context.config.images.trust;
+        parsed.is_none_or(|source| *policy.demand_for(&source).1 != Demand::Nothing)
+    }
+
     async fn poll(&self, source: &BootSource, cancel: &CancellationToken) -> Worked {
         let Ok(_turn) = self.0.boot.polls.acquire().await else {
             return Ok(None);
@@ -53,8 +65,9 @@ impl Host {
             ));
         };
         let (known, seen) = (source.clone(), digest.clone());
+        let needs_proof = self.needs_proof(source);
         let finding = self.with_source(source, move |change, row| {
-            let stored = change.stored(&known, &seen)?;
+            let stored = change.stored(&known, &seen, needs_proof)?;
             let finding = row.state.polled(&known, seen, stored.as_deref(), change.now());
             change.lead(&known, &finding)?;
             Ok(finding)
@@ -152,14 +165,20 @@ impl Host {
 
 impl Change<'_> {
     /// Id of the image the store already has of what a source calls `digest`.
-    fn stored(&self, source: &BootSource, digest: &SourceDigest) -> Result<Option<String>, RegistryError> {
+    fn stored(
+        &self,
+        source: &BootSource,
+        digest: &SourceDigest,
+        needs_proof: bool,
+    ) -> Result<Option<String>, RegistryError> {
         let mut usable = self.images_from(&digest.to_string())?;
         usable.retain(|row| row.state.state == ImageState::Active);
         let own = |row: &&ImageRow| row.boot_source.as_deref() == Some(source.name.as_str());
         let of_others = || {
-            // What servers call versions says nothing of what other servers have.
+            // What servers call versions says nothing of what other servers have. And what was enough for others is not what is
+            // demanded here: the import then judges anew, and fetches nothing that is there.
             let is_content = matches!(source.source, SourceRef::Registry { .. });
-            usable.first().filter(|_| is_content)
+            usable.first().filter(|_| is_content && !needs_proof)
         };
         let found = usable.iter().find(own).or_else(of_others);
         Ok(found.map(|row| row.id.to_string()))

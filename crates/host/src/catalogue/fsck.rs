@@ -86,6 +86,14 @@ fn shown(store: String, finding: &Finding) -> ImageFinding {
             let text = "has no record; the next start of the daemon makes one";
             (digest.to_string(), text.to_owned())
         }
+        Finding::Beginning { name, bytes, age_s } => (
+            name.clone(),
+            format!(
+                "is the beginning of an image, {bytes} bytes, last gone on with {} hours ago; the next import of it goes on \
+                 there, and after a week it is removed",
+                age_s / 3600
+            ),
+        ),
         Finding::Leftover { name } => (
             name.clone(),
             "was left by an import; the next one may go on with it".to_owned(),

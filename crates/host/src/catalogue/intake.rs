@@ -238,9 +238,10 @@ fn source_code(error: &SourceError) -> ErrorCode {
 pub(crate) const fn pull_code(error: &PullError) -> ErrorCode {
     match error {
         PullError::NotFound(_) | PullError::Unauthorized(_) => ErrorCode::ImageUnknown,
-        PullError::Unreachable { .. } | PullError::Status { .. } | PullError::BrokeOff { .. } => {
-            ErrorCode::RegistryUnavailable
-        }
+        PullError::Unreachable { .. }
+        | PullError::Status { .. }
+        | PullError::BadAnswer { .. }
+        | PullError::BrokeOff { .. } => ErrorCode::RegistryUnavailable,
         PullError::Insecure { .. } => ErrorCode::InsecureRegistry,
         PullError::DigestMismatch { .. } | PullError::TooLong { .. } => ErrorCode::DigestMismatch,
         PullError::DiskFull { .. } => ErrorCode::NoSpace,
@@ -251,9 +252,8 @@ pub(crate) const fn pull_code(error: &PullError) -> ErrorCode {
         | PullError::Layer { .. }
         | PullError::NoDisk { .. }
         | PullError::Ambiguous { .. }
-        | PullError::Disk { .. }
         | PullError::Cmdline(_)
-        | PullError::Convert { .. } => ErrorCode::ImageRefused,
+        | PullError::Denied { .. } => ErrorCode::ImageRefused,
     }
 }
 

@@ -71,9 +71,8 @@ impl Registry {
 
     pub(crate) fn settings(&self, root: &std::path::Path) -> Settings {
         Settings {
-            root: root.to_path_buf(),
             insecure_registries: vec![self.host.clone()],
-            ..Settings::default()
+            ..crate::settings(root)
         }
     }
 
