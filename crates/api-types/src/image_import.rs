@@ -51,6 +51,22 @@ pub enum ImageImport {
         #[serde(default, skip_serializing_if = "ImportOptions::is_empty")]
         options: ImportOptions,
     },
+    /// What is on a disk of this host at one instant, flattened: a disk of a machine, or a volume. A machine that runs goes on; its disk
+    /// is taken as it is when the last of it was copied, as if the power had gone then.
+    Snapshot {
+        /// Name or id of a machine.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        vm: Option<String>,
+        /// Which of the machine's disks, by its name there. Default: `root`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        disk: Option<String>,
+        /// Name or id of a volume, where no machine is named.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        volume: Option<String>,
+        /// What is asked of it.
+        #[serde(default, skip_serializing_if = "ImportOptions::is_empty")]
+        options: ImportOptions,
+    },
     /// The image as it is, to further stores.
     Copy {
         /// Names of the stores.
@@ -67,6 +83,7 @@ impl ImageImport {
             Self::S3 { .. } => "s3",
             Self::File { .. } => "file",
             Self::Upload { .. } => "upload",
+            Self::Snapshot { .. } => "snapshot",
             Self::Copy { .. } => "copy",
         }
     }
@@ -78,6 +95,7 @@ impl ImageImport {
             | Self::WebDownload { options, .. }
             | Self::S3 { options, .. }
             | Self::File { options, .. }
+            | Self::Snapshot { options, .. }
             | Self::Upload { options } => Some(options),
             Self::Copy { .. } => None,
         }
@@ -91,6 +109,7 @@ impl ImageImport {
             | Self::WebDownload { options, .. }
             | Self::S3 { options, .. }
             | Self::File { options, .. }
+            | Self::Snapshot { options, .. }
             | Self::Upload { options } => *options = wanted,
             Self::Copy { .. } => {}
         }

@@ -295,7 +295,7 @@ fn open_context(config: HostConfig) -> Result<(Context, Left), OpenError> {
     for path in [&config.state_dir, &config.run_dir] {
         make_dir(path)?;
     }
-    for path in [state("vms"), state("volumes")] {
+    for path in [state("vms"), state("volumes"), state("snapshots")] {
         make_dir(&path)?;
         // Also where an earlier daemon made it for everybody to read.
         let private = std::fs::set_permissions(&path, Permissions::from_mode(PRIVATE_DIR));
@@ -349,6 +349,7 @@ fn open_context(config: HostConfig) -> Result<(Context, Left), OpenError> {
         operations: LiveOperations::default(),
     };
     left.cut_off = clear_disks(&context, &left.vms)?;
+    crate::catalogue::freeze::clear(&context);
     let path = context.volumes_dir();
     volume_store::clear(&context, &left.begun.volumes).map_err(|source| OpenError::Directory { path, source })?;
     // Last, so that a daemon that can not start for another reason does not count.

@@ -99,6 +99,15 @@ pub(crate) struct CreateImageArgs {
     /// `docker://…`, `https://…`, `s3://…`, or an absolute path.
     #[arg(long, value_parser = parse_import)]
     pub(crate) from: Option<ImageImport>,
+    /// Machine whose disk becomes the image, as it is at one instant. It may run.
+    #[arg(long, value_name = "VM", conflicts_with_all = ["from", "from_volume"])]
+    from_vm: Option<String>,
+    /// Which of the machine's disks. Default: root.
+    #[arg(long, requires = "from_vm")]
+    disk: Option<String>,
+    /// Volume that becomes the image, as it is at one instant.
+    #[arg(long, value_name = "VOLUME", conflicts_with = "from")]
+    from_volume: Option<String>,
     #[command(flatten)]
     options: ImportArgs,
     #[command(flatten)]
@@ -195,6 +204,18 @@ pub(crate) struct ImageFields {
 }
 
 impl CreateImageArgs {
+    /// What is imported at once.
+    fn source(&self) -> Option<ImageImport> {
+        let snapshot = self.from_vm.is_some() || self.from_volume.is_some();
+        let snapshot = snapshot.then(|| ImageImport::Snapshot {
+            vm: self.from_vm.clone(),
+            disk: self.disk.clone(),
+            volume: self.from_volume.clone(),
+            options: ImportOptions::default(),
+        });
+        self.from.clone().or(snapshot)
+    }
+
     pub(crate) fn wish(&self) -> ImageCreate {
         let fields = &self.fields;
         ImageCreate {
@@ -206,7 +227,7 @@ impl CreateImageArgs {
             hidden: fields.hidden.unwrap_or(false),
             tags: fields.tag.iter().cloned().collect(),
             properties: fields.property.iter().cloned().collect(),
-            import: self.from.clone().map(|from| self.options.ask(from)),
+            import: self.source().map(|from| self.options.ask(from)),
             ..ImageCreate::default()
         }
     }
@@ -312,7 +333,7 @@ fn source(from: ImageImport) -> BootSourceFrom {
         ImageImport::S3 { url, .. } => source.s3 = Some(url),
         ImageImport::File { path, .. } => source.file = Some(path),
         // What is parsed is none of these.
-        ImageImport::Upload { .. } | ImageImport::Copy { .. } => {}
+        ImageImport::Upload { .. } | ImageImport::Snapshot { .. } | ImageImport::Copy { .. } => {}
     }
     source
 }

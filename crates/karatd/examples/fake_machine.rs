@@ -19,7 +19,7 @@ use control::{
     EndReport, FdRole, FromVm, Hello, PROTOCOL_VERSION, REPORT_FILE, Refusal, RefusalKind, ToVm, VmAction, VmEvent,
     VmRequest, VmState, VmStatus,
 };
-use disk_image::{BackingName, CreateOptions};
+use disk_image::{BackingName, Chain, ConvertOptions, CreateOptions, Layer};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags};
 use spec::{DiskBus, DiskFormat, DiskLimits, Name};
 
@@ -185,8 +185,11 @@ impl FakeDisk {
         }
     }
 
-    /// Copies a raw disk into a raw image.
+    /// Copies what the disk shows, or a raw disk into a raw image.
     fn finish(&mut self, mirror: Mirror) {
+        if mirror.layer.format == DiskFormat::Qcow2 && mirror.note.is_none() {
+            return self.convert(&mirror.file);
+        }
         let source = std::fs::File::from(self.layers[0].1.try_clone().expect("a descriptor"));
         let target = std::fs::File::from(mirror.file.try_clone().expect("a descriptor"));
         let mut bytes = vec![0; usize::try_from(source.metadata().expect("a length").len()).expect("a small disk")];
@@ -198,6 +201,21 @@ impl FakeDisk {
                 .expect("the note");
             self.layers = vec![(mirror.layer, mirror.file)];
         }
+    }
+
+    fn convert(&self, target: &OwnedFd) {
+        let mut layers = self.layers.iter().map(|(told, file)| Layer {
+            name: told.name.clone(),
+            format: told.format,
+            file: file.try_clone().expect("a descriptor").into(),
+            writable: false,
+            data_file: None,
+        });
+        let chain = Chain::new(layers.next().expect("a top"), layers.collect());
+        let size_bytes = disk_image::virtual_size(&chain).expect("a disk");
+        let target = std::fs::File::from(target.try_clone().expect("a descriptor"));
+        let options = ConvertOptions::to(CreateOptions::qcow2(size_bytes));
+        disk_image::convert(&chain, &target, &options, &()).expect("the copy");
     }
 
     fn report(&self) -> DiskReport {

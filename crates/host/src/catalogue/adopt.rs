@@ -75,7 +75,8 @@ fn location(row: &ImageRow) -> Option<String> {
         ImageImport::WebDownload { url, .. } | ImageImport::S3 { url, .. } => Some(url.clone()),
         ImageImport::File { path, .. } => Some(path.clone()),
         ImageImport::Upload { .. } => Some("upload".to_owned()),
-        ImageImport::Copy { .. } => None,
+        // What the store calls a snapshot tells of no record.
+        ImageImport::Snapshot { .. } | ImageImport::Copy { .. } => None,
     }
 }
 

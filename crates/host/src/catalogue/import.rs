@@ -89,6 +89,7 @@ impl Host {
                     record: Some(&row.record),
                     max_disk_bytes: job.max_disk_bytes,
                     received: received.take(),
+                    frozen: None,
                 };
                 self.fetch(job.operation, wanted, &cancel).await
             };
@@ -141,7 +142,7 @@ impl Host {
     async fn fetch(
         &self,
         id: OperationId,
-        wanted: Wanted<'_>,
+        mut wanted: Wanted<'_>,
         cancel: &CancellationToken,
     ) -> Result<Intake, IntakeError> {
         let (progress, watched) = watch::channel(images::Progress::default());
@@ -152,7 +153,10 @@ impl Host {
             () = cancel.cancelled() => None,
         };
         match turn {
-            Some(_turn) => intake::take_in(context, wanted, &progress, cancel).await,
+            Some(_turn) => {
+                wanted.frozen = self.freeze(id, wanted.from, &progress, cancel).await?;
+                intake::take_in(context, wanted, &progress, cancel).await
+            }
             None => Err(IntakeError::cancelled()),
         }
     }
@@ -203,6 +207,9 @@ impl Change<'_> {
                 let digest = intake.digest.to_string();
                 row.digest = Some(digest.clone());
                 row.origin = Some(intake.origin.clone());
+                if let Some(lineage) = &intake.lineage {
+                    row.record = self.inherited(&row, lineage)?;
+                }
                 self.act_on_image(&mut row, ImageAction::Activate)?;
                 for failed in &intake.failed {
                     let text = format!("image {} did not get into store {failed}", row.name());

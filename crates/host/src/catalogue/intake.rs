@@ -12,6 +12,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::body::Received;
+use super::freeze::Frozen;
+use super::lineage::Lineage;
 use super::source;
 use crate::begun;
 use crate::context::Context;
@@ -30,6 +32,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) max_disk_bytes: Option<u64>,
     /// What a client sends.
     pub(crate) received: Option<Received>,
+    /// A disk of this host that nobody writes.
+    pub(crate) frozen: Option<Frozen>,
 }
 
 /// What came in.
@@ -47,6 +51,8 @@ pub(crate) struct Intake {
     pub(crate) store: StoreName,
     /// Stores that did not take it, where that was allowed, and why.
     pub(crate) failed: Vec<String>,
+    /// Where a disk of this host was from.
+    pub(crate) lineage: Option<Lineage>,
 }
 
 /// Why nothing came in.
@@ -79,6 +85,16 @@ impl IntakeError {
             code: "begun_too_often",
             failure: begun::failure(),
             is_refusal: true,
+            left: None,
+        }
+    }
+
+    /// A disk of this host could not be had.
+    pub(crate) fn not_frozen(failure: Failure) -> Self {
+        Self {
+            code: "snapshot_failed",
+            failure,
+            is_refusal: false,
             left: None,
         }
     }
@@ -116,10 +132,13 @@ impl IntakeError {
 /// Fetches and seals what `wanted` names, unless the store has it.
 pub(crate) async fn take_in(
     context: &Context,
-    wanted: Wanted<'_>,
+    mut wanted: Wanted<'_>,
     progress: &watch::Sender<images::Progress>,
     cancel: &CancellationToken,
 ) -> Result<Intake, IntakeError> {
+    let lineage = wanted.frozen.as_ref().map(|frozen| frozen.lineage.clone());
+    // Copies of disks go when this is over.
+    let _part = wanted.frozen.as_mut().and_then(|frozen| frozen.part.take());
     let allow_failure = wanted.from.options().is_some_and(|options| options.allow_failure);
     let (request, reference) = request(context, wanted)?;
     let imported = context.stores.import(request, allow_failure, progress, cancel).await;
@@ -133,7 +152,11 @@ pub(crate) async fn take_in(
         failed: failed
             .map(|(store, error)| format!("{store}: {}", crate::failure::chain(error)))
             .collect(),
-        origin: origin_text(&placed.imported.origin),
+        origin: match &lineage {
+            Some(lineage) => lineage.origin(),
+            None => origin_text(&placed.imported.origin),
+        },
+        lineage,
         digest: placed.imported.image.digest,
         was_there: placed.imported.was_there,
         reference,
@@ -143,9 +166,10 @@ pub(crate) async fn take_in(
 
 fn request(context: &Context, wanted: Wanted<'_>) -> Result<(ImportRequest, Option<String>), IntakeError> {
     let from = wanted.from;
-    let source = match wanted.received {
-        Some(received) => ImportSource::Upload(Box::new(received)),
-        None => {
+    let source = match (wanted.received, wanted.frozen) {
+        (Some(received), _) => ImportSource::Upload(Box::new(received)),
+        (None, Some(frozen)) => ImportSource::LocalDisk(frozen.disk),
+        (None, None) => {
             source::check(context, from).map_err(IntakeError::refused)?;
             let found = source::source(context, from).map_err(IntakeError::refused)?;
             found.ok_or_else(IntakeError::nothing_received)?

@@ -10,6 +10,8 @@
 //! - `import`: data comes in; `intake` is the only part that asks the store for it.
 //! - `source`: what requests say of imports, checked and made into what the store is asked for.
 //! - `receive`: data that clients send.
+//! - `freeze`: disks of this host at one instant; `mirror` has machines that run copy theirs; `lineage` is what their images tell
+//!   of where they are from.
 //! - `place`: in which stores it is.
 //! - `remove`: deletion, whole or not at all.
 //! - `fsck`: whether records and stores agree.
@@ -22,9 +24,12 @@ mod body;
 mod describe;
 mod edit;
 mod find;
+pub(crate) mod freeze;
 mod fsck;
 mod import;
 pub(crate) mod intake;
+mod lineage;
+mod mirror;
 mod place;
 mod publish;
 mod receive;

@@ -74,7 +74,7 @@ pub(crate) fn source(context: &Context, from: &ImageImport) -> Result<Option<Imp
             let roots = roots.map_err(|error| Failure::of(ErrorCode::Internal, &error))?;
             ImportSource::File(FileSource::new(&roots, path.into()))
         }
-        ImageImport::Upload { .. } | ImageImport::Copy { .. } => return Ok(None),
+        ImageImport::Upload { .. } | ImageImport::Snapshot { .. } | ImageImport::Copy { .. } => return Ok(None),
     }))
 }
 

@@ -13,6 +13,7 @@ mod launch;
 mod lifecycle;
 mod link;
 mod process;
+mod read;
 mod run_dir;
 mod save;
 mod task;
@@ -30,6 +31,7 @@ use tracing::Instrument;
 pub(crate) use adopt::{clear_strays, run_dirs};
 pub(crate) use disks::open_one;
 pub(crate) use files::probe;
+pub(crate) use read::{Standing, read};
 pub(crate) use run_dir::RunDir;
 
 use crate::context::Context;

@@ -111,13 +111,19 @@ fn images_come_in_by_every_method_that_can_be_typed() {
     }
     let info = says(&daemon, &["image", "import-info"]);
     assert!(info.contains("web-download") && info.contains("archive ("), "{info}");
+    let volume = daemon.make(&json!({"name": "data", "size": "1Mi"}));
+    assert_eq!(volume["state"], "ready");
+    says(&daemon, &["image", "create", "of-data", "--from-volume", "data"]);
+    assert_eq!(image(&daemon, "of-data")["virtual_size_bytes"], 1 << 20);
+    let nobody = fails(&daemon, &["image", "create", "of-nobody", "--from-vm", "nobody"]);
+    assert!(nobody.contains("nobody"), "{nobody}");
     says(&daemon, &["image", "fsck"]);
     says(&daemon, &["image", "verify", "web", "pulled"]);
     let missing = fails(&daemon, &["image", "create", "none", "--from", "/nowhere/disk.raw"]);
     assert!(missing.contains("/nowhere/disk.raw"), "{missing}");
     says(
         &daemon,
-        &["image", "rm", "web", "bad", "file", "sent", "pulled", "none"],
+        &["image", "rm", "web", "bad", "file", "sent", "pulled", "none", "of-data"],
     );
     assert_eq!(daemon.get("/v1/images").json(), json!({"items": []}));
 }

@@ -21,5 +21,6 @@ mod registry;
 mod requests;
 mod restarts;
 mod roots;
+mod snapshots;
 mod volumes;
 mod web;
