@@ -71,6 +71,11 @@ impl Context {
         self.vm_dir(id).join(ROOT_DISK).with_extension(format.suffix())
     }
 
+    /// Directory of what a machine is booted with whose disk stands alone.
+    pub(crate) fn boot_dir(&self, id: VmId) -> PathBuf {
+        self.vm_dir(id).join("boot")
+    }
+
     /// Directory of a machine's console logs.
     pub(crate) fn log_dir(&self, id: VmId) -> PathBuf {
         self.vm_dir(id).join("log")

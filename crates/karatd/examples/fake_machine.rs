@@ -174,9 +174,7 @@ impl FakeDisk {
         match (job.job, self.mirror.take()) {
             (DiskJob::Mirror, Some(mirror)) => self.finish(mirror),
             _ => {
-                let file = std::fs::File::from(self.layers[0].1.try_clone().expect("a descriptor"));
-                let size = 4 << 20;
-                disk_image::create(&file, None, &CreateOptions::qcow2(size)).expect("a header without backing");
+                disk_image::rebase(&self.chain(true), None, &()).expect("a disk that stands alone");
                 self.layers.truncate(1);
             }
         }
@@ -203,15 +201,19 @@ impl FakeDisk {
         }
     }
 
-    fn convert(&self, target: &OwnedFd) {
-        let mut layers = self.layers.iter().map(|(told, file)| Layer {
+    fn chain(&self, to_write: bool) -> Chain {
+        let mut layers = self.layers.iter().zip(0..).map(|((told, file), place)| Layer {
             name: told.name.clone(),
             format: told.format,
             file: file.try_clone().expect("a descriptor").into(),
-            writable: false,
+            writable: to_write && place == 0,
             data_file: None,
         });
-        let chain = Chain::new(layers.next().expect("a top"), layers.collect());
+        Chain::new(layers.next().expect("a top"), layers.collect())
+    }
+
+    fn convert(&self, target: &OwnedFd) {
+        let chain = self.chain(false);
         let size_bytes = disk_image::virtual_size(&chain).expect("a disk");
         let target = std::fs::File::from(target.try_clone().expect("a descriptor"));
         let options = ConvertOptions::to(CreateOptions::qcow2(size_bytes));

@@ -160,7 +160,8 @@ fn blocks(file: &File) -> u64 {
         .map_or(0, |metadata| metadata.blocks() * STAT_BLOCK_BYTES)
 }
 
-pub(super) const fn store_code(error: &StoreError) -> ErrorCode {
+/// What kind of trouble it is.
+pub(crate) const fn store_code(error: &StoreError) -> ErrorCode {
     match error {
         StoreError::NotFound(_) | StoreError::NoSuchPart { .. } => ErrorCode::NotFound,
         StoreError::Damaged { .. } => ErrorCode::DigestMismatch,

@@ -65,6 +65,8 @@ struct Found {
     title: String,
     vm: Option<VmId>,
     base: Option<String>,
+    /// The machine that boots from it.
+    owner: Option<Box<Vm>>,
     place: Place,
 }
 
@@ -144,11 +146,15 @@ impl Host {
                 (opened.await.map_err(|_| lost())??, None)
             }
         };
-        let (context, base) = (self.0.context.clone(), found.base.clone());
+        let (context, base, owner) = (self.0.context.clone(), found.base.clone(), found.owner);
         let looked = tokio::task::spawn_blocking(move || {
             let size_bytes = disk_image::virtual_size(&chain);
             let size_bytes = size_bytes.map_err(|error| Failure::of(ErrorCode::DiskRefused, &error))?;
-            Ok::<_, Failure>((chain, size_bytes, boot_parts(&context, base.as_deref())?))
+            let boot = match owner {
+                Some(vm) => machine::boot_parts(&context, &vm)?,
+                None => boot_parts(&context, base.as_deref())?,
+            };
+            Ok::<_, Failure>((chain, size_bytes, boot))
         });
         let (chain, size_bytes, boot) = looked.await.map_err(|_| lost())??;
         Ok(Frozen {
@@ -212,11 +218,13 @@ impl Change<'_> {
         if disk == ROOT && vm.spec.image.is_some() {
             let base = vm.image_digest.clone();
             let name = ROOT.to_owned();
+            let owner = Some(Box::new(vm.clone()));
             let place = place(&vm.clone(), name, || Ok(Standing::Root(Box::new(vm))))?;
             return Ok(Found {
                 title,
                 vm: Some(id),
                 base,
+                owner,
                 place,
             });
         }
@@ -240,6 +248,7 @@ impl Change<'_> {
             title,
             vm: Some(id),
             base: None,
+            owner: None,
             place,
         })
     }
@@ -256,6 +265,7 @@ impl Change<'_> {
             title: format!("volume {}", record.name()),
             vm: None,
             base: record.image.clone(),
+            owner: None,
             place,
         })
     }

@@ -39,6 +39,7 @@ pub(crate) mod source;
 mod verify;
 
 pub(crate) use adopt::{label, plain_record};
+pub(crate) use describe::store_code;
 pub use edit::Begun;
 pub(crate) use find::Usable;
 pub(crate) use import::Ended;

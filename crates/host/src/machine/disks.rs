@@ -23,6 +23,7 @@ use rustix::io::Errno;
 use spec::{DiskFormat, DiskPlan, DiskSource, VmPlan};
 use uring::blocking::LockKind;
 
+use super::boot::stands_alone;
 use super::files_error::FilesError;
 use crate::context::Context;
 use crate::volume_store;
@@ -78,7 +79,8 @@ pub(super) fn resolve(context: &Context, plan: &DiskPlan) -> Result<Chain, Files
 pub(super) fn root(context: &Context, vm: &Vm, writable_layers: usize) -> Result<Chain, FilesError> {
     let format = vm.status.root_disk.as_ref().map_or(DiskFormat::Raw, |root| root.format);
     let path = context.root_disk(vm.id, format);
-    let image = vm.image_digest.as_deref().and_then(|digest| digest.parse().ok());
+    let image = vm.image_digest.as_deref().filter(|_| !stands_alone(vm));
+    let image = image.and_then(|digest| digest.parse().ok());
     let mut directories = vec![context.vm_dir(vm.id)];
     directories.extend(sealed_directory(context, image.as_ref()));
     let chain = follow(&path, format, writable_layers, directories).map_err(|source| FilesError::Root {

@@ -29,6 +29,12 @@ pub(crate) fn read(context: &Context, disk: &Standing) -> Result<Chain, Failure>
         Standing::Volume(volume) => disks::from_volume(context, "import.volume".to_owned(), volume, 0),
     };
     let chain = opened?;
+    lock_all(&chain, false)?;
+    Ok(chain)
+}
+
+/// Locks a chain for as long as it is there; what is open for writing against every use if it is `to_write`.
+pub(super) fn lock_all(chain: &Chain, to_write: bool) -> Result<(), FilesError> {
     for layer in chain.layers() {
         let files = [Some(&layer.file), layer.data_file.as_ref().map(|data| &data.file)];
         for file in files.into_iter().flatten() {
@@ -38,8 +44,8 @@ pub(crate) fn read(context: &Context, disk: &Standing) -> Result<Chain, Failure>
             };
             // The same open file once more: the lock is the chain's.
             let again = file.try_clone().map_err(own)?;
-            disks::lock(again, Path::new(&layer.name), true)?;
+            disks::lock(again, Path::new(&layer.name), !(to_write && layer.writable))?;
         }
     }
-    Ok(chain)
+    Ok(())
 }

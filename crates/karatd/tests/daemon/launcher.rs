@@ -32,7 +32,7 @@ fn karat(daemon: &Daemon, words: &[&str]) -> Output {
 
 /// What it prints; it has to succeed.
 #[track_caller]
-fn says(daemon: &Daemon, words: &[&str]) -> String {
+pub(crate) fn says(daemon: &Daemon, words: &[&str]) -> String {
     let output = karat(daemon, words);
     assert!(output.status.success(), "{words:?}: {}", told(&output));
     String::from_utf8(output.stdout).unwrap()

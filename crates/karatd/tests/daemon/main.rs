@@ -8,6 +8,8 @@
 )]
 
 mod boot_sources;
+mod damaged;
+mod flatten;
 mod harness;
 mod images;
 mod intake;

@@ -11,9 +11,9 @@ use crate::images::{DIGEST, seed};
 use crate::roots::root_disk;
 use crate::volumes::qemu_img;
 
-const ROOM: &str = "reserved_space = 0";
+pub(crate) const ROOM: &str = "reserved_space = 0";
 
-fn of_vm(vm: &str) -> Value {
+pub(crate) fn of_vm(vm: &str) -> Value {
     json!({"method": "snapshot", "vm": vm})
 }
 
@@ -26,7 +26,7 @@ fn begin(daemon: &Daemon, name: &str, from: &Value) -> String {
 }
 
 #[track_caller]
-fn taken(daemon: &Daemon, name: &str, from: &Value) -> Value {
+pub(crate) fn taken(daemon: &Daemon, name: &str, from: &Value) -> Value {
     let done = daemon.over(&begin(daemon, name, from));
     assert_eq!(done["phase"], "Succeeded", "{done}");
     let image = image(daemon, name);
@@ -34,7 +34,7 @@ fn taken(daemon: &Daemon, name: &str, from: &Value) -> Value {
     image
 }
 
-fn image(daemon: &Daemon, name: &str) -> Value {
+pub(crate) fn image(daemon: &Daemon, name: &str) -> Value {
     daemon.get(&format!("/v1/images/{name}")).json()
 }
 
@@ -50,7 +50,7 @@ fn sealed(daemon: &Daemon, image: &Value) -> PathBuf {
 }
 
 /// A machine made from the seeded image, with something of its own on its disk of 2 GiB.
-fn machine(daemon: &Daemon, mode: &str) -> Value {
+pub(crate) fn machine(daemon: &Daemon, mode: &str) -> Value {
     let wish = json!({"name": "web", "image": DIGEST, "disk_size": "2Gi", "boot": {"cmdline": mode}});
     let answer = daemon.post("/v1/vms", &wish);
     assert_eq!(answer.status, 201, "{}", String::from_utf8_lossy(&answer.body));
@@ -65,7 +65,7 @@ fn machine(daemon: &Daemon, mode: &str) -> Value {
 }
 
 #[track_caller]
-fn started(daemon: &Daemon, vm: &str) {
+pub(crate) fn started(daemon: &Daemon, vm: &str) {
     let operation = daemon.begin(&format!("/v1/vms/{vm}/start"), &json!({}));
     assert_eq!(operation["phase"], "Succeeded", "{operation}");
 }
@@ -76,7 +76,7 @@ fn same(one: &PathBuf, other: &PathBuf) {
 }
 
 #[track_caller]
-fn nothing_is_left(daemon: &Daemon) {
+pub(crate) fn nothing_is_left(daemon: &Daemon) {
     for part in ["tmp", "partial", "snapshots"] {
         wait_for(&format!("an empty {part}"), || {
             let left = std::fs::read_dir(daemon.path("state").join(part)).unwrap().count();
