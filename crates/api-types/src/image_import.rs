@@ -69,8 +69,15 @@ pub enum ImageImport {
     },
     /// The image as it is, to further stores.
     Copy {
-        /// Names of the stores.
+        /// Names of the stores, none of which has it.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
         stores: Vec<String>,
+        /// All stores instead; those that have it are left out.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        all_stores: bool,
+        /// Whether some may fail. Default: true. Otherwise the copies that were made are taken back when one does.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        allow_failure: Option<bool>,
     },
 }
 
@@ -165,15 +172,22 @@ pub struct ImportOptions {
     /// Stores it shall be in. Default: the default store.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stores: Vec<String>,
-    /// Whether it is enough that the first store takes it.
+    /// All stores instead.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub allow_failure: bool,
+    pub all_stores: bool,
+    /// Whether it is enough that one of several stores takes it. Default: true. Otherwise it is in none when one fails.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow_failure: Option<bool>,
 }
 
 impl ImportOptions {
     /// Whether nothing is asked.
     pub const fn is_empty(&self) -> bool {
-        self.digests.is_empty() && self.sums.is_none() && self.stores.is_empty() && !self.allow_failure
+        self.digests.is_empty()
+            && self.sums.is_none()
+            && self.stores.is_empty()
+            && !self.all_stores
+            && self.allow_failure.is_none()
     }
 }
 

@@ -42,9 +42,15 @@ pub(crate) enum ImageCommand {
     Copy {
         /// Id, name, digest or reference.
         image: String,
-        /// Names of stores; `karat image import-info` lists them.
-        #[arg(required = true)]
+        /// Names of stores that do not have it; `karat image import-info` lists them.
+        #[arg(required_unless_present = "all_stores", conflicts_with = "all_stores")]
         stores: Vec<String>,
+        /// All stores that do not have it.
+        #[arg(long)]
+        all_stores: bool,
+        /// Whether some of them may fail. Default: true.
+        #[arg(long, value_name = "BOOL")]
+        allow_failure: Option<bool>,
     },
     /// Take an image out of one of several stores.
     Displace {
@@ -143,9 +149,12 @@ pub(crate) struct ImportArgs {
     /// Store it shall be in. May be given several times. Default: the default store.
     #[arg(long)]
     store: Vec<String>,
-    /// Whether it is enough that the first of several stores takes it.
-    #[arg(long)]
-    allow_failure: bool,
+    /// All stores.
+    #[arg(long, conflicts_with = "store")]
+    all_stores: bool,
+    /// Whether it is enough that one of several stores takes it. Default: true.
+    #[arg(long, value_name = "BOOL")]
+    allow_failure: Option<bool>,
 }
 
 impl ImportArgs {
@@ -158,6 +167,7 @@ impl ImportArgs {
                 name: None,
             }),
             stores: self.store.clone(),
+            all_stores: self.all_stores,
             allow_failure: self.allow_failure,
         })
     }

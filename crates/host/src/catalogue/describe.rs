@@ -91,6 +91,8 @@ impl Host {
             operation: row.operation(),
             references: ties.references,
             stores: stores.collect(),
+            importing_to_stores: row.placement.importing_to_stores.clone(),
+            failed_import: row.placement.failed_import.clone(),
             source_format: sealed
                 .as_ref()
                 .map(|sealed| sealed.disk.source_format.name().to_owned()),

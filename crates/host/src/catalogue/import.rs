@@ -48,6 +48,7 @@ impl Host {
 
     /// Takes up imports where the daemon before left them, and finishes deletions.
     pub(crate) fn resume_images(&self, rows: Vec<ImageRow>) {
+        self.end_copies(&rows);
         for row in rows {
             match row.state.state {
                 // Those of boot sources are taken up by their schedule.
@@ -79,6 +80,7 @@ impl Host {
         let Some(job) = row.import.clone() else {
             return Ended::Postponed;
         };
+        self.note_targets(row.id, &job.from).await;
         let operations = &self.0.context.operations;
         let ended = loop {
             let taken = if begun::too_often(row.begun) {
@@ -210,9 +212,15 @@ impl Change<'_> {
                 if let Some(lineage) = &intake.lineage {
                     row.record = self.inherited(&row, lineage)?;
                 }
+                for (store, _) in &intake.failed {
+                    row.placement.failed(store);
+                }
+                for store in &intake.stores {
+                    row.placement.succeeded(store, intake.was_there);
+                }
                 self.act_on_image(&mut row, ImageAction::Activate)?;
-                for failed in &intake.failed {
-                    let text = format!("image {} did not get into store {failed}", row.name());
+                for (store, why) in &intake.failed {
+                    let text = format!("image {} did not get into store {store}: {why}", row.name());
                     let about = About::Image(&digest, Some(row.name()));
                     self.event(&about, EventReason::ConditionChanged, &text)?;
                 }
@@ -223,6 +231,7 @@ impl Change<'_> {
             }
             Err(error) => {
                 let reason = ImportFailure::new(error.code, &error.failure.detail);
+                row.placement.call_off();
                 let next = row.state.fail(reason, self.now());
                 row.state = next.map_err(|error| super::not_allowed(row.name(), &error))?;
                 self.update_image(&mut row)?;

@@ -12,7 +12,7 @@
 //! - `receive`: data that clients send.
 //! - `freeze`: disks of this host at one instant; `mirror` has machines that run copy theirs; `lineage` is what their images tell
 //!   of where they are from.
-//! - `place`: in which stores it is.
+//! - `place`: in which stores it is; `spread` brings it into further ones.
 //! - `remove`: deletion, whole or not at all.
 //! - `fsck`: whether records and stores agree.
 //! - `verify`: whether bytes are still what they were.
@@ -36,6 +36,7 @@ mod receive;
 mod remove;
 mod shape;
 pub(crate) mod source;
+mod spread;
 mod verify;
 
 pub(crate) use adopt::{label, plain_record};

@@ -8,6 +8,7 @@
 )]
 
 mod boot_sources;
+mod copies;
 mod damaged;
 mod flatten;
 mod harness;
