@@ -95,9 +95,19 @@ impl Client {
         self.exchange(Method::PUT, &path, headers, body).await
     }
 
-    /// Begins to copy an image to further stores.
-    pub async fn copy_image(&self, image: &str, stores: Vec<String>) -> Result<ImageAccepted, ClientError> {
-        self.import_image(image, &ImageImport::Copy { stores }).await
+    /// Begins to copy an image to further stores; to all that do not have it where none is named.
+    pub async fn copy_image(
+        &self,
+        image: &str,
+        stores: Vec<String>,
+        allow_failure: Option<bool>,
+    ) -> Result<ImageAccepted, ClientError> {
+        let copy = ImageImport::Copy {
+            all_stores: stores.is_empty(),
+            stores,
+            allow_failure,
+        };
+        self.import_image(image, &copy).await
     }
 
     /// Takes an image out of one of several stores.

@@ -61,9 +61,19 @@ impl Context {
         self.config.state_dir.join("images")
     }
 
+    /// Directory of copies of disks on their way to become images; nothing in it outlives a daemon.
+    pub(crate) fn snapshots_dir(&self) -> PathBuf {
+        self.config.state_dir.join("snapshots")
+    }
+
     /// The file of a machine's root disk, which nobody else writes.
     pub(crate) fn root_disk(&self, id: VmId, format: DiskFormat) -> PathBuf {
         self.vm_dir(id).join(ROOT_DISK).with_extension(format.suffix())
+    }
+
+    /// Directory of what a machine is booted with whose disk stands alone.
+    pub(crate) fn boot_dir(&self, id: VmId) -> PathBuf {
+        self.vm_dir(id).join("boot")
     }
 
     /// Directory of a machine's console logs.

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use spec::{ByteSize, DiskFormat, Problems, VmId, VmPlan, VmSpec};
 use tokio::sync::SemaphorePermit;
 
-use crate::catalogue::shape;
+use crate::catalogue::{shape, store_code};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::host::Host;
@@ -164,7 +164,12 @@ impl Host {
             images::CloneMethod::SparseCopy => CloneMethod::Copy,
         };
         let reason = format!("root_disks is {}: {}", way_name(way), made.reason);
-        Ok(RootDisk { method, reason, format })
+        Ok(RootDisk {
+            method,
+            reason,
+            format,
+            stands_alone: false,
+        })
     }
 }
 
@@ -227,7 +232,7 @@ fn clone_failure(error: &CloneError) -> Failure {
             format!("{error}: nothing was left of it; remove machines or images, and try again"),
         ),
         CloneError::Cancelled(_) => Failure::of(ErrorCode::Cancelled, error),
-        CloneError::Image(_) => Failure::of(ErrorCode::NotFound, error),
+        CloneError::Image(source) => Failure::of(store_code(source), error),
         CloneError::Exists(_) | CloneError::Qcow2 { .. } | CloneError::Io { .. } => {
             Failure::of(ErrorCode::Internal, error)
         }

@@ -115,6 +115,7 @@ impl Host {
         }));
         host.resume_volumes(begun.volumes);
         host.resume_pulls(begun.pulls);
+        host.resume_flattens(begun.flattens);
         host.resume_images(begun.images);
         tokio::spawn(host.clone().track_boot_sources());
         Ok(host)
@@ -295,7 +296,7 @@ fn open_context(config: HostConfig) -> Result<(Context, Left), OpenError> {
     for path in [&config.state_dir, &config.run_dir] {
         make_dir(path)?;
     }
-    for path in [state("vms"), state("volumes")] {
+    for path in [state("vms"), state("volumes"), state("snapshots")] {
         make_dir(&path)?;
         // Also where an earlier daemon made it for everybody to read.
         let private = std::fs::set_permissions(&path, Permissions::from_mode(PRIVATE_DIR));
@@ -350,6 +351,7 @@ fn open_context(config: HostConfig) -> Result<(Context, Left), OpenError> {
         operations: LiveOperations::default(),
     };
     left.cut_off = clear_disks(&context, &left.vms)?;
+    crate::catalogue::freeze::clear(&context);
     let path = context.volumes_dir();
     volume_store::clear(&context, &left.begun.volumes).map_err(|source| OpenError::Directory { path, source })?;
     // Last, so that a daemon that can not start for another reason does not count.
@@ -408,13 +410,15 @@ fn take_over(change: &registry::Change<'_>, sealed: &[images::ImageRecord]) -> R
         .collect();
     goes_on.extend(images.iter().filter_map(ImageRow::operation));
     let cut_off = Failure::new(ErrorCode::Internal, "the daemon was restarted meanwhile; ask again");
-    let mut pulls = Vec::new();
+    let (mut pulls, mut flattens) = (Vec::new(), Vec::new());
     for operation in change.operations()? {
         if goes_on.contains(&operation.id) || operation.phase.is_final() {
             continue;
         }
         if operation.kind == OperationKind::ImagePull {
             pulls.push((operation, 0));
+        } else if operation.kind == OperationKind::VmFlatten {
+            flattens.push(operation);
         } else {
             change.end_operation(operation.id, OperationPhase::Failed, Err(&cut_off))?;
         }
@@ -422,7 +426,12 @@ fn take_over(change: &registry::Change<'_>, sealed: &[images::ImageRecord]) -> R
     change.event(&About::Host, EventReason::DaemonStarted, "karatd started")?;
     Ok(Left {
         vms: change.vms()?,
-        begun: begun::Begun { volumes, pulls, images },
+        begun: begun::Begun {
+            volumes,
+            pulls,
+            flattens,
+            images,
+        },
         cut_off: Vec::new(),
     })
 }

@@ -65,18 +65,21 @@ pub enum ImportMethod {
     File,
     /// What clients send.
     Upload,
+    /// Disks of machines, and volumes.
+    Snapshot,
     /// Images of other stores.
     Copy,
 }
 
 impl ImportMethod {
     /// Every method.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Registry,
         Self::WebDownload,
         Self::S3,
         Self::File,
         Self::Upload,
+        Self::Snapshot,
         Self::Copy,
     ];
 
@@ -88,6 +91,7 @@ impl ImportMethod {
             Self::S3 => "s3",
             Self::File => "file",
             Self::Upload => "upload",
+            Self::Snapshot => "snapshot",
             Self::Copy => "copy",
         }
     }

@@ -21,6 +21,7 @@ mod context;
 mod create;
 mod edit;
 mod failure;
+mod flatten;
 mod host;
 mod image;
 mod image_config;

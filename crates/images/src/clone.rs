@@ -296,14 +296,18 @@ fn qcow2(target: &Path, error: &(dyn std::error::Error + 'static)) -> CloneError
 
 /// A copy of a sealed file in another store, shared where the file system can. [`io::ErrorKind::Interrupted`] when `stop` says so.
 pub(crate) fn copy_sealed(source: &Path, target: &Path, stop: &dyn Fn() -> bool) -> io::Result<()> {
-    let from = File::open(source)?;
+    copy_shared(&File::open(source)?, target, stop)
+}
+
+/// The same of a file that is open.
+pub(crate) fn copy_shared(from: &File, target: &Path, stop: &dyn Fn() -> bool) -> io::Result<()> {
     let to = OpenOptions::new()
         .read(true)
         .write(true)
         .create_new(true)
         .open(target)?;
-    if rustix::fs::ioctl_ficlone(&to, &from).is_err() {
-        sparse::copy_data(&from, &to, stop)?;
+    if rustix::fs::ioctl_ficlone(&to, from).is_err() {
+        sparse::copy_data(from, &to, stop)?;
     }
     Ok(())
 }

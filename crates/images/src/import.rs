@@ -134,6 +134,10 @@ impl Store {
                 blocking(move || job.copy(&store, &digest)).await
             }
             (_, Some(source)) => job.object(&source).await,
+            (ImportSource::LocalDisk(disk), _) => {
+                job.proofs.foresee(&job.trust, &job.trusted)?;
+                blocking(move || job.local_disk(&disk)).await
+            }
             (ImportSource::Upload(mut reader), _) => {
                 job.proofs.foresee(&job.trust, &job.trusted)?;
                 blocking(move || job.stream(&mut *reader, None)).await

@@ -36,6 +36,9 @@ pub enum ImportError {
     /// Its format could not be converted.
     #[error(transparent)]
     Convert(ConvertError),
+    /// A disk of this host could not be read.
+    #[error("the disk cannot be read")]
+    LocalDisk(#[source] Box<disk_image::ConvertError>),
     /// It is not what it should be, or nobody trusted says so.
     #[error(transparent)]
     Untrusted(Box<image_trust::policy::Refusal>),
@@ -102,7 +105,7 @@ pub enum ImportError {
 
 impl ImportError {
     /// A stable name for programs. Those of the parts are documented there: `image-sources`, `image-formats`, `image-trust`; the
-    /// registry's are `registry_…`, the rest `upload_broke_off`, `store_quota`, `store_full`, `no_such_store`, `store_…`, `io`,
+    /// registry's are `registry_…`, the rest `disk_unreadable`, `upload_broke_off`, `store_quota`, `store_full`, `no_such_store`, `store_…`, `io`,
     /// `cancelled`, `proof_too_long`.
     pub fn code(&self) -> &'static str {
         match self {
@@ -114,6 +117,7 @@ impl ImportError {
             Self::Unpack(error) => error.code(),
             Self::Ova(error) => error.code(),
             Self::Convert(error) => error.code(),
+            Self::LocalDisk(_) => "disk_unreadable",
             Self::Untrusted(refusal) => refusal.code(),
             Self::ProofTooLong { .. } => "proof_too_long",
             Self::Upload { .. } => "upload_broke_off",

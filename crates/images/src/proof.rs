@@ -189,7 +189,8 @@ fn pinned(digest: &ImageDigest) -> Pinned {
 /// A source in the spelling that trust policies are written in.
 pub(crate) fn trusted_source(source: &ImportSource) -> Result<image_trust::Source, ImportError> {
     let text = match source {
-        ImportSource::Upload(_) => return Ok(image_trust::Source::upload()),
+        // What guests write is as trusted as what clients send.
+        ImportSource::Upload(_) | ImportSource::LocalDisk(_) => return Ok(image_trust::Source::upload()),
         ImportSource::Registry { reference } => reference.to_string(),
         ImportSource::Web(source) => source.location(),
         ImportSource::S3(source) => s3_address(&source.location()),

@@ -10,7 +10,7 @@ use image_trust::policy::{TrustPolicy, Verdict};
 use image_trust::x509::ImageSignature;
 use image_trust::{DigestSet, Pinned};
 
-use crate::{ImageDigest, ImageRecord, Origin, Reference, Store, StoreName};
+use crate::{ImageDigest, ImageRecord, LocalDisk, Origin, Reference, Store, StoreName};
 
 /// Where an image comes from.
 pub enum ImportSource {
@@ -27,6 +27,8 @@ pub enum ImportSource {
     File(FileSource),
     /// Bytes that a client sends. Whoever makes the reader sees to it that reading ends when the import is cancelled.
     Upload(Box<dyn Read + Send>),
+    /// What is on a disk of this host.
+    LocalDisk(LocalDisk),
     /// An image of another store.
     Stored {
         /// Its name.
@@ -61,6 +63,7 @@ impl ImportSource {
             Self::S3(_) => "s3",
             Self::File(_) => "file",
             Self::Upload(_) => "upload",
+            Self::LocalDisk(_) => "snapshot",
             Self::Stored { .. } => "copy",
         }
     }
@@ -73,6 +76,7 @@ impl ImportSource {
             Self::S3(source) => source.location(),
             Self::File(source) => source.path().display().to_string(),
             Self::Upload(_) => "upload".to_owned(),
+            Self::LocalDisk(disk) => disk.name.clone(),
             Self::Stored { digest, .. } => digest.to_string(),
         }
     }

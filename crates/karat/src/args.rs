@@ -83,6 +83,12 @@ pub(crate) enum Command {
         #[arg(long, value_name = "SECONDS")]
         timeout: Option<u32>,
     },
+    /// Make the root disks of machines stand alone, so that their images are not needed any more. The machines may run.
+    Flatten {
+        /// Names or ids.
+        #[arg(required = true)]
+        vms: Vec<String>,
+    },
     /// Power-cycle running machines without waiting for their guests.
     Reset {
         /// Names or ids.

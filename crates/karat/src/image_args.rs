@@ -42,9 +42,15 @@ pub(crate) enum ImageCommand {
     Copy {
         /// Id, name, digest or reference.
         image: String,
-        /// Names of stores; `karat image import-info` lists them.
-        #[arg(required = true)]
+        /// Names of stores that do not have it; `karat image import-info` lists them.
+        #[arg(required_unless_present = "all_stores", conflicts_with = "all_stores")]
         stores: Vec<String>,
+        /// All stores that do not have it.
+        #[arg(long)]
+        all_stores: bool,
+        /// Whether some of them may fail. Default: true.
+        #[arg(long, value_name = "BOOL")]
+        allow_failure: Option<bool>,
     },
     /// Take an image out of one of several stores.
     Displace {
@@ -99,6 +105,15 @@ pub(crate) struct CreateImageArgs {
     /// `docker://…`, `https://…`, `s3://…`, or an absolute path.
     #[arg(long, value_parser = parse_import)]
     pub(crate) from: Option<ImageImport>,
+    /// Machine whose disk becomes the image, as it is at one instant. It may run.
+    #[arg(long, value_name = "VM", conflicts_with_all = ["from", "from_volume"])]
+    from_vm: Option<String>,
+    /// Which of the machine's disks. Default: root.
+    #[arg(long, requires = "from_vm")]
+    disk: Option<String>,
+    /// Volume that becomes the image, as it is at one instant.
+    #[arg(long, value_name = "VOLUME", conflicts_with = "from")]
+    from_volume: Option<String>,
     #[command(flatten)]
     options: ImportArgs,
     #[command(flatten)]
@@ -134,9 +149,12 @@ pub(crate) struct ImportArgs {
     /// Store it shall be in. May be given several times. Default: the default store.
     #[arg(long)]
     store: Vec<String>,
-    /// Whether it is enough that the first of several stores takes it.
-    #[arg(long)]
-    allow_failure: bool,
+    /// All stores.
+    #[arg(long, conflicts_with = "store")]
+    all_stores: bool,
+    /// Whether it is enough that one of several stores takes it. Default: true.
+    #[arg(long, value_name = "BOOL")]
+    allow_failure: Option<bool>,
 }
 
 impl ImportArgs {
@@ -149,6 +167,7 @@ impl ImportArgs {
                 name: None,
             }),
             stores: self.store.clone(),
+            all_stores: self.all_stores,
             allow_failure: self.allow_failure,
         })
     }
@@ -195,6 +214,18 @@ pub(crate) struct ImageFields {
 }
 
 impl CreateImageArgs {
+    /// What is imported at once.
+    fn source(&self) -> Option<ImageImport> {
+        let snapshot = self.from_vm.is_some() || self.from_volume.is_some();
+        let snapshot = snapshot.then(|| ImageImport::Snapshot {
+            vm: self.from_vm.clone(),
+            disk: self.disk.clone(),
+            volume: self.from_volume.clone(),
+            options: ImportOptions::default(),
+        });
+        self.from.clone().or(snapshot)
+    }
+
     pub(crate) fn wish(&self) -> ImageCreate {
         let fields = &self.fields;
         ImageCreate {
@@ -206,7 +237,7 @@ impl CreateImageArgs {
             hidden: fields.hidden.unwrap_or(false),
             tags: fields.tag.iter().cloned().collect(),
             properties: fields.property.iter().cloned().collect(),
-            import: self.from.clone().map(|from| self.options.ask(from)),
+            import: self.source().map(|from| self.options.ask(from)),
             ..ImageCreate::default()
         }
     }
@@ -312,7 +343,7 @@ fn source(from: ImageImport) -> BootSourceFrom {
         ImageImport::S3 { url, .. } => source.s3 = Some(url),
         ImageImport::File { path, .. } => source.file = Some(path),
         // What is parsed is none of these.
-        ImageImport::Upload { .. } | ImageImport::Copy { .. } => {}
+        ImageImport::Upload { .. } | ImageImport::Snapshot { .. } | ImageImport::Copy { .. } => {}
     }
     source
 }

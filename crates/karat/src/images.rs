@@ -27,8 +27,13 @@ pub(crate) async fn run(client: &Client, command: ImageCommand, format: Format) 
             imported(client, &image, accepted, format).await?;
         }
         ImageCommand::Upload(args) => upload(client, args, format).await?,
-        ImageCommand::Copy { image, stores } => {
-            let accepted = client.copy_image(&image, stores).await?;
+        ImageCommand::Copy {
+            image,
+            stores,
+            all_stores: _,
+            allow_failure,
+        } => {
+            let accepted = client.copy_image(&image, stores, allow_failure).await?;
             follow(client, &image, accepted).await?;
             say(&format!("copied {image}"));
         }
@@ -245,6 +250,8 @@ fn describe(image: &Image) -> String {
         ("digest", image.digest.clone().unwrap_or_default()),
         ("references", image.references.join(", ")),
         ("stores", image.stores.join(", ")),
+        ("on the way to stores", image.importing_to_stores.join(", ")),
+        ("not in stores", image.failed_import.join(", ")),
         ("aliases", image.aliases.join(", ")),
         ("boot source", image.boot_source.clone().unwrap_or_default()),
         ("came as", image.source_format.clone().unwrap_or_default()),

@@ -64,6 +64,7 @@ async fn dispatch(args: Args) -> anyhow::Result<ExitCode> {
         Command::Start { vms } => vms::start(&client, &vms).await?,
         Command::Stop { vms, force, timeout } => vms::stop(&client, &vms, force, timeout).await?,
         Command::Restart { vms, timeout } => vms::restart(&client, &vms, timeout).await?,
+        Command::Flatten { vms } => vms::flatten(&client, &vms).await?,
         Command::Reset { vms } => vms::reset(&client, &vms).await?,
         Command::Pause { vms } => vms::pause(&client, &vms).await?,
         Command::Resume { vms } => vms::resume(&client, &vms).await?,

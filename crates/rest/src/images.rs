@@ -138,7 +138,8 @@ pub(crate) async fn upload(
         digests: params.digest.into_iter().collect(),
         sums: None,
         stores: params.store.into_iter().collect(),
-        allow_failure: false,
+        all_stores: false,
+        allow_failure: None,
     };
     let body = body.into_data_stream();
     let (image, operation) = shared.host.receive_image(&image, options, body).await?;

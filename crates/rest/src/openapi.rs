@@ -45,6 +45,7 @@ use crate::{boot_sources, console, disks, events, health, images, metrics, opera
         vms::delete,
         vms::start,
         vms::stop,
+        vms::flatten,
         vms::pause,
         vms::resume,
         vms::reset,

@@ -71,6 +71,8 @@ const fn status(code: ErrorCode) -> StatusCode {
         ErrorCode::NameTaken
         | ErrorCode::WrongState
         | ErrorCode::InUse
+        | ErrorCode::StoreHasImage
+        | ErrorCode::CopyInProgress
         | ErrorCode::ImageProtected
         | ErrorCode::Cancelled
         | ErrorCode::UploadOffset => StatusCode::CONFLICT,
@@ -100,6 +102,8 @@ const fn title(code: ErrorCode) -> &'static str {
         ErrorCode::NameTaken => "The name is taken",
         ErrorCode::WrongState => "Not possible in the present state",
         ErrorCode::InUse => "In use",
+        ErrorCode::StoreHasImage => "The store has the image",
+        ErrorCode::CopyInProgress => "The image is being copied",
         ErrorCode::KeyReused => "The key was used for another request",
         ErrorCode::RevisionMismatch => "Changed meanwhile",
         ErrorCode::RegistryUnavailable => "The registry is not available",

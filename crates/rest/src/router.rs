@@ -50,6 +50,7 @@ pub fn router(host: Host, closing: Closing) -> Router {
         .route("/v1/vms/{vm}", get(vms::show).patch(vms::edit).delete(vms::delete))
         .route("/v1/vms/{vm}/start", post(vms::start))
         .route("/v1/vms/{vm}/stop", post(vms::stop))
+        .route("/v1/vms/{vm}/flatten", post(vms::flatten))
         .route("/v1/vms/{vm}/pause", post(vms::pause))
         .route("/v1/vms/{vm}/resume", post(vms::resume))
         .route("/v1/vms/{vm}/reset", post(vms::reset))

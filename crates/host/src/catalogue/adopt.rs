@@ -85,7 +85,8 @@ fn location(row: &ImageRow) -> Option<String> {
         ImageImport::S3 { url, .. } => Some(bare(url).to_owned()),
         ImageImport::File { path, .. } => Some(path.clone()),
         ImageImport::Upload { .. } => Some("upload".to_owned()),
-        ImageImport::Copy { .. } => None,
+        // What the store calls a snapshot tells of no record.
+        ImageImport::Snapshot { .. } | ImageImport::Copy { .. } => None,
     }
 }
 

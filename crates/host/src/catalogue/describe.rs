@@ -91,6 +91,8 @@ impl Host {
             operation: row.operation(),
             references: ties.references,
             stores: stores.collect(),
+            importing_to_stores: row.placement.importing_to_stores.clone(),
+            failed_import: row.placement.failed_import.clone(),
             source_format: sealed
                 .as_ref()
                 .map(|sealed| sealed.disk.source_format.name().to_owned()),
@@ -160,7 +162,8 @@ fn blocks(file: &File) -> u64 {
         .map_or(0, |metadata| metadata.blocks() * STAT_BLOCK_BYTES)
 }
 
-pub(super) const fn store_code(error: &StoreError) -> ErrorCode {
+/// What kind of trouble it is.
+pub(crate) const fn store_code(error: &StoreError) -> ErrorCode {
     match error {
         StoreError::NotFound(_) | StoreError::NoSuchPart { .. } => ErrorCode::NotFound,
         StoreError::Damaged { .. } => ErrorCode::DigestMismatch,

@@ -37,10 +37,13 @@ impl Host {
             let operation = Some(self.pull_image(reference).await?.id);
             return Ok(Begun { image: None, operation });
         }
-        let import = wish.import.clone();
-        if let Some(from) = &import {
-            self.check_begun(from)?;
-        }
+        let import = match wish.import.clone() {
+            Some(from) => {
+                self.check_begun(&from)?;
+                Some(self.pin_snapshot(from).await?)
+            }
+            None => None,
+        };
         let record = checked(&wish)?;
         let made = self.registry().change(move |change| -> Result<_, Failure> {
             let mut row = ImageRow::queued(record, change.now());
@@ -70,6 +73,7 @@ impl Host {
             return self.copy_image(wanted, &from).await;
         }
         self.check_begun(&from)?;
+        let from = self.pin_snapshot(from).await?;
         let name = wanted.to_owned();
         let begun = self.registry().change(move |change| -> Result<_, Failure> {
             let mut row = change.find_image(&name)?.ok_or_else(|| no_image(&name))?;

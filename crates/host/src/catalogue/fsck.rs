@@ -61,7 +61,9 @@ impl Change<'_> {
         let images = self.images()?.into_iter();
         let images = images.filter(|row| row.state.state != ImageState::Deleting);
         let images = images.filter_map(|row| row.digest);
-        let machines = self.vms()?.into_iter().filter_map(|vm| vm.image_digest);
+        let alone = |vm: &api_types::Vm| vm.status.root_disk.as_ref().is_some_and(|root| root.stands_alone);
+        let machines = self.vms()?.into_iter().filter(|vm| !alone(vm));
+        let machines = machines.filter_map(|vm| vm.image_digest);
         let volumes = self.volumes()?.into_iter();
         let volumes = volumes.filter(crate::registry::VolumeRecord::shares_image);
         let volumes = volumes.filter_map(|volume| volume.image);

@@ -12,6 +12,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::body::Received;
+use super::freeze::Frozen;
+use super::lineage::Lineage;
 use super::source;
 use crate::begun;
 use crate::context::Context;
@@ -30,6 +32,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) max_disk_bytes: Option<u64>,
     /// What a client sends.
     pub(crate) received: Option<Received>,
+    /// A disk of this host that nobody writes.
+    pub(crate) frozen: Option<Frozen>,
 }
 
 /// What came in.
@@ -45,8 +49,12 @@ pub(crate) struct Intake {
     pub(crate) reference: Option<String>,
     /// The store it was imported to first.
     pub(crate) store: StoreName,
+    /// All stores it was imported to.
+    pub(crate) stores: Vec<String>,
     /// Stores that did not take it, where that was allowed, and why.
-    pub(crate) failed: Vec<String>,
+    pub(crate) failed: Vec<(String, String)>,
+    /// Where a disk of this host was from.
+    pub(crate) lineage: Option<Lineage>,
 }
 
 /// Why nothing came in.
@@ -79,6 +87,16 @@ impl IntakeError {
             code: "begun_too_often",
             failure: begun::failure(),
             is_refusal: true,
+            left: None,
+        }
+    }
+
+    /// A disk of this host could not be had.
+    pub(crate) fn not_frozen(failure: Failure) -> Self {
+        Self {
+            code: "snapshot_failed",
+            failure,
+            is_refusal: false,
             left: None,
         }
     }
@@ -116,36 +134,95 @@ impl IntakeError {
 /// Fetches and seals what `wanted` names, unless the store has it.
 pub(crate) async fn take_in(
     context: &Context,
-    wanted: Wanted<'_>,
+    mut wanted: Wanted<'_>,
     progress: &watch::Sender<images::Progress>,
     cancel: &CancellationToken,
 ) -> Result<Intake, IntakeError> {
-    let allow_failure = wanted.from.options().is_some_and(|options| options.allow_failure);
-    let (request, reference) = request(context, wanted)?;
-    let imported = context.stores.import(request, allow_failure, progress, cancel).await;
-    let placed = imported.map_err(|not_placed| IntakeError {
-        left: not_placed.left,
-        ..IntakeError::of(&not_placed.error)
-    })?;
-    let default = context.store.name();
-    let failed = placed.failed.iter();
-    Ok(Intake {
-        failed: failed
-            .map(|(store, error)| format!("{store}: {}", crate::failure::chain(error)))
-            .collect(),
-        origin: origin_text(&placed.imported.origin),
-        digest: placed.imported.image.digest,
-        was_there: placed.imported.was_there,
-        reference,
-        store: placed.stores.into_iter().next().unwrap_or_else(|| default.clone()),
-    })
+    let lineage = wanted.frozen.as_ref().map(|frozen| frozen.lineage.clone());
+    // Copies of disks go when this is over.
+    let _part = wanted.frozen.as_mut().and_then(|frozen| frozen.part.take());
+    let allow_failure = wanted
+        .from
+        .options()
+        .and_then(|options| options.allow_failure)
+        .unwrap_or(true);
+    let mut targets = source::stores(context, wanted.from).map_err(IntakeError::refused)?;
+    let mut failed = Vec::new();
+    if allow_failure {
+        pass_over(context, &mut targets, &mut failed);
+    }
+    loop {
+        // What is sent can be read once, as can a disk that is held still.
+        let can_repeat = wanted.received.is_none() && wanted.frozen.is_none();
+        let (request, reference) = request(context, &mut wanted, targets.clone())?;
+        let imported = context.stores.import(request, allow_failure, progress, cancel).await;
+        let placed = match imported {
+            Ok(placed) => placed,
+            Err(not_placed) if allow_failure && can_repeat && targets.len() > 1 && is_of_store(&not_placed.error) => {
+                failed.push((targets.remove(0).to_string(), crate::failure::chain(&not_placed.error)));
+                continue;
+            }
+            Err(not_placed) => {
+                return Err(IntakeError {
+                    left: not_placed.left,
+                    ..IntakeError::of(&not_placed.error)
+                });
+            }
+        };
+        let others = placed.failed.iter();
+        failed.extend(others.map(|(store, error)| (store.to_string(), crate::failure::chain(error))));
+        let first = placed.stores.first().unwrap_or_else(|| context.store.name()).clone();
+        return Ok(Intake {
+            failed,
+            origin: match &lineage {
+                Some(lineage) => lineage.origin(),
+                None => origin_text(&placed.imported.origin),
+            },
+            lineage,
+            digest: placed.imported.image.digest,
+            was_there: placed.imported.was_there,
+            reference,
+            stores: placed.stores.into_iter().map(String::from).collect(),
+            store: first,
+        });
+    }
 }
 
-fn request(context: &Context, wanted: Wanted<'_>) -> Result<(ImportRequest, Option<String>), IntakeError> {
+/// Leaves out stores that are known not to take anything now, but for the last.
+fn pass_over(context: &Context, targets: &mut Vec<StoreName>, failed: &mut Vec<(String, String)>) {
+    while let [first, _, ..] = targets.as_slice() {
+        let problem = context
+            .stores
+            .get(first)
+            .and_then(|store| store.check_available().err());
+        let Some(problem) = problem else { return };
+        failed.push((first.to_string(), crate::failure::chain(&problem)));
+        targets.remove(0);
+    }
+}
+
+/// Whether another store may take what this one did not.
+const fn is_of_store(error: &ImportError) -> bool {
+    matches!(
+        error,
+        ImportError::DiskFull(_)
+            | ImportError::Quota { .. }
+            | ImportError::NoStore(_)
+            | ImportError::Store(_)
+            | ImportError::Io { .. }
+    )
+}
+
+fn request(
+    context: &Context,
+    wanted: &mut Wanted<'_>,
+    stores: Vec<StoreName>,
+) -> Result<(ImportRequest, Option<String>), IntakeError> {
     let from = wanted.from;
-    let source = match wanted.received {
-        Some(received) => ImportSource::Upload(Box::new(received)),
-        None => {
+    let source = match (wanted.received.take(), wanted.frozen.take()) {
+        (Some(received), _) => ImportSource::Upload(Box::new(received)),
+        (None, Some(frozen)) => ImportSource::LocalDisk(frozen.disk),
+        (None, None) => {
             source::check(context, from).map_err(IntakeError::refused)?;
             let found = source::source(context, from).map_err(IntakeError::refused)?;
             found.ok_or_else(IntakeError::nothing_received)?
@@ -166,7 +243,7 @@ fn request(context: &Context, wanted: Wanted<'_>) -> Result<(ImportRequest, Opti
         expected: claimed.unwrap_or(expected),
         evidence,
         trust: Arc::clone(&context.config.images.trust),
-        stores: source::stores(context, from).map_err(IntakeError::refused)?,
+        stores,
     };
     Ok((request, reference))
 }

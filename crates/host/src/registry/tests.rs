@@ -30,6 +30,7 @@ fn vm(name: &str) -> Vm {
                 method: CloneMethod::Overlay,
                 reason: "because".to_owned(),
                 format: DiskFormat::Qcow2,
+                stands_alone: false,
             }),
         },
         created_at: Timestamp::now(),

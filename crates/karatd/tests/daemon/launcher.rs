@@ -32,7 +32,7 @@ fn karat(daemon: &Daemon, words: &[&str]) -> Output {
 
 /// What it prints; it has to succeed.
 #[track_caller]
-fn says(daemon: &Daemon, words: &[&str]) -> String {
+pub(crate) fn says(daemon: &Daemon, words: &[&str]) -> String {
     let output = karat(daemon, words);
     assert!(output.status.success(), "{words:?}: {}", told(&output));
     String::from_utf8(output.stdout).unwrap()
@@ -97,6 +97,9 @@ fn images_come_in_by_every_method_that_can_be_typed() {
     says(&daemon, &["image", "displace", "sent", "archive"]);
     says(&daemon, &["image", "copy", "sent", "archive"]);
     assert_eq!(image(&daemon, "sent")["stores"], json!(["default", "archive"]));
+    let there = fails(&daemon, &["image", "copy", "sent", "archive"]);
+    assert!(there.contains("leave it out"), "{there}");
+    says(&daemon, &["image", "copy", "sent", "--all-stores", "--allow-failure", "false"]);
 
     let from = format!("docker://{}", registry.reference("1"));
     says(&daemon, &["image", "create", "pulled", "--from", &from]);
@@ -111,13 +114,19 @@ fn images_come_in_by_every_method_that_can_be_typed() {
     }
     let info = says(&daemon, &["image", "import-info"]);
     assert!(info.contains("web-download") && info.contains("archive ("), "{info}");
+    let volume = daemon.make(&json!({"name": "data", "size": "1Mi"}));
+    assert_eq!(volume["state"], "ready");
+    says(&daemon, &["image", "create", "of-data", "--from-volume", "data"]);
+    assert_eq!(image(&daemon, "of-data")["virtual_size_bytes"], 1 << 20);
+    let nobody = fails(&daemon, &["image", "create", "of-nobody", "--from-vm", "nobody"]);
+    assert!(nobody.contains("nobody"), "{nobody}");
     says(&daemon, &["image", "fsck"]);
     says(&daemon, &["image", "verify", "web", "pulled"]);
     let missing = fails(&daemon, &["image", "create", "none", "--from", "/nowhere/disk.raw"]);
     assert!(missing.contains("/nowhere/disk.raw"), "{missing}");
     says(
         &daemon,
-        &["image", "rm", "web", "bad", "file", "sent", "pulled", "none"],
+        &["image", "rm", "web", "bad", "file", "sent", "pulled", "none", "of-data"],
     );
     assert_eq!(daemon.get("/v1/images").json(), json!({"items": []}));
 }

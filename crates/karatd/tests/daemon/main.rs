@@ -8,6 +8,9 @@
 )]
 
 mod boot_sources;
+mod copies;
+mod damaged;
+mod flatten;
 mod harness;
 mod images;
 mod intake;
@@ -21,5 +24,6 @@ mod registry;
 mod requests;
 mod restarts;
 mod roots;
+mod snapshots;
 mod volumes;
 mod web;
