@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use api_types::{ErrorCode, ImageImport};
 use image_catalog::ImageRecord;
-use image_formats::Expectations;
+use image_formats::{Expectations, Refusal};
 use image_sources::{Identity, SourceError};
 use images::{ImageDigest, ImportError, ImportRequest, ImportSource, Origin, PullError, StoreName};
 use sha2::{Digest, Sha256};
@@ -121,12 +121,25 @@ pub(crate) async fn take_in(
     cancel: &CancellationToken,
 ) -> Result<Intake, IntakeError> {
     let allow_failure = wanted.from.options().is_some_and(|options| options.allow_failure);
+    let most = most_bytes(context, &wanted);
     let (request, reference) = request(context, wanted)?;
     let imported = context.stores.import(request, allow_failure, progress, cancel).await;
     let placed = imported.map_err(|not_placed| IntakeError {
         left: not_placed.left,
         ..IntakeError::of(&not_placed.error)
     })?;
+    let size_bytes = placed.imported.image.disk.virtual_bytes;
+    if placed.imported.was_there && size_bytes > most {
+        // It came when more was allowed, or for somebody who allows more.
+        let error = ImportError::from(Refusal::VirtualSize {
+            size_bytes,
+            limit_bytes: most,
+        });
+        return Err(IntakeError {
+            left: Some(placed.imported.image.digest),
+            ..IntakeError::of(&error)
+        });
+    }
     let default = context.store.name();
     let failed = placed.failed.iter();
     Ok(Intake {
@@ -141,8 +154,14 @@ pub(crate) async fn take_in(
     })
 }
 
+/// Largest disk that is taken, bytes.
+fn most_bytes(context: &Context, wanted: &Wanted<'_>) -> u64 {
+    let most = context.config.image_max_bytes;
+    wanted.max_disk_bytes.map_or(most, |bytes| bytes.min(most))
+}
+
 fn request(context: &Context, wanted: Wanted<'_>) -> Result<(ImportRequest, Option<String>), IntakeError> {
-    let from = wanted.from;
+    let (from, most) = (wanted.from, most_bytes(context, &wanted));
     let source = match wanted.received {
         Some(received) => ImportSource::Upload(Box::new(received)),
         None => {
@@ -156,8 +175,6 @@ fn request(context: &Context, wanted: Wanted<'_>) -> Result<(ImportRequest, Opti
         _ => None,
     };
     let evidence = source::proof(context, from, wanted.record).map_err(IntakeError::refused)?;
-    let most = context.config.image_max_bytes;
-    let most = wanted.max_disk_bytes.map_or(most, |bytes| bytes.min(most));
     let expected = Expectations::up_to(most);
     let claim = wanted.record.and_then(ImageRecord::disk_format);
     let claimed = claim.and_then(|claim| expected.clone().claimed_by_name(claim.as_str()));
