@@ -232,7 +232,9 @@ fn what_a_server_answers_is_in_the_records_dv_06() {
     assert_eq!(put(&daemon, "a", &source).status, 201);
     let failed = sync(&daemon, "a");
     assert!(failed.to_string().contains("got 404"), "{failed}");
-    let source = show(&daemon, "a");
+    let source = wait_for("the failure", || {
+        Some(show(&daemon, "a")).filter(|source| condition(source, "UpToDate")["reason"] == "PollFailed")
+    });
     assert_eq!(source["last_error"]["code"], "not_found");
     let told = condition(&source, "UpToDate")["message"].as_str().unwrap().to_owned();
     assert!(told.contains(status) && told.contains("got 404"), "{source}");
