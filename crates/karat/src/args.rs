@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use api_types::{ByteSize, DiskWish};
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::image_args::{BootSourceCommand, ImageCommand};
+use crate::image_args::ImageCommand;
+use crate::source_args::BootSourceCommand;
 use crate::volume_args::{VolumeCommand, parse_disk};
 
 /// Pulls golden images and runs machines on this host.

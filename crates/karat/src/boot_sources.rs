@@ -4,9 +4,9 @@ use api_types::{BootSource, BootSourceWish};
 use client::Client;
 
 use crate::args::Format;
-use crate::image_args::BootSourceCommand;
 use crate::output::{columns, fields, say, write};
 use crate::progress::Progress;
+use crate::source_args::BootSourceCommand;
 
 /// Carries a command out.
 pub(crate) async fn run(client: &Client, command: BootSourceCommand, format: Format) -> anyhow::Result<()> {
@@ -93,6 +93,11 @@ fn up_to_date(source: &BootSource) -> String {
 fn describe(source: &BootSource) -> String {
     let definition = &source.definition;
     let from = definition.source.clone().unwrap_or_default();
+    let digests: Vec<_> = [from.checksums, from.checksums_signature]
+        .into_iter()
+        .flatten()
+        .collect();
+    let digests = digests.join(", signed by ");
     let from = [from.registry, from.url, from.s3, from.file];
     let imports = source.imports.iter();
     let imports: Vec<_> = imports
@@ -122,6 +127,12 @@ fn describe(source: &BootSource) -> String {
                 .map(|keep| keep.to_string())
                 .unwrap_or_default(),
         ),
+        ("store", definition.store.clone().unwrap_or_default()),
+        (
+            "largest disk",
+            definition.max_size.map(|size| size.to_string()).unwrap_or_default(),
+        ),
+        ("digests", digests),
         ("defined in", source.defined_in.clone().unwrap_or_default()),
         ("conditions", conditions.join("; ")),
         ("imports", imports.join(", ")),

@@ -1,9 +1,9 @@
-//! What can be typed after `karat image` and `karat boot-source`.
+//! What can be typed after `karat image`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use api_types::{BootSourceFrom, BootSourceWish, ImageCreate, ImageImport, ImagePatch, ImageSums, ImportOptions};
+use api_types::{ImageCreate, ImageImport, ImagePatch, ImageSums, ImportOptions};
 use clap::Subcommand;
 
 #[derive(Debug, Subcommand)]
@@ -264,91 +264,7 @@ impl SetImageArgs {
     }
 }
 
-#[derive(Debug, Subcommand)]
-pub(crate) enum BootSourceCommand {
-    /// List boot sources.
-    Ls,
-    /// Show one boot source.
-    Show {
-        /// Name.
-        source: String,
-    },
-    /// Track an image under a name, or change how one is tracked.
-    Set(Box<SetSourceArgs>),
-    /// Look for a newer image now, and import it.
-    Sync {
-        /// Names.
-        #[arg(required = true)]
-        sources: Vec<String>,
-    },
-    /// Switch boot sources on.
-    Enable {
-        /// Names.
-        #[arg(required = true)]
-        sources: Vec<String>,
-    },
-    /// Switch boot sources off; their images and aliases stay.
-    Disable {
-        /// Names.
-        #[arg(required = true)]
-        sources: Vec<String>,
-    },
-    /// Remove boot sources that were not defined in files, and changes to those that were.
-    Rm {
-        /// Names.
-        #[arg(required = true)]
-        sources: Vec<String>,
-    },
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct SetSourceArgs {
-    /// Name.
-    pub(crate) source: String,
-    /// `docker://…`, `https://…`, `s3://…`, or an absolute path.
-    #[arg(long, value_parser = parse_import)]
-    from: Option<ImageImport>,
-    /// When to look: five cron fields in UTC, or @daily and the like.
-    #[arg(long, value_name = "CRON")]
-    schedule: Option<String>,
-    /// Alias that leads to the newest import.
-    #[arg(long, value_name = "ALIAS")]
-    managed: Option<String>,
-    /// How many imports are kept.
-    #[arg(long, value_name = "NUMBER")]
-    keep: Option<u32>,
-    /// A line that tells what it is.
-    #[arg(long)]
-    description: Option<String>,
-}
-
-impl SetSourceArgs {
-    pub(crate) fn wish(&self) -> BootSourceWish {
-        BootSourceWish {
-            description: self.description.clone(),
-            source: self.from.clone().map(source),
-            schedule: self.schedule.clone(),
-            managed: self.managed.clone(),
-            imports_to_keep: self.keep,
-            ..BootSourceWish::default()
-        }
-    }
-}
-
-fn source(from: ImageImport) -> BootSourceFrom {
-    let mut source = BootSourceFrom::default();
-    match from {
-        ImageImport::Registry { reference, .. } => source.registry = Some(reference),
-        ImageImport::WebDownload { url, .. } => source.url = Some(url),
-        ImageImport::S3 { url, .. } => source.s3 = Some(url),
-        ImageImport::File { path, .. } => source.file = Some(path),
-        // What is parsed is none of these.
-        ImageImport::Upload { .. } | ImageImport::Snapshot { .. } | ImageImport::Copy { .. } => {}
-    }
-    source
-}
-
-fn parse_import(text: &str) -> Result<ImageImport, String> {
+pub(crate) fn parse_import(text: &str) -> Result<ImageImport, String> {
     if let Some(reference) = text.strip_prefix("docker://") {
         Ok(ImageImport::registry(reference))
     } else if text.starts_with("http://") || text.starts_with("https://") {

@@ -11,6 +11,7 @@ mod output;
 mod progress;
 mod run;
 mod show;
+mod source_args;
 mod vms;
 mod volume_args;
 mod volumes;

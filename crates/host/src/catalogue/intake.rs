@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use api_types::{ErrorCode, ImageImport};
 use image_catalog::ImageRecord;
-use image_formats::Expectations;
+use image_formats::{Expectations, Refusal};
 use image_sources::{Identity, SourceError};
 use images::{ImageDigest, ImportError, ImportRequest, ImportSource, Origin, PullError, StoreName};
 use sha2::{Digest, Sha256};
@@ -146,6 +146,7 @@ pub(crate) async fn take_in(
         .options()
         .and_then(|options| options.allow_failure)
         .unwrap_or(true);
+    let most = most_bytes(context, &wanted);
     let mut targets = source::stores(context, wanted.from).map_err(IntakeError::refused)?;
     let mut failed = Vec::new();
     if allow_failure {
@@ -169,6 +170,18 @@ pub(crate) async fn take_in(
                 });
             }
         };
+        let size_bytes = placed.imported.image.disk.virtual_bytes;
+        if placed.imported.was_there && size_bytes > most {
+            // It came when more was allowed, or for somebody who allows more.
+            let error = ImportError::from(Refusal::VirtualSize {
+                size_bytes,
+                limit_bytes: most,
+            });
+            return Err(IntakeError {
+                left: Some(placed.imported.image.digest),
+                ..IntakeError::of(&error)
+            });
+        }
         let others = placed.failed.iter();
         failed.extend(others.map(|(store, error)| (store.to_string(), crate::failure::chain(error))));
         let first = placed.stores.first().unwrap_or_else(|| context.store.name()).clone();
@@ -213,12 +226,18 @@ const fn is_of_store(error: &ImportError) -> bool {
     )
 }
 
+/// Largest disk that is taken, bytes.
+fn most_bytes(context: &Context, wanted: &Wanted<'_>) -> u64 {
+    let most = context.config.image_max_bytes;
+    wanted.max_disk_bytes.map_or(most, |bytes| bytes.min(most))
+}
+
 fn request(
     context: &Context,
     wanted: &mut Wanted<'_>,
     stores: Vec<StoreName>,
 ) -> Result<(ImportRequest, Option<String>), IntakeError> {
-    let from = wanted.from;
+    let (from, most) = (wanted.from, most_bytes(context, wanted));
     let source = match (wanted.received.take(), wanted.frozen.take()) {
         (Some(received), _) => ImportSource::Upload(Box::new(received)),
         (None, Some(frozen)) => ImportSource::LocalDisk(frozen.disk),
@@ -233,8 +252,6 @@ fn request(
         _ => None,
     };
     let evidence = source::proof(context, from, wanted.record).map_err(IntakeError::refused)?;
-    let most = context.config.image_max_bytes;
-    let most = wanted.max_disk_bytes.map_or(most, |bytes| bytes.min(most));
     let expected = Expectations::up_to(most);
     let claim = wanted.record.and_then(ImageRecord::disk_format);
     let claimed = claim.and_then(|claim| expected.clone().claimed_by_name(claim.as_str()));

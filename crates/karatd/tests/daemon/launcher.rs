@@ -24,7 +24,7 @@ static KARAT: LazyLock<PathBuf> = LazyLock::new(|| {
     path
 });
 
-fn karat(daemon: &Daemon, words: &[&str]) -> Output {
+pub(crate) fn karat(daemon: &Daemon, words: &[&str]) -> Output {
     let mut command = Command::new(&*KARAT);
     command.arg("--socket").arg(daemon.path("karat.sock")).args(words);
     command.output().unwrap()
@@ -40,7 +40,7 @@ pub(crate) fn says(daemon: &Daemon, words: &[&str]) -> String {
 
 /// What it tells people; it has to fail.
 #[track_caller]
-fn fails(daemon: &Daemon, words: &[&str]) -> String {
+pub(crate) fn fails(daemon: &Daemon, words: &[&str]) -> String {
     let output = karat(daemon, words);
     assert!(!output.status.success(), "{words:?}");
     told(&output)
