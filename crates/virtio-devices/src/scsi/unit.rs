@@ -10,6 +10,7 @@ use telemetry::RateLimited;
 
 use super::address::Lun;
 use super::config::{LunOptions, Medium};
+use super::migration::UnitState;
 use super::sense::{Key, Sense};
 use crate::figures::DiskFigures;
 
@@ -140,6 +141,30 @@ impl Unit {
     /// Writes are answered as soon as they are done, durable or not.
     pub(super) fn has_write_cache(&self) -> bool {
         self.is_writable() && self.write_cache.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn state(&self) -> UnitState {
+        UnitState {
+            target: self.lun.target(),
+            unit: self.lun.unit(),
+            write_cache: self.write_cache.load(Ordering::SeqCst),
+            stopped: self.stopped.load(Ordering::SeqCst),
+            ejected: self.ejected.load(Ordering::SeqCst),
+            locked: self.locked.load(Ordering::SeqCst),
+            arrived: self.arrived.load(Ordering::SeqCst),
+            attentions: self.attentions.load(Ordering::SeqCst),
+        }
+    }
+
+    /// Becomes what was saved. Attentions that there are not are forgotten.
+    pub(super) fn set_state(&self, saved: &UnitState) {
+        let known = Attention::ALL.iter().fold(0, |bits, &one| bits | one as u8);
+        self.write_cache.store(saved.write_cache, Ordering::SeqCst);
+        self.stopped.store(saved.stopped, Ordering::SeqCst);
+        self.ejected.store(saved.ejected, Ordering::SeqCst);
+        self.locked.store(saved.locked, Ordering::SeqCst);
+        self.arrived.store(saved.arrived, Ordering::SeqCst);
+        self.attentions.store(saved.attentions & known, Ordering::SeqCst);
     }
 
     pub(super) fn raise(&self, attention: Attention) {
