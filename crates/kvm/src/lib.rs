@@ -22,6 +22,7 @@ mod kick;
 mod msr;
 mod registers;
 mod routing;
+mod savable;
 mod state;
 mod system;
 mod vcpu;

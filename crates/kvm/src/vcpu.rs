@@ -23,8 +23,8 @@ use crate::exit::Exit;
 use crate::kick::{Kick, Kicker};
 use crate::msr;
 use crate::registers::RegisterDump;
+use crate::savable::{Savable, XsaveSize};
 use crate::system::Capabilities;
-use crate::vcpu_state::{Savable, XsaveSize};
 
 /// x87 control word after FNINIT (Intel SDM vol. 1 §8.1.5).
 const FPU_CONTROL: u16 = 0x37f;

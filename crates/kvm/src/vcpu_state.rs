@@ -26,6 +26,7 @@ use kvm_bindings::{
 use savestate::Bytes;
 
 use crate::error::CallError;
+use crate::savable::XSAVE_BYTES;
 use crate::state::{Leaf, Msr, VcpuState, Xcr};
 use crate::vcpu::Vcpu;
 
@@ -33,8 +34,6 @@ use crate::vcpu::Vcpu;
 const TSC: u32 = 0x10;
 /// IA32_TSC_DEADLINE (Intel SDM vol. 4).
 const TSC_DEADLINE: u32 = 0x6e0;
-/// Bytes of the XSAVE area that `struct kvm_xsave` always has.
-const XSAVE_BYTES: usize = 4096;
 /// Words of it.
 const XSAVE_WORDS: usize = XSAVE_BYTES / 4;
 /// A rate that differs less, in parts of a million, is the same to KVM.
@@ -64,14 +63,6 @@ pub enum LoadVcpuError {
     /// The state can not be that of a vCPU.
     #[error("saved vcpu {0}")]
     Unfit(&'static str),
-}
-
-/// Bytes of the XSAVE area on this kernel, at least [`XSAVE_BYTES`].
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct XsaveSize {
-    pub(crate) bytes: usize,
-    /// `KVM_GET_XSAVE2` is there.
-    pub(crate) extended: bool,
 }
 
 impl Vcpu {
@@ -328,30 +319,6 @@ fn lapic(saved: &[u8]) -> Result<kvm_lapic_state, LoadVcpuError> {
         *register = byte.cast_signed();
     }
     Ok(apic)
-}
-
-/// What one vCPU needs to know of its kernel to be saved.
-#[derive(Debug, Clone)]
-pub(crate) struct Savable {
-    pub(crate) msrs: std::sync::Arc<[u32]>,
-    pub(crate) xsave: XsaveSize,
-}
-
-impl Savable {
-    /// Asks the kernel.
-    pub(crate) fn of(kvm: &kvm_ioctls::Kvm) -> Result<Self, CallError> {
-        let list = kvm
-            .get_msr_index_list()
-            .map_err(CallError::on("ask which msrs there are"))?;
-        let bytes = usize::try_from(kvm.check_extension_int(kvm_ioctls::Cap::Xsave2)).unwrap_or(0);
-        Ok(Self {
-            msrs: list.as_slice().into(),
-            xsave: XsaveSize {
-                bytes: bytes.max(XSAVE_BYTES).next_multiple_of(4),
-                extended: bytes > 0,
-            },
-        })
-    }
 }
 
 #[cfg(test)]

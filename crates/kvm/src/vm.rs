@@ -12,9 +12,9 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::cpuid::{self, Topology};
 use crate::error::CallError;
 use crate::routing::{IrqRouting, MsiMessage};
+use crate::savable::Savable;
 use crate::system::{Capabilities, Kvm};
 use crate::vcpu::{KernelTraits, Vcpu};
-use crate::vcpu_state::Savable;
 
 /// One page KVM needs for itself below 4 GiB on old Intel CPUs (real mode by paging). Nothing else may lie there.
 pub const IDENTITY_MAP_START: u64 = 0xfffb_c000;

@@ -187,9 +187,12 @@ impl SavedState {
         out.extend(VERSION.to_le_bytes());
         out.extend(u32::try_from(self.sections.len()).unwrap_or(u32::MAX).to_le_bytes());
         self.sections.iter().for_each(|section| section.encode(&mut out));
-        let sum = crc32fast::hash(&out);
-        out.extend(sum.to_le_bytes());
-        out
+        Self::seal(&out)
+    }
+
+    /// `bytes` and the checksum that belongs behind them.
+    pub fn seal(bytes: &[u8]) -> Vec<u8> {
+        [bytes, &crc32fast::hash(bytes).to_le_bytes()].concat()
     }
 
     /// What [`SavedState::encode`] wrote. The checksum is looked at before anything else is believed.

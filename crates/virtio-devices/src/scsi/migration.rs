@@ -6,21 +6,7 @@ use savestate::{LoadError, SaveState, Section, Sections};
 use super::address::Lun;
 use super::device::Scsi;
 use super::events::EventsState;
-
-savestate::record! {
-    /// What the guest made of a unit.
-    pub(super) struct UnitState {
-        pub(super) target: u8,
-        pub(super) unit: u16,
-        pub(super) write_cache: bool,
-        pub(super) stopped: bool,
-        pub(super) ejected: bool,
-        pub(super) locked: bool,
-        pub(super) arrived: bool,
-        /// A bit for each thing to be told before the next command.
-        pub(super) attentions: u8,
-    }
-}
+use super::unit::UnitState;
 
 savestate::section! {
     struct ScsiState = "virtio-scsi", version 1 {

@@ -10,7 +10,6 @@ use telemetry::RateLimited;
 
 use super::address::Lun;
 use super::config::{LunOptions, Medium};
-use super::migration::UnitState;
 use super::sense::{Key, Sense};
 use crate::figures::DiskFigures;
 
@@ -45,6 +44,21 @@ impl Attention {
             Self::Capacity => (0x2a, 0x09),
             Self::Units => (0x3f, 0x0e),
         }
+    }
+}
+
+savestate::record! {
+    /// What the guest made of a unit.
+    pub(super) struct UnitState {
+        pub(super) target: u8,
+        pub(super) unit: u16,
+        pub(super) write_cache: bool,
+        pub(super) stopped: bool,
+        pub(super) ejected: bool,
+        pub(super) locked: bool,
+        pub(super) arrived: bool,
+        /// A bit for each thing to be told before the next command.
+        pub(super) attentions: u8,
     }
 }
 
