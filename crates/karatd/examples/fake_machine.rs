@@ -339,6 +339,7 @@ const fn meaning(request: &VmRequest) -> (VmAction, Option<VmState>) {
         VmRequest::Status => (VmAction::Status, None),
         VmRequest::Disk { .. } => (VmAction::ChangeDisk, None),
         VmRequest::DiskReports => (VmAction::DiskReports, None),
+        VmRequest::Save => (VmAction::Save, None),
     }
 }
 

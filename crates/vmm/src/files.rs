@@ -17,6 +17,8 @@ pub struct MachineFiles {
     pub disks: Vec<ChainFiles>,
     /// One per queue pair of each interface, in the specification's order.
     pub taps: Vec<Vec<OwnedFd>>,
+    /// The directory of the saved machine that this one goes on from, where it is not booted.
+    pub saved: Option<OwnedFd>,
 }
 
 /// A chain and its files, top first.
@@ -104,6 +106,7 @@ pub fn sort(create: &CreateVm, fds: Vec<OwnedFd>) -> Result<(MachineFiles, Direc
         })
         .collect::<Result<_, _>>()?;
     let initrd = files.remove(&FdRole::Initrd).map(File::from);
+    let saved = files.remove(&FdRole::SavedDirectory);
     if let Some(&role) = files.keys().next() {
         return Err(FilesError::Unused(role));
     }
@@ -112,6 +115,7 @@ pub fn sort(create: &CreateVm, fds: Vec<OwnedFd>) -> Result<(MachineFiles, Direc
         initrd,
         disks,
         taps,
+        saved,
     };
     Ok((machine, directories))
 }
