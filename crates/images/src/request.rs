@@ -130,7 +130,7 @@ pub struct ImportRequest {
 }
 
 impl ImportRequest {
-    /// The same once more; none for what a client sends.
+    /// The same once more; none for what a client sends, and for a disk that is held still meanwhile.
     pub(crate) fn again(&self) -> Option<Self> {
         let source = match &self.source {
             ImportSource::Registry { reference } => ImportSource::Registry {
@@ -143,7 +143,7 @@ impl ImportRequest {
                 digest: digest.clone(),
                 store: store.clone(),
             },
-            ImportSource::Upload(_) => return None,
+            ImportSource::Upload(_) | ImportSource::LocalDisk(_) => return None,
         };
         Some(Self {
             source,

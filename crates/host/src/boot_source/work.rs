@@ -291,7 +291,7 @@ pub(super) fn place_of(import: &ImageImport) -> Option<Place> {
         },
         ImageImport::S3 { url, .. } => SourceRef::S3 { url: url.clone() },
         ImageImport::File { path, .. } => SourceRef::File { path: path.clone() },
-        ImageImport::Upload { .. } | ImageImport::Copy { .. } => return None,
+        ImageImport::Upload { .. } | ImageImport::Snapshot { .. } | ImageImport::Copy { .. } => return None,
     };
     let store = options.stores.first().filter(|store| *store != STORE_DEFAULT).cloned();
     Some(Place { from, store })

@@ -147,83 +147,42 @@ pub(crate) async fn take_in(
         .and_then(|options| options.allow_failure)
         .unwrap_or(true);
     let most = most_bytes(context, &wanted);
-    let mut targets = source::stores(context, wanted.from).map_err(IntakeError::refused)?;
-    let mut failed = Vec::new();
-    if allow_failure {
-        pass_over(context, &mut targets, &mut failed);
-    }
-    loop {
-        // What is sent can be read once, as can a disk that is held still.
-        let can_repeat = wanted.received.is_none() && wanted.frozen.is_none();
-        let (request, reference) = request(context, &mut wanted, targets.clone())?;
-        let imported = context.stores.import(request, allow_failure, progress, cancel).await;
-        let placed = match imported {
-            Ok(placed) => placed,
-            Err(not_placed) if allow_failure && can_repeat && targets.len() > 1 && is_of_store(&not_placed.error) => {
-                failed.push((targets.remove(0).to_string(), crate::failure::chain(&not_placed.error)));
-                continue;
-            }
-            Err(not_placed) => {
-                return Err(IntakeError {
-                    left: not_placed.left,
-                    ..IntakeError::of(&not_placed.error)
-                });
-            }
-        };
-        let size_bytes = placed.imported.image.disk.virtual_bytes;
-        if placed.imported.was_there && size_bytes > most {
-            // It came when more was allowed, or for somebody who allows more.
-            let error = ImportError::from(Refusal::VirtualSize {
-                size_bytes,
-                limit_bytes: most,
-            });
-            return Err(IntakeError {
-                left: Some(placed.imported.image.digest),
-                ..IntakeError::of(&error)
-            });
-        }
-        let others = placed.failed.iter();
-        failed.extend(others.map(|(store, error)| (store.to_string(), crate::failure::chain(error))));
-        let first = placed.stores.first().unwrap_or_else(|| context.store.name()).clone();
-        return Ok(Intake {
-            failed,
-            origin: match &lineage {
-                Some(lineage) => lineage.origin(),
-                None => origin_text(&placed.imported.origin),
-            },
-            lineage,
-            digest: placed.imported.image.digest,
-            was_there: placed.imported.was_there,
-            reference,
-            stores: placed.stores.into_iter().map(String::from).collect(),
-            store: first,
+    let stores = source::stores(context, wanted.from).map_err(IntakeError::refused)?;
+    let (request, reference) = request(context, &mut wanted, stores)?;
+    let imported = context.stores.import(request, allow_failure, progress, cancel).await;
+    let placed = imported.map_err(|not_placed| IntakeError {
+        left: not_placed.left,
+        ..IntakeError::of(&not_placed.error)
+    })?;
+    let size_bytes = placed.imported.image.disk.virtual_bytes;
+    if placed.imported.was_there && size_bytes > most {
+        // It came when more was allowed, or for somebody who allows more.
+        let error = ImportError::from(Refusal::VirtualSize {
+            size_bytes,
+            limit_bytes: most,
+        });
+        return Err(IntakeError {
+            left: Some(placed.imported.image.digest),
+            ..IntakeError::of(&error)
         });
     }
-}
-
-/// Leaves out stores that are known not to take anything now, but for the last.
-fn pass_over(context: &Context, targets: &mut Vec<StoreName>, failed: &mut Vec<(String, String)>) {
-    while let [first, _, ..] = targets.as_slice() {
-        let problem = context
-            .stores
-            .get(first)
-            .and_then(|store| store.check_available().err());
-        let Some(problem) = problem else { return };
-        failed.push((first.to_string(), crate::failure::chain(&problem)));
-        targets.remove(0);
-    }
-}
-
-/// Whether another store may take what this one did not.
-const fn is_of_store(error: &ImportError) -> bool {
-    matches!(
-        error,
-        ImportError::DiskFull(_)
-            | ImportError::Quota { .. }
-            | ImportError::NoStore(_)
-            | ImportError::Store(_)
-            | ImportError::Io { .. }
-    )
+    let failed = placed.failed.iter();
+    let first = placed.stores.first().unwrap_or_else(|| context.store.name()).clone();
+    Ok(Intake {
+        failed: failed
+            .map(|(store, error)| (store.to_string(), crate::failure::chain(error)))
+            .collect(),
+        origin: match &lineage {
+            Some(lineage) => lineage.origin(),
+            None => origin_text(&placed.imported.origin),
+        },
+        lineage,
+        digest: placed.imported.image.digest,
+        was_there: placed.imported.was_there,
+        reference,
+        stores: placed.stores.into_iter().map(String::from).collect(),
+        store: first,
+    })
 }
 
 /// Largest disk that is taken, bytes.
