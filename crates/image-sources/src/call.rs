@@ -36,6 +36,8 @@ pub struct Call {
     pub authorization: Option<HeaderValue>,
     /// What is sent along.
     pub body: Option<Bytes>,
+    /// How long the answer may take to begin, where more than [`Limits`] is due.
+    pub answer_timeout: Option<Duration>,
 }
 
 impl Call {
@@ -48,6 +50,7 @@ impl Call {
             headers: HeaderMap::new(),
             authorization: None,
             body: None,
+            answer_timeout: None,
         }
     }
 }
@@ -119,7 +122,11 @@ impl Agent {
             outgoing.total = body.len() as u64;
             request = outgoing.attach(request, body.clone());
         }
-        outgoing.watch(request, url, &self.limits).await
+        let answer_timeout = self
+            .limits
+            .answer_timeout()
+            .max(call.answer_timeout.unwrap_or_default());
+        outgoing.watch(request, url, &self.limits, answer_timeout).await
     }
 }
 
@@ -148,14 +155,20 @@ impl Outgoing {
     }
 
     /// Waits for the head of the answer: as long as what is sent goes out at the least rate, and the answer's own time after that.
-    async fn watch(&self, request: RequestBuilder, url: &Url, limits: &Limits) -> Result<Response, SourceError> {
+    async fn watch(
+        &self,
+        request: RequestBuilder,
+        url: &Url,
+        limits: &Limits,
+        answer_timeout: Duration,
+    ) -> Result<Response, SourceError> {
         let slow = |problem: String| SourceError::TooSlow {
             url: shown(url),
             problem,
         };
         let sending = request.send();
         tokio::pin!(sending);
-        let grace = limits.connect_timeout() + limits.answer_timeout();
+        let grace = limits.connect_timeout() + answer_timeout;
         let window = match limits.rate_window_ms {
             0 => grace,
             window => Duration::from_millis(window),

@@ -1,6 +1,7 @@
 //! What is sent to a registry (OCI distribution specification 1.1, "push").
 
 use std::io;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
@@ -18,6 +19,8 @@ use crate::{ImageDigest, PullError};
 const CHUNK_BYTES: usize = 8 << 20;
 /// Most that a registry may want at least with one request, bytes.
 const CHUNK_MAX: usize = 64 << 20;
+/// How long a registry may take to put what it got where it belongs: with an object store behind it, it copies.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(600);
 /// Where a registry tells that (OCI distribution specification 1.1, "pushing a blob in chunks").
 const CHUNK_MIN_HEADER: &str = "oci-chunk-min-length";
 
@@ -108,6 +111,7 @@ impl Registry {
         call.headers
             .insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
         call.body = Some(rest);
+        call.answer_timeout = Some(COMMIT_TIMEOUT);
         self.ask(call).await.map(drop)
     }
 
