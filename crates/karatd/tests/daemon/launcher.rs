@@ -99,7 +99,10 @@ fn images_come_in_by_every_method_that_can_be_typed() {
     assert_eq!(image(&daemon, "sent")["stores"], json!(["default", "archive"]));
     let there = fails(&daemon, &["image", "copy", "sent", "archive"]);
     assert!(there.contains("leave it out"), "{there}");
-    says(&daemon, &["image", "copy", "sent", "--all-stores", "--allow-failure", "false"]);
+    says(
+        &daemon,
+        &["image", "copy", "sent", "--all-stores", "--allow-failure", "false"],
+    );
 
     let from = format!("docker://{}", registry.reference("1"));
     says(&daemon, &["image", "create", "pulled", "--from", &from]);
