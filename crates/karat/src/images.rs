@@ -30,13 +30,9 @@ pub(crate) async fn run(client: &Client, command: ImageCommand, format: Format) 
         ImageCommand::Copy {
             image,
             stores,
-            all_stores: _,
             allow_failure,
-        } => {
-            let accepted = client.copy_image(&image, stores, allow_failure).await?;
-            follow(client, &image, accepted).await?;
-            say(&format!("copied {image}"));
-        }
+            ..
+        } => copy(client, &image, stores, allow_failure).await?,
         ImageCommand::Displace { image, store } => {
             client.displace_image(&image, &store).await?;
             say(&format!("took {image} out of {store}"));
@@ -79,6 +75,13 @@ pub(crate) async fn run(client: &Client, command: ImageCommand, format: Format) 
             }
         }
     }
+    Ok(())
+}
+
+async fn copy(client: &Client, image: &str, stores: Vec<String>, allow_failure: Option<bool>) -> anyhow::Result<()> {
+    let accepted = client.copy_image(image, stores, allow_failure).await?;
+    follow(client, image, accepted).await?;
+    say(&format!("copied {image}"));
     Ok(())
 }
 

@@ -217,9 +217,8 @@ impl Change<'_> {
         let id = vm.id;
         if disk == ROOT && vm.spec.image.is_some() {
             let base = vm.image_digest.clone();
-            let name = ROOT.to_owned();
             let owner = Some(Box::new(vm.clone()));
-            let place = place(&vm.clone(), name, || Ok(Standing::Root(Box::new(vm))))?;
+            let place = place(&vm.clone(), ROOT, || Ok(Standing::Root(Box::new(vm))))?;
             return Ok(Found {
                 title,
                 vm: Some(id),
@@ -238,7 +237,7 @@ impl Change<'_> {
             });
         }
         let name = name_at(&vm.spec, index)?.to_string();
-        let place = place(&vm, name, || {
+        let place = place(&vm, &name, || {
             let plan = VmPlan::new(&vm.spec, limits).map_err(|problems| Failure::refused(REFUSED, &problems))?;
             let plan = plan.disks.into_iter().find(|plan| plan.index == index);
             let plan = plan.ok_or_else(|| Failure::new(ErrorCode::Internal, "the machine's disk has no plan"))?;
@@ -271,10 +270,10 @@ impl Change<'_> {
     }
 }
 
-fn place(vm: &Vm, disk: String, standing: impl FnOnce() -> Result<Standing, Failure>) -> Result<Place, Failure> {
+fn place(vm: &Vm, disk: &str, standing: impl FnOnce() -> Result<Standing, Failure>) -> Result<Place, Failure> {
     match vm.status.phase {
         VmPhase::Stopped | VmPhase::Failed => Ok(Place::Standing(standing()?)),
-        VmPhase::Running | VmPhase::Paused => Ok(Place::Live(vm.id, parsed(&disk)?)),
+        VmPhase::Running | VmPhase::Paused => Ok(Place::Live(vm.id, parsed(disk)?)),
         VmPhase::Starting | VmPhase::Stopping => {
             let text = format!(
                 "machine {} is on its way to another state; ask again when it is there",

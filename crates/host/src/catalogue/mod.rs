@@ -17,7 +17,7 @@
 //! - `fsck`: whether records and stores agree.
 //! - `verify`: whether bytes are still what they were.
 //! - `publish`: out again, to a registry.
-//! - `shape`: what an image asks of a machine made from it.
+//! - `shape`: what an image asks of a machine made from it; `named_boot` finds the images that are its kernel and ramdisk.
 
 mod adopt;
 mod body;
@@ -30,6 +30,7 @@ mod import;
 pub(crate) mod intake;
 mod lineage;
 mod mirror;
+mod named_boot;
 mod place;
 mod publish;
 mod receive;

@@ -149,7 +149,7 @@ impl Host {
                 let store = store.clone();
                 let digest = digest.to_string();
                 self.registry()
-                    .change(move |change| change.note_store(image, &digest, &store, copied))
+                    .change(move |change| change.note_store(image, &digest, &store, copied.as_ref()))
                     .await?
             };
             match left {
@@ -323,13 +323,13 @@ impl Change<'_> {
         image: ImageId,
         digest: &str,
         store: &str,
-        copied: Result<bool, Failure>,
+        copied: Result<&bool, &Failure>,
     ) -> Result<Left, Failure> {
         let row = self.image(&image.to_string())?;
         let Some(mut row) = row.filter(|row| row.state.state != ImageState::Deleting) else {
             return Ok(Left::Gone);
         };
-        let (placed, text) = match &copied {
+        let (placed, text) = match copied {
             Ok(was_there) => {
                 let text = format!("image {} is in store {store}", row.name());
                 (row.placement.succeeded(store, *was_there), text)

@@ -8,6 +8,7 @@ use api_types::Vm;
 use disk_image::Watch;
 use images::{BootParts, ImageDigest, Phase, Progress};
 use rustix::fs::CWD;
+use spec::VmId;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -22,19 +23,26 @@ const CMDLINE: &str = "cmdline";
 
 /// Kernel, initrd and command line that come with the machine's disk. Blocks shortly.
 pub(crate) fn boot_parts(context: &Context, vm: &Vm) -> Result<BootParts, FilesError> {
+    let directory = context.boot_dir(vm.id);
+    let kept = BootParts {
+        kernel: own(&directory.join(KERNEL))?,
+        initrd: own(&directory.join(INITRD))?,
+        cmdline: read(&directory.join(CMDLINE))?,
+    };
     if stands_alone(vm) {
-        let directory = context.boot_dir(vm.id);
-        return Ok(BootParts {
-            kernel: own(&directory.join(KERNEL))?,
-            initrd: own(&directory.join(INITRD))?,
-            cmdline: read(&directory.join(CMDLINE))?,
-        });
+        return Ok(kept);
     }
     let Some(Ok(digest)) = vm.image_digest.as_deref().map(str::parse::<ImageDigest>) else {
         return Ok(BootParts::default());
     };
     let store = &context.store;
     let image = store.get(&digest).map_err(FilesError::Image)?;
+    if kept.kernel.is_some() {
+        return Ok(BootParts {
+            cmdline: kept.cmdline.or(image.cmdline),
+            ..kept
+        });
+    }
     let kernel = image.kernel.as_ref().map(|_| store.open_kernel(&digest)).transpose();
     let initrd = image.initrd.as_ref().map(|_| store.open_initrd(&digest)).transpose();
     Ok(BootParts {
@@ -52,7 +60,12 @@ pub(super) fn stands_alone(vm: &Vm) -> bool {
 /// Copies what the machine's image brings beside its disk, for when that stands alone. Blocks.
 pub(crate) fn keep_boot(context: &Context, vm: &Vm) -> Result<(), Failure> {
     let parts = boot_parts(context, vm)?;
-    let directory = context.boot_dir(vm.id);
+    put_boot(context, vm.id, parts)
+}
+
+/// Keeps what a machine is booted with beside its disk. Blocks.
+pub(crate) fn put_boot(context: &Context, id: VmId, parts: BootParts) -> Result<(), Failure> {
+    let directory = context.boot_dir(id);
     let half = directory.with_extension("part");
     let kept = clear(&half).and_then(|()| {
         fs::create_dir(&half)?;
@@ -69,7 +82,7 @@ pub(crate) fn keep_boot(context: &Context, vm: &Vm) -> Result<(), Failure> {
         File::open(&half)?.sync_all()?;
         clear(&directory)?;
         rustix::fs::renameat(CWD, &half, CWD, &directory)?;
-        File::open(context.vm_dir(vm.id))?.sync_all()
+        File::open(context.vm_dir(id))?.sync_all()
     });
     kept.map_err(|error| crate::volume_store::failure("be made", &directory, &error))
 }

@@ -31,7 +31,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::Instrument;
 
 pub(crate) use adopt::{clear_strays, run_dirs};
-pub(crate) use boot::{boot_parts, keep_boot, rebase_root};
+pub(crate) use boot::{boot_parts, keep_boot, put_boot, rebase_root};
 pub(crate) use disks::open_one;
 pub(crate) use files::probe;
 pub(crate) use read::{Standing, read};

@@ -7,6 +7,7 @@
     reason = "a test fails by panicking, also outside of #[test] functions"
 )]
 
+mod amazon;
 mod boot_source_rules;
 mod boot_sources;
 mod copies;
