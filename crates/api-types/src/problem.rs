@@ -42,6 +42,8 @@ pub enum ErrorCode {
     NameTaken,
     /// Not in the state it is in now.
     WrongState,
+    /// Not for whoever asks.
+    Forbidden,
     /// Used by something else; `detail` names the users.
     InUse,
     /// The `Idempotency-Key` was used for another request.

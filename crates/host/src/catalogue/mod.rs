@@ -9,7 +9,7 @@
 //! - `edit`: made and changed by people.
 //! - `import`: data comes in; `intake` is the only part that asks the store for it.
 //! - `source`: what requests say of imports, checked and made into what the store is asked for.
-//! - `receive`: data that clients send.
+//! - `receive`: data that clients send in one request; what they send piece by piece is in the module `upload`.
 //! - `place`: in which stores it is.
 //! - `remove`: deletion, whole or not at all.
 //! - `fsck`: whether records and stores agree.
@@ -34,6 +34,7 @@ pub(crate) mod source;
 mod verify;
 
 pub(crate) use adopt::{label, plain_record};
+pub use describe::ImageFilter;
 pub use edit::Begun;
 pub(crate) use find::Usable;
 pub(crate) use import::Ended;

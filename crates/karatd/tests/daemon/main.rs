@@ -10,11 +10,14 @@
 mod boot_source_rules;
 mod boot_sources;
 mod harness;
+mod image_rules;
+mod image_uploads;
 mod images;
 mod intake;
 mod keys;
 mod launcher;
 mod machines;
+mod metadefs;
 mod publish;
 mod real_registry;
 mod records;
