@@ -7,6 +7,8 @@ mod disk;
 mod event;
 mod image;
 mod image_import;
+mod image_upload;
+mod metadef;
 mod operation;
 mod problem;
 mod vm;
@@ -22,6 +24,8 @@ pub use image::{Image, ImageAccepted, ImageCondition, ImageCreate, ImageFailure,
 pub use image_import::{
     ImageFinding, ImageFsck, ImageImport, ImageImportInfo, ImagePush, ImageStore, ImageSums, ImportOptions,
 };
+pub use image_upload::{Upload, UploadList, UploadWish};
+pub use metadef::{Metadef, MetadefAssociation, MetadefList, MetadefObject, MetadefProperty, MetadefTag};
 pub use operation::{Operation, OperationKind, OperationList, OperationPhase, Progress};
 pub use problem::{ErrorCode, PROBLEM_CONTENT_TYPE, ProblemBody};
 pub use spec::{

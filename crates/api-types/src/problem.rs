@@ -46,6 +46,8 @@ pub enum ErrorCode {
     StoreHasImage,
     /// The image is being copied already.
     CopyInProgress,
+    /// Not for whoever asks.
+    Forbidden,
     /// Used by something else; `detail` names the users.
     InUse,
     /// The `Idempotency-Key` was used for another request.

@@ -41,6 +41,22 @@ impl Client {
         Ok(self.get::<ImageList>("/v1/images?hidden=true").await?.items)
     }
 
+    /// Images that are hidden, or those that are not, of a visibility and an owner; newest first.
+    pub async fn images_that(
+        &self,
+        hidden: bool,
+        visibility: Option<&str>,
+        owner: Option<&str>,
+    ) -> Result<Vec<Image>, ClientError> {
+        let mut path = format!("/v1/images?hidden={hidden}");
+        for (key, value) in [("visibility", visibility), ("owner", owner)] {
+            if let Some(value) = value {
+                path = format!("{path}&{key}={}", segment(value));
+            }
+        }
+        Ok(self.get::<ImageList>(&path).await?.items)
+    }
+
     /// One image, by id, name, alias, digest, or a reference it was pulled by.
     pub async fn image(&self, image: &str) -> Result<Image, ClientError> {
         self.get(&path(image, "")).await

@@ -8,6 +8,7 @@ use crate::HostConfig;
 use crate::agents::Agents;
 use crate::failure::{Failure, chain};
 use crate::limits;
+use crate::metadefs::Metadefs;
 use crate::operations::LiveOperations;
 use crate::registry::Registry;
 
@@ -25,6 +26,8 @@ pub(crate) struct Context {
     /// Who speaks HTTP for imports.
     pub(crate) agents: Agents,
     pub(crate) operations: LiveOperations,
+    /// Metadata definitions of files.
+    pub(crate) metadefs: Metadefs,
     /// Whether files of the state directory can share blocks.
     pub(crate) reflinks: bool,
 }

@@ -17,9 +17,11 @@ use crate::begun;
 use crate::context::{self, Context};
 use crate::failure::Failure;
 use crate::machine::{self, Action, Machine};
+use crate::metadefs::Metadefs;
 use crate::operations::LiveOperations;
 use crate::registry::{self, About, ImageRow, OperationRecord, Registry, RegistryError};
 use crate::tracker::Tracker;
+use crate::upload::Senders;
 use crate::{HostConfig, limits, volume_store};
 
 /// Most events in one answer.
@@ -86,6 +88,8 @@ pub(crate) struct Inner {
     pub(crate) volumes: volume_store::Keeper,
     /// What is done for boot sources just now.
     pub(crate) boot: Tracker,
+    /// Who sends images piece by piece just now.
+    pub(crate) uploads: Senders,
 }
 
 impl Host {
@@ -112,12 +116,14 @@ impl Host {
             clones: Semaphore::new(CLONES_MAX),
             volumes: volume_store::Keeper::default(),
             boot: Tracker::default(),
+            uploads: Senders::default(),
         }));
         host.resume_volumes(begun.volumes);
         host.resume_pulls(begun.pulls);
         host.resume_flattens(begun.flattens);
         host.resume_images(begun.images);
         tokio::spawn(host.clone().track_boot_sources());
+        tokio::spawn(host.clone().age_uploads());
         Ok(host)
     }
 
@@ -343,6 +349,7 @@ fn open_context(config: HostConfig) -> Result<(Context, Left), OpenError> {
         },
         reflinks: limits::can_reflink(&config.state_dir),
         agents: Agents::open(&config.images),
+        metadefs: Metadefs::read(&config.metadefs),
         config,
         registry,
         store,

@@ -7,6 +7,9 @@ use image_sources::{AddressPolicy, S3Server};
 use image_trust::policy::TrustPolicy;
 use images::StoreName;
 
+/// Formats of disks that can be taken.
+pub const DISK_FORMATS: [&str; 8] = ["raw", "qcow2", "iso", "vmdk", "vhd", "vhdx", "vdi", "ova"];
+
 /// Images: where they may come from, what has to be proved of them, and where they are kept.
 #[derive(Debug, Clone)]
 pub struct ImageConfig {
@@ -26,8 +29,21 @@ pub struct ImageConfig {
     pub authorities_pem: Option<Vec<u8>>,
     /// Object stores; the first is asked unless another is named.
     pub s3: Vec<S3Config>,
+    /// Formats of disks that are taken, of [`DISK_FORMATS`].
+    pub disk_formats: Vec<String>,
     /// What has to be proved.
     pub trust: Arc<TrustPolicy>,
+    /// Uploads that can be gone on with.
+    pub uploads: UploadConfig,
+}
+
+/// Uploads that can be gone on with, as far as an operator decides about them.
+#[derive(Debug, Clone, Copy)]
+pub struct UploadConfig {
+    /// Most bytes that all of them may have in all, once they are whole.
+    pub quota_bytes: Option<u64>,
+    /// How long one is kept that nobody goes on with, hours.
+    pub kept_hours: u32,
 }
 
 /// A store of images beside the one in the state directory.

@@ -6,6 +6,7 @@ use api_types::{ByteSize, DiskWish};
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::image_args::ImageCommand;
+use crate::metadefs::MetadefCommand;
 use crate::source_args::BootSourceCommand;
 use crate::volume_args::{VolumeCommand, parse_disk};
 
@@ -123,6 +124,9 @@ pub(crate) enum Command {
     /// Boot sources: images that are tracked by a schedule.
     #[command(subcommand)]
     BootSource(BootSourceCommand),
+    /// Metadata definitions: which properties images can have, and what they mean.
+    #[command(subcommand)]
+    Metadef(MetadefCommand),
     /// Volumes: disks that outlive machines.
     #[command(subcommand)]
     Volume(VolumeCommand),

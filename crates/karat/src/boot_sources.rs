@@ -23,7 +23,8 @@ pub(crate) async fn run(client: &Client, command: BootSourceCommand, format: For
             };
             write(format, &source, describe)?;
         }
-        BootSourceCommand::Sync { sources } => {
+        BootSourceCommand::Sync { all: true, .. } => sync_all(client).await?,
+        BootSourceCommand::Sync { sources, .. } => {
             for source in sources {
                 let operation = client.sync_boot_source(&source).await?;
                 let progress = Progress::new(&source);
@@ -41,6 +42,26 @@ pub(crate) async fn run(client: &Client, command: BootSourceCommand, format: For
             }
         }
     }
+    Ok(())
+}
+
+/// Waits for all, and then tells which are not up to date.
+async fn sync_all(client: &Client) -> anyhow::Result<()> {
+    let mut failed = 0;
+    for operation in client.sync_boot_sources().await? {
+        let source = &operation.subject;
+        let progress = Progress::new(source);
+        let ended = client.wait(operation.id, |operation| progress.show(operation)).await;
+        drop(progress);
+        match ended {
+            Ok(_) => say(&format!("{source} is up to date")),
+            Err(error) => {
+                failed += 1;
+                say(&format!("{source}: {error}"));
+            }
+        }
+    }
+    anyhow::ensure!(failed == 0, "{failed} boot sources are not up to date");
     Ok(())
 }
 

@@ -18,6 +18,12 @@ pub(crate) enum ImageCommand {
         /// Those that are hidden instead.
         #[arg(long)]
         hidden: bool,
+        /// Those that are private, shared, community or public.
+        #[arg(long)]
+        visibility: Option<String>,
+        /// Those of an owner.
+        #[arg(long)]
+        owner: Option<String>,
     },
     /// Show one image.
     Show {
@@ -36,7 +42,8 @@ pub(crate) enum ImageCommand {
         #[command(flatten)]
         options: Box<ImportArgs>,
     },
-    /// Send a file as the data of a record, which is made where there is none. It may be packed (gzip, xz, zstd, bzip2).
+    /// Send a file as the data of a record, which is made where there is none. It may be packed (gzip, xz, zstd, bzip2). What breaks off
+    /// is gone on with, also by a second command with the same file.
     Upload(UploadImageArgs),
     /// Copy an image to further stores.
     Copy {
@@ -116,6 +123,9 @@ pub(crate) struct CreateImageArgs {
     from_volume: Option<String>,
     #[command(flatten)]
     options: ImportArgs,
+    /// Whose it is.
+    #[arg(long)]
+    owner: Option<String>,
     #[command(flatten)]
     pub(crate) fields: ImageFields,
 }
@@ -205,6 +215,9 @@ pub(crate) struct ImageFields {
     /// Whether ordinary lists leave it out.
     #[arg(long, value_name = "BOOL")]
     hidden: Option<bool>,
+    /// private, shared, community or public: kept and listed by; everybody who may use the API sees all.
+    #[arg(long)]
+    visibility: Option<String>,
     /// Word to find it by. May be given several times.
     #[arg(long)]
     tag: Vec<String>,
@@ -235,6 +248,8 @@ impl CreateImageArgs {
             min_ram_mib: fields.min_ram.unwrap_or(0),
             protected: fields.protected.unwrap_or(false),
             hidden: fields.hidden.unwrap_or(false),
+            visibility: fields.visibility.clone(),
+            owner: self.owner.clone(),
             tags: fields.tag.iter().cloned().collect(),
             properties: fields.property.iter().cloned().collect(),
             import: self.source().map(|from| self.options.ask(from)),
@@ -257,6 +272,7 @@ impl SetImageArgs {
             min_ram_mib: fields.min_ram,
             protected: fields.protected,
             hidden: fields.hidden,
+            visibility: fields.visibility.clone(),
             tags: (!tags.is_empty()).then_some(tags),
             properties: (!properties.is_empty()).then_some(properties),
             ..ImagePatch::default()

@@ -1,13 +1,13 @@
 //! `karat image …`.
 
-use anyhow::Context;
-use api_types::{ErrorCode, Image, ImageAccepted, ImageCreate, ImageFinding, ImageImportInfo};
-use client::{Client, ClientError, ImageUpload};
+use api_types::{ErrorCode, Image, ImageAccepted, ImageFinding, ImageImportInfo};
+use client::{Client, ClientError};
 
 use crate::args::Format;
-use crate::image_args::{ImageCommand, UploadImageArgs};
+use crate::image_args::ImageCommand;
 use crate::output::{columns, fields, human, say, word, write};
-use crate::progress::{Progress, Sending};
+use crate::progress::Progress;
+use crate::upload;
 
 /// Carries a command out.
 pub(crate) async fn run(client: &Client, command: ImageCommand, format: Format) -> anyhow::Result<()> {
@@ -16,7 +16,16 @@ pub(crate) async fn run(client: &Client, command: ImageCommand, format: Format) 
             let image = fetch(client, &reference).await?;
             write(format, &image, digest_line)?;
         }
-        ImageCommand::Ls { hidden } => list(client, hidden, format).await?,
+        ImageCommand::Ls {
+            hidden,
+            visibility,
+            owner,
+        } => {
+            let images = client
+                .images_that(hidden, visibility.as_deref(), owner.as_deref())
+                .await?;
+            list(images, format)?;
+        }
         ImageCommand::Show { image } => write(format, &client.image(&image).await?, describe)?,
         ImageCommand::Create(args) => {
             let accepted = client.create_image(&args.wish()).await?;
@@ -26,7 +35,10 @@ pub(crate) async fn run(client: &Client, command: ImageCommand, format: Format) 
             let accepted = client.import_image(&image, &options.ask(from)).await?;
             imported(client, &image, accepted, format).await?;
         }
-        ImageCommand::Upload(args) => upload(client, args, format).await?,
+        ImageCommand::Upload(args) => {
+            let accepted = upload::send(client, &args).await?;
+            imported(client, &args.image, accepted, format).await?;
+        }
         ImageCommand::Copy {
             image,
             stores,
@@ -103,33 +115,6 @@ async fn fsck(client: &Client, format: Format) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes the record where there is none, and sends its data.
-async fn upload(client: &Client, args: UploadImageArgs, format: Format) -> anyhow::Result<()> {
-    let path = &args.file;
-    let opened = tokio::fs::File::open(path).await;
-    let file = opened.with_context(|| format!("{} can not be opened", path.display()))?;
-    let length = file.metadata().await.context("its length can not be read")?.len();
-    match client.image(&args.image).await {
-        Err(ClientError::Refused(problem)) if problem.code == ErrorCode::NotFound => {
-            let create = ImageCreate {
-                name: Some(args.image.clone()),
-                ..ImageCreate::default()
-            };
-            client.create_image(&create).await?;
-        }
-        other => drop(other?),
-    }
-    let sending = Sending::new(&args.image, 0, length);
-    let upload = ImageUpload {
-        file,
-        length,
-        digest: args.digest,
-        store: args.store,
-    };
-    let accepted = client.upload_image(&args.image, upload, move |sent| sending.show(sent));
-    imported(client, &args.image, accepted.await?, format).await
-}
-
 /// Waits for an import, and prints what the record is then.
 async fn imported(client: &Client, name: &str, accepted: ImageAccepted, format: Format) -> anyhow::Result<()> {
     if follow(client, name, accepted).await? {
@@ -190,12 +175,7 @@ async fn fetch(client: &Client, reference: &str) -> anyhow::Result<Image> {
     Ok(client.image(&digest).await?)
 }
 
-async fn list(client: &Client, hidden: bool, format: Format) -> anyhow::Result<()> {
-    let images = if hidden {
-        client.hidden_images().await?
-    } else {
-        client.images().await?
-    };
+fn list(images: Vec<Image>, format: Format) -> anyhow::Result<()> {
     write(format, &images, |images| {
         let row = |image: &Image| {
             [
@@ -264,6 +244,8 @@ fn describe(image: &Image) -> String {
         ("cmdline", image.cmdline.clone().unwrap_or_default()),
         ("least disk", least(image.min_disk_gib, "GiB")),
         ("least memory", least(image.min_ram_mib, "MiB")),
+        ("visibility", image.visibility.clone()),
+        ("owner", image.owner.clone().unwrap_or_default()),
         ("protected", yes(image.protected)),
         ("hidden", yes(image.hidden)),
         ("tags", image.tags.iter().cloned().collect::<Vec<_>>().join(", ")),

@@ -7,11 +7,13 @@ mod boot_sources;
 mod console;
 mod image_args;
 mod images;
+mod metadefs;
 mod output;
 mod progress;
 mod run;
 mod show;
 mod source_args;
+mod upload;
 mod vms;
 mod volume_args;
 mod volumes;
@@ -72,6 +74,7 @@ async fn dispatch(args: Args) -> anyhow::Result<ExitCode> {
         Command::Rm { vms, force } => vms::remove(&client, &vms, force).await?,
         Command::Image(command) => images::run(&client, command, format).await?,
         Command::BootSource(command) => boot_sources::run(&client, command, format).await?,
+        Command::Metadef(command) => metadefs::run(&client, command, format).await?,
         Command::Completion { .. } => {}
     }
     Ok(ExitCode::SUCCESS)

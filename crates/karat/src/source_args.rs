@@ -19,8 +19,11 @@ pub(crate) enum BootSourceCommand {
     /// Look for a newer image now, and import it.
     Sync {
         /// Names.
-        #[arg(required = true)]
+        #[arg(required_unless_present = "all")]
         sources: Vec<String>,
+        /// All that are switched on.
+        #[arg(long, conflicts_with = "sources")]
+        all: bool,
     },
     /// Switch boot sources on.
     Enable {

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use host::{
-    AddressPolicy, BucketStyle, ImageConfig, ImportMethod, S3Config, S3Key, S3Server, StoreConfig, StoreName,
-    TrustPolicy, TrustSection, read_trust_file,
+    AddressPolicy, BucketStyle, DISK_FORMATS, ImageConfig, ImportMethod, S3Config, S3Key, S3Server, StoreConfig,
+    StoreName, TrustPolicy, TrustSection, UploadConfig, read_trust_file,
 };
 use serde::Deserialize;
 use spec::ByteSize;
@@ -26,6 +26,25 @@ struct Images {
     registry: Table,
     store: Vec<Store>,
     s3: Vec<S3>,
+    uploads: Uploads,
+    disk_formats: Vec<String>,
+}
+
+/// `[images.uploads]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Uploads {
+    quota: Option<ByteSize>,
+    kept_hours: u32,
+}
+
+impl Default for Uploads {
+    fn default() -> Self {
+        Self {
+            quota: None,
+            kept_hours: 24,
+        }
+    }
 }
 
 /// `[[images.store]]`.
@@ -69,6 +88,8 @@ impl Default for Images {
             registry: Table::new(),
             store: Vec::new(),
             s3: Vec::new(),
+            uploads: Uploads::default(),
+            disk_formats: DISK_FORMATS.map(str::to_owned).to_vec(),
         }
     }
 }
@@ -83,6 +104,7 @@ pub(crate) fn take(reader: &mut Reader, file_roots: &[PathBuf]) -> ImageConfig {
     let roots: Vec<_> = roots.into_iter().filter(|root| root.is_absolute()).collect();
     ImageConfig {
         methods: take_methods(reader, &read.methods),
+        disk_formats: take_formats(reader, read.disk_formats),
         quota_bytes: read.quota.map(ByteSize::bytes),
         stores: take_stores(reader, read.store),
         file_roots: roots,
@@ -91,6 +113,10 @@ pub(crate) fn take(reader: &mut Reader, file_roots: &[PathBuf]) -> ImageConfig {
         authorities_pem: read.authorities.and_then(|path| take_authorities(reader, &path)),
         s3: take_s3(reader, read.s3),
         trust: Arc::new(take_trust(reader)),
+        uploads: UploadConfig {
+            quota_bytes: read.uploads.quota.map(ByteSize::bytes),
+            kept_hours: read.uploads.kept_hours,
+        },
     }
 }
 
@@ -117,6 +143,14 @@ fn take_methods(reader: &mut Reader, names: &[String]) -> Vec<ImportMethod> {
         }
     }
     methods
+}
+
+fn take_formats(reader: &mut Reader, names: Vec<String>) -> Vec<String> {
+    for name in names.iter().filter(|name| !DISK_FORMATS.contains(&name.as_str())) {
+        let all = DISK_FORMATS.join(", ");
+        reader.wrong("images.disk_formats", format_args!("{name:?} is none of {all}"));
+    }
+    names
 }
 
 fn take_stores(reader: &mut Reader, read: Vec<Store>) -> Vec<StoreConfig> {

@@ -4,7 +4,10 @@ use axum::http::header;
 use axum::response::IntoResponse;
 use utoipa::OpenApi;
 
-use crate::{boot_sources, console, disks, events, health, images, metrics, operations, uploads, vms, volumes};
+use crate::{
+    boot_sources, console, disks, events, health, image_uploads, images, metadefs, metrics, operations, uploads, vms,
+    volumes,
+};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -26,6 +29,11 @@ use crate::{boot_sources, console, disks, events, health, images, metrics, opera
         images::edit,
         images::import,
         images::upload,
+        image_uploads::begin,
+        image_uploads::list,
+        image_uploads::show,
+        image_uploads::append,
+        image_uploads::delete,
         images::displace,
         images::verify,
         images::push,
@@ -38,6 +46,11 @@ use crate::{boot_sources, console, disks, events, health, images, metrics, opera
         boot_sources::edit,
         boot_sources::delete,
         boot_sources::sync,
+        boot_sources::sync_all,
+        metadefs::list,
+        metadefs::show,
+        metadefs::put,
+        metadefs::delete,
         vms::list,
         vms::create,
         vms::show,

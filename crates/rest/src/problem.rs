@@ -68,6 +68,7 @@ const fn status(code: ErrorCode) -> StatusCode {
     match code {
         ErrorCode::InvalidRequest => StatusCode::BAD_REQUEST,
         ErrorCode::UnknownPath | ErrorCode::NotFound | ErrorCode::ImageUnknown => StatusCode::NOT_FOUND,
+        ErrorCode::Forbidden => StatusCode::FORBIDDEN,
         ErrorCode::NameTaken
         | ErrorCode::WrongState
         | ErrorCode::InUse
@@ -101,6 +102,7 @@ const fn title(code: ErrorCode) -> &'static str {
         ErrorCode::NotFound => "There is no such thing",
         ErrorCode::NameTaken => "The name is taken",
         ErrorCode::WrongState => "Not possible in the present state",
+        ErrorCode::Forbidden => "Not for whoever asks",
         ErrorCode::InUse => "In use",
         ErrorCode::StoreHasImage => "The store has the image",
         ErrorCode::CopyInProgress => "The image is being copied",

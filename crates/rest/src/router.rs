@@ -13,7 +13,8 @@ use crate::problem::Problem;
 use crate::serve::Closing;
 use crate::shared::Shared;
 use crate::{
-    boot_sources, console, disks, events, health, images, metrics, once, openapi, operations, uploads, vms, volumes,
+    boot_sources, console, disks, events, health, image_uploads, images, metadefs, metrics, once, openapi, operations,
+    uploads, vms, volumes,
 };
 
 /// The whole API.
@@ -32,6 +33,16 @@ pub fn router(host: Host, closing: Closing) -> Router {
         )
         .route("/v1/images/{image}/import", post(images::import))
         .route("/v1/images/{image}/data", put(images::upload))
+        .route(
+            "/v1/images/{image}/uploads",
+            get(image_uploads::list).post(image_uploads::begin),
+        )
+        .route(
+            "/v1/images/{image}/uploads/{upload}",
+            get(image_uploads::show)
+                .patch(image_uploads::append)
+                .delete(image_uploads::delete),
+        )
         .route("/v1/images/{image}/stores/{store}", delete(images::displace))
         .route("/v1/images/{image}/verify", post(images::verify))
         .route("/v1/images/{image}/push", post(images::push))
@@ -46,6 +57,13 @@ pub fn router(host: Host, closing: Closing) -> Router {
                 .delete(boot_sources::delete),
         )
         .route("/v1/boot-sources/{source}/sync", post(boot_sources::sync))
+        // No source can be called so.
+        .route("/v1/boot-sources/-/sync", post(boot_sources::sync_all))
+        .route("/v1/metadefs", get(metadefs::list))
+        .route(
+            "/v1/metadefs/{namespace}",
+            get(metadefs::show).put(metadefs::put).delete(metadefs::delete),
+        )
         .route("/v1/vms", get(vms::list).post(vms::create))
         .route("/v1/vms/{vm}", get(vms::show).patch(vms::edit).delete(vms::delete))
         .route("/v1/vms/{vm}/start", post(vms::start))

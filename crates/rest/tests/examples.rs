@@ -4,8 +4,8 @@ use std::path::Path;
 
 use api_types::{
     BootSource, BootSourceWish, DiskLimits, DiskMirror, DiskWish, Event, Image, ImageAccepted, ImageCreate, ImagePatch,
-    Operation, ProblemBody, StopRequest, Vm, VmSpec, Volume, VolumeAccepted, VolumeCheckRequest, VolumeConvert,
-    VolumeMeasureRequest, VolumeResize, VolumeWish,
+    Metadef, Operation, ProblemBody, StopRequest, Upload, UploadWish, Vm, VmSpec, Volume, VolumeAccepted,
+    VolumeCheckRequest, VolumeConvert, VolumeMeasureRequest, VolumeResize, VolumeWish,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -61,6 +61,9 @@ fn examples_are_what_they_say() {
             "image-patch",
             "boot-source-wish",
             "boot-source",
+            "upload-wish",
+            "upload",
+            "metadef",
             "vm-spec",
             "stop-request",
             "operation",
@@ -87,6 +90,9 @@ fn examples_are_what_they_say() {
             Some("image-patch") => same::<ImagePatch>(&text),
             Some("boot-source-wish") => same::<BootSourceWish>(&text),
             Some("boot-source") => same::<BootSource>(&text),
+            Some("upload-wish") => same::<UploadWish>(&text),
+            Some("upload") => same::<Upload>(&text),
+            Some("metadef") => same::<Metadef>(&text),
             Some("vm-spec") => same::<VmSpec>(&text),
             Some("stop-request") => same::<StopRequest>(&text),
             Some("operation") => same::<Operation>(&text),
@@ -99,5 +105,5 @@ fn examples_are_what_they_say() {
         assert_eq!(result, Ok(()), "{name}");
         seen += 1;
     }
-    assert!(seen >= 28, "only {seen} examples");
+    assert!(seen >= 31, "only {seen} examples");
 }

@@ -52,19 +52,31 @@ impl Host {
                 "the source gives no digest that can be kept",
             ));
         };
-        let (known, seen) = (source.clone(), digest.clone());
-        let finding = self.with_source(source, move |change, row| {
-            let is_current = row.state.current().is_some_and(|current| current.digest == seen);
+        let (host, known) = (self.clone(), source.clone());
+        // One transaction in all: where many sources are polled at once, the disk's syncs are what takes the time.
+        let polled = self.with_source(source, move |change, row| {
+            let is_current = row.state.current().is_some_and(|current| current.digest == digest);
             let stored = if is_current {
                 None
             } else {
-                change.stored(&known, &seen)?
+                change.stored(&known, &digest)?
             };
-            let finding = row.state.polled(&known, seen, stored.as_deref(), change.now());
+            let finding = row.state.polled(&known, digest, stored.as_deref(), change.now());
             change.lead(&known, &finding)?;
-            Ok(finding)
+            let current = row.state.current().map(|import| import.image.clone());
+            let is_over = matches!(finding, Finding::Unchanged | Finding::AlreadyThere(_));
+            let waiting = host.0.boot.waiting().get(&row.name).cloned();
+            let ended = waiting.filter(|_| is_over).unwrap_or_default();
+            for id in &ended {
+                change.end_operation(*id, OperationPhase::Succeeded, Ok(current.as_deref()))?;
+            }
+            Ok((finding, current, ended))
         });
-        match finding.await? {
+        let (finding, current, ended) = polled.await?;
+        if let Some(waiting) = self.0.boot.waiting().get_mut(source.name.as_str()) {
+            waiting.retain(|id| !ended.contains(id));
+        }
+        match finding {
             Finding::Import(digest) => self.import_from(source, digest, cancel).await,
             Finding::Refused(digest) => Err(Failure::new(
                 ErrorCode::ImageRefused,
@@ -72,7 +84,7 @@ impl Host {
                     "{digest} was refused before and is not fetched again; what is wrong with it is in the source's last error"
                 ),
             )),
-            Finding::Unchanged | Finding::AlreadyThere(_) => self.current(source).await,
+            Finding::Unchanged | Finding::AlreadyThere(_) => Ok(current),
         }
     }
 
@@ -107,13 +119,6 @@ impl Host {
             Ended::Failed(error) => Err(error.failure),
             Ended::Postponed => Err(IntakeError::cancelled().failure),
         }
-    }
-
-    async fn current(&self, source: &BootSource) -> Worked {
-        self.with_source(source, |_, row| {
-            Ok(row.state.current().map(|import| import.image.clone()))
-        })
-        .await
     }
 
     /// Changes what is remembered of a source.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use api_types::{ErrorCode, EventReason, OperationPhase};
+use api_types::{ErrorCode, EventReason, ImageImport, OperationPhase};
 use image_catalog::{Failure as ImportFailure, ImageAction, ImageId, ImageState};
 use spec::OperationId;
 use tokio::sync::watch;
@@ -83,6 +83,9 @@ impl Host {
         self.note_targets(row.id, &job.from).await;
         let operations = &self.0.context.operations;
         let ended = loop {
+            if received.is_none() && matches!(job.from, ImageImport::Upload { .. }) {
+                received = self.whole_upload(row.id).await.map(Received::File);
+            }
             let taken = if begun::too_often(row.begun) {
                 Err(IntakeError::begun_too_often())
             } else {
@@ -111,6 +114,9 @@ impl Host {
             }
             let noted = self.note_import(row.id, job.operation, &taken).await;
             drop(bytes_stay);
+            if matches!(job.from, ImageImport::Upload { .. }) {
+                self.drop_whole_uploads(row.id).await;
+            }
             if matches!(noted, Noted::IsToGo)
                 && let Err(failure) = self.finish_removal(row.id).await
             {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use api_types::{ErrorCode, ImageImport};
 use image_catalog::ImageRecord;
-use image_formats::{Expectations, Refusal};
+use image_formats::{Expectations, Format, Refusal};
 use image_sources::{Identity, SourceError};
 use images::{ImageDigest, ImportError, ImportRequest, ImportSource, Origin, PullError, StoreName};
 use sha2::{Digest, Sha256};
@@ -211,7 +211,11 @@ fn request(
         _ => None,
     };
     let evidence = source::proof(context, from, wanted.record).map_err(IntakeError::refused)?;
-    let expected = Expectations::up_to(most);
+    let allowed = context.config.images.disk_formats.iter();
+    let expected = Expectations {
+        allowed: allowed.filter_map(|name| format_named(name)).collect(),
+        ..Expectations::up_to(most)
+    };
     let claim = wanted.record.and_then(ImageRecord::disk_format);
     let claimed = claim.and_then(|claim| expected.clone().claimed_by_name(claim.as_str()));
     let request = ImportRequest {
@@ -222,6 +226,11 @@ fn request(
         stores,
     };
     Ok((request, reference))
+}
+
+/// The format that the configuration calls so.
+fn format_named(name: &str) -> Option<Format> {
+    Expectations::up_to(0).claimed_by_name(name)?.claimed
 }
 
 /// What the source has now, without fetching it.
@@ -313,6 +322,13 @@ pub(crate) const fn pull_code(error: &PullError) -> ErrorCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_format_that_can_be_configured_is_known() {
+        let known: Vec<_> = crate::DISK_FORMATS.into_iter().filter_map(format_named).collect();
+        assert_eq!(known.len(), Expectations::FORMATS.len());
+        assert!(known.iter().all(|format| Expectations::FORMATS.contains(format)));
+    }
 
     #[test]
     fn what_tells_versions_apart_is_short_and_says_what_it_is() {

@@ -9,7 +9,7 @@
 //! - `edit`: made and changed by people.
 //! - `import`: data comes in; `intake` is the only part that asks the store for it.
 //! - `source`: what requests say of imports, checked and made into what the store is asked for.
-//! - `receive`: data that clients send.
+//! - `receive`: data that clients send in one request; what they send piece by piece is in the module `upload`.
 //! - `freeze`: disks of this host at one instant; `mirror` has machines that run copy theirs; `lineage` is what their images tell
 //!   of where they are from.
 //! - `place`: in which stores it is; `spread` brings it into further ones.
@@ -41,6 +41,7 @@ mod spread;
 mod verify;
 
 pub(crate) use adopt::{label, plain_record};
+pub use describe::ImageFilter;
 pub(crate) use describe::store_code;
 pub use edit::Begun;
 pub(crate) use find::Usable;

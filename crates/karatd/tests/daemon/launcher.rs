@@ -11,7 +11,7 @@ use crate::registry::{Registry, digest};
 use crate::web::{CONFIG, Web};
 
 /// The launcher, which is another package's program: built with all others, or now.
-static KARAT: LazyLock<PathBuf> = LazyLock::new(|| {
+pub(crate) static KARAT: LazyLock<PathBuf> = LazyLock::new(|| {
     let path = Path::new(env!("CARGO_BIN_EXE_karatd")).with_file_name("karat");
     if !path.exists() {
         let built = Command::new(env!("CARGO"))
