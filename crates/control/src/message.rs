@@ -112,7 +112,11 @@ pub enum FdRole {
     RunDirectory,
     /// Directory that [`VmRequest::Save`] filled: the machine is not booted, it goes on from there, and is paused when it is
     /// created. Its specification has to be the same in all a guest can see.
-    SavedDirectory,
+    SavedDirectory {
+        /// Its memory is mapped instead of read: the machine stands at once, however much it is, and pages come when they are
+        /// touched. Checksums of memory are not looked at then, and the file must not change while the machine is there.
+        lazy: bool,
+    },
 }
 
 /// Machine process to daemon.

@@ -49,6 +49,7 @@ macro_rules! numbers {
         }
 
         impl From<&$name> for $kvm {
+            #[allow(clippy::needless_update, reason = "some of the structs are padded")]
             fn from(saved: &$name) -> Self {
                 Self { $($field: saved.$field,)+ ..Default::default() }
             }

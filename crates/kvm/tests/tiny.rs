@@ -2,7 +2,6 @@
 //! needed; skipped with a line on stderr where KVM cannot be used.
 #![expect(
     clippy::unwrap_used,
-    clippy::expect_used,
     clippy::print_stderr,
     clippy::panic,
     reason = "a test's functions fail by panicking, and skip visibly"

@@ -31,7 +31,7 @@ use spec::MachineSpec;
 use crate::action::{Action, GuestEvent, Notice, Outlet, Reporter, Ticket};
 use crate::build::BuildError;
 use crate::disks::Disks;
-use crate::files::MachineFiles;
+use crate::files::{MachineFiles, SavedFiles};
 use crate::hardware::{Blueprint, Hardware};
 use crate::story::whole;
 
@@ -40,7 +40,7 @@ const STACK_BYTES: usize = 512 << 10;
 
 /// Builds a machine that does not run yet.
 pub(crate) type Builder =
-    Box<dyn Fn(&Blueprint, Reporter, Option<&OwnedFd>) -> Result<Box<dyn Hardware>, BuildError> + Send>;
+    Box<dyn Fn(&Blueprint, Reporter, Option<&SavedFiles>) -> Result<Box<dyn Hardware>, BuildError> + Send>;
 
 struct Machine {
     blueprint: Blueprint,
@@ -219,7 +219,7 @@ impl Driver {
         }
     }
 
-    fn build(&mut self, blueprint: &Blueprint, saved: Option<&OwnedFd>) -> Result<Box<dyn Hardware>, BuildError> {
+    fn build(&mut self, blueprint: &Blueprint, saved: Option<&SavedFiles>) -> Result<Box<dyn Hardware>, BuildError> {
         self.generation += 1;
         let reporter = Reporter::new(self.generation, self.queue.clone());
         (self.builder)(blueprint, reporter, saved)

@@ -112,7 +112,7 @@ impl Rig {
         self.create_from(None)
     }
 
-    fn create_from(&mut self, saved: Option<OwnedFd>) -> Option<Result<VmStatus, Refusal>> {
+    fn create_from(&mut self, saved: Option<SavedFiles>) -> Option<Result<VmStatus, Refusal>> {
         let null = || File::open("/dev/null").unwrap();
         let files = MachineFiles {
             kernel: null(),
@@ -371,7 +371,10 @@ fn a_machine_is_saved_while_it_is_paused_and_in_no_other_state() {
 #[test]
 fn a_saved_machine_is_paused_when_it_is_created_and_boots_when_it_is_reset() {
     let mut rig = Rig::new();
-    let created = rig.create_from(Some(File::open("/").unwrap().into()));
+    let created = rig.create_from(Some(SavedFiles {
+        directory: File::open("/").unwrap().into(),
+        lazy: false,
+    }));
     assert_eq!(created.unwrap().unwrap().state, VmState::Paused);
     assert_eq!(rig.ask(VmAction::Start).unwrap_err().kind, RefusalKind::WrongState);
     assert_eq!(rig.save(Some("/")).unwrap().state, VmState::Paused);

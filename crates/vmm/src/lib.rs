@@ -38,6 +38,6 @@ pub use build::BuildError;
 pub use console::Console;
 pub use disks::{AttachError, JobNews, StackError};
 pub use driver::{DriverHandle, spawn};
-pub use files::{ChainFiles, Directories, FilesError, LayerFiles, MachineFiles, pair, sort};
+pub use files::{ChainFiles, Directories, FilesError, LayerFiles, MachineFiles, SavedFiles, pair, sort};
 pub use layout::{DISK_SLOTS, FIRST_DISK_SLOT, FIRST_NET_SLOT, FREE_SLOTS, Layout, NET_SLOTS, RNG_SLOT, SCSI_SLOT};
 pub use saved::RestoreError;

@@ -52,6 +52,8 @@ pub(crate) struct Setup {
     pub(crate) taps: Vec<Vec<OwnedFd>>,
     /// Where the machine was saved, if it is to go on from there.
     pub(crate) saved: Option<PathBuf>,
+    /// Its memory is mapped from there.
+    pub(crate) lazy: bool,
     pub(crate) log_max_bytes: u64,
     pub(crate) log_keep: u32,
 }
@@ -74,6 +76,7 @@ impl Setup {
             disks: vec![],
             taps: vec![],
             saved: None,
+            lazy: false,
             log_max_bytes: 1 << 20,
             log_keep: 2,
         }
@@ -168,7 +171,7 @@ impl Vmm {
             files.push(open(initrd).into());
         }
         if let Some(saved) = &setup.saved {
-            roles.push(FdRole::SavedDirectory);
+            roles.push(FdRole::SavedDirectory { lazy: setup.lazy });
             files.push(open(saved).into());
         }
         let mut chains = Vec::new();

@@ -17,7 +17,6 @@ mod memory;
 mod nets;
 mod pci;
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use device::Device;
@@ -26,6 +25,7 @@ pub use error::BuildError;
 
 use crate::Console;
 use crate::action::Reporter;
+use crate::files::SavedFiles;
 use crate::hardware::{Blueprint, Hardware};
 use crate::layout::Layout;
 use crate::machine::Machine;
@@ -38,16 +38,13 @@ pub(crate) fn build(
     blueprint: &Blueprint,
     console: &Arc<dyn Console>,
     reporter: &Reporter,
-    saved: Option<&OwnedFd>,
+    saved: Option<&SavedFiles>,
 ) -> Result<Box<dyn Hardware>, BuildError> {
     let Blueprint { spec, files, disks } = blueprint;
     let layout = Layout::new(spec);
-    let memory = memory::build(spec.memory())?;
-    let open = |directory| Saved::open(directory, spec.cpus().count());
+    let open = |saved| Saved::open(saved, spec.cpus().count());
     let mut saved = saved.map(open).transpose().map_err(BuildError::Restore)?;
-    if let Some(saved) = &mut saved {
-        saved.load_memory(&memory).map_err(BuildError::Restore)?;
-    }
+    let memory = memory::build(spec.memory(), saved.as_mut())?;
     let vm = cpus::vm(spec.cpus(), &memory)?;
     let buses = Buses::default();
     let chipset = chipset::build(spec, vm.irq_routing(), &buses.pio, console, reporter)?;

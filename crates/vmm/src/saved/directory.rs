@@ -94,6 +94,11 @@ impl<'a> Directory<'a> {
         read.map_err(unreadable(STATE))
     }
 
+    pub(super) fn map_memory(&self, ram_bytes: u64) -> Result<GuestMemory, RestoreError> {
+        let file = self.open(MEMORY).map_err(unreadable(MEMORY))?;
+        GuestMemory::over(file, ram_bytes).map_err(RestoreError::Map)
+    }
+
     pub(super) fn read_memory(
         &self,
         state: &MemoryState,

@@ -45,8 +45,8 @@ fn devices() -> Vec<Arc<dyn Device>> {
         prefault: false,
     });
     let memory = memory.unwrap();
-    let windows = vec![boot::layout::MMIO32_START..boot::layout::MMIO32_START + boot::layout::MMIO32_BYTES];
-    let root = Root::new(Arc::new(Nothing), windows);
+    let window = boot::layout::MMIO32_START..boot::layout::MMIO32_START + boot::layout::MMIO32_BYTES;
+    let root = Root::new(Arc::new(Nothing), Vec::from_iter([window]));
     let mut devices: Vec<Arc<dyn Device>> = vec![
         Arc::new(Serial::new("serial", Arc::new(Nothing), Arc::new(Nothing))),
         Arc::new(Rtc::new()),

@@ -43,6 +43,20 @@ impl MemoryState {
     }
 }
 
+impl MemoryState {
+    /// It is of a machine with as much memory.
+    pub(super) fn check_size(&self, now: u64, section: &Section) -> Result<(), LoadError> {
+        let then = self.ram_bytes;
+        if now == then {
+            return Ok(());
+        }
+        Err(LoadError::unfit(
+            section,
+            format!("it has {now} bytes of memory, and had {then}"),
+        ))
+    }
+}
+
 pub(super) enum WriteError {
     Memory(GuestMemoryError),
     File(io::Error),
@@ -115,7 +129,7 @@ impl<'a> Holes<'a> {
 /// Writes RAM to `file`, which is empty. Nothing writes RAM meanwhile.
 pub(super) fn write(memory: &GuestMemory, file: &File) -> Result<MemoryState, WriteError> {
     file.set_len(memory.ram_bytes()).map_err(WriteError::File)?;
-    let mut holes = Holes::of(memory.regions().next().map(|region| region.fd));
+    let mut holes = Holes::of(memory.whole_file());
     let mut buffer = vec![0; PIECE];
     let mut written = Vec::new();
     for piece in pieces(memory) {
@@ -159,10 +173,10 @@ fn fetch<'b>(memory: &GuestMemory, piece: &Piece, buffer: &'b mut [u8]) -> Resul
 /// Fills RAM, which is zeroed, from `file`.
 pub(super) fn read(state: &MemoryState, section: &Section, file: &File, memory: &GuestMemory) -> Result<(), ReadError> {
     let unfit = |why: String| ReadError::Other(LoadError::unfit(section, why).into());
-    let (now, then) = (memory.ram_bytes(), state.ram_bytes);
-    if now != then {
-        return Err(unfit(format!("it has {now} bytes of memory, and had {then}")));
-    }
+    state
+        .check_size(memory.ram_bytes(), section)
+        .map_err(|error| ReadError::Other(error.into()))?;
+    let then = state.ram_bytes;
     let length = file.metadata().map_err(ReadError::File)?.len();
     if length != then {
         return Err(unfit(format!("its memory file has {length} bytes instead of {then}")));

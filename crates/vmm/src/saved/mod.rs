@@ -23,6 +23,7 @@ use guestmem::GuestMemory;
 use kvm::{CallError, ChipState, LoadVcpuError, Vcpu, VcpuState, Vm};
 use savestate::{LoadError, Problem, SaveState, SavedState, Sections};
 
+use crate::files::SavedFiles;
 use directory::Directory;
 use memory::MemoryState;
 
@@ -89,6 +90,9 @@ pub enum RestoreError {
     /// Guest memory can not be written; a defect.
     #[error("guest memory can not be written")]
     Memory(#[source] guestmem::GuestMemoryError),
+    /// The memory file can not be mapped.
+    #[error("memory of the saved machine can not be mapped")]
+    Map(#[source] guestmem::CreateError),
     /// Interrupt chips or clock.
     #[error(transparent)]
     Chips(CallError),
@@ -158,12 +162,13 @@ pub(crate) struct Saved<'a> {
     directory: Directory<'a>,
     sections: Sections,
     chips: ChipState,
+    lazy: bool,
 }
 
 impl<'a> Saved<'a> {
     /// Reads the state, and checks that it is of a machine with so many vCPUs.
-    pub(crate) fn open(directory: &'a impl AsFd, vcpus: u32) -> Result<Self, RestoreError> {
-        let directory = Directory::new(directory.as_fd());
+    pub(crate) fn open(files: &'a SavedFiles, vcpus: u32) -> Result<Self, RestoreError> {
+        let directory = Directory::new(files.directory.as_fd());
         let state = SavedState::parse(&directory.read_state()?).map_err(RestoreError::Parse)?;
         let mut sections = state.into_sections();
         let (machine, section) = sections.take::<MachineState>("")?;
@@ -176,7 +181,21 @@ impl<'a> Saved<'a> {
             directory,
             sections,
             chips,
+            lazy: files.lazy,
         })
+    }
+
+    /// Memory is to be mapped, not read.
+    pub(crate) const fn is_lazy(&self) -> bool {
+        self.lazy
+    }
+
+    /// Instead of [`Saved::load_memory`]: RAM that is the file, until the guest writes it. In no time, and without a look at the
+    /// checksums.
+    pub(crate) fn map_memory(&mut self, ram_bytes: u64) -> Result<GuestMemory, RestoreError> {
+        let (state, section) = self.sections.take::<MemoryState>("")?;
+        state.check_size(ram_bytes, &section)?;
+        self.directory.map_memory(ram_bytes)
     }
 
     /// RAM first: devices look into it.

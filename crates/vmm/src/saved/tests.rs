@@ -101,6 +101,23 @@ fn damage_and_other_sizes_are_refused() {
 }
 
 #[test]
+fn mapped_memory_is_the_file_until_it_is_written_and_is_saved_whole() {
+    let bench = Bench::new();
+    let memory = ram(4 * MIB);
+    memory.write_obj(7_u64, GuestAddress(2 * MIB + 100)).unwrap();
+    let state = bench.directory().write_memory(&memory).unwrap();
+    let mapped = bench.directory().map_memory(4 * MIB).unwrap();
+    mapped.write_obj(9_u64, GuestAddress(MIB)).unwrap();
+    bench.read(&state, &ram(4 * MIB)).expect("the file is as it was");
+    let other = Bench::new();
+    let saved = other.directory().write_memory(&mapped).unwrap();
+    let again = ram(4 * MIB);
+    other.read(&saved, &again).unwrap();
+    let read = |place| again.read_obj::<u64>(GuestAddress(place)).unwrap();
+    assert_eq!((read(2 * MIB + 100), read(MIB)), (7, 9));
+}
+
+#[test]
 fn a_directory_takes_one_machine_and_what_is_no_state_is_refused() {
     let bench = Bench::new();
     bench.directory().claim().unwrap();
@@ -115,5 +132,9 @@ fn a_directory_takes_one_machine_and_what_is_no_state_is_refused() {
         .map(|entry| entry.unwrap().file_name())
         .collect();
     assert_eq!(names, ["state"]);
-    assert!(matches!(Saved::open(&bench.fd, 1), Err(RestoreError::Parse(_))));
+    let files = SavedFiles {
+        directory: bench.fd.try_clone().unwrap().into(),
+        lazy: false,
+    };
+    assert!(matches!(Saved::open(&files, 1), Err(RestoreError::Parse(_))));
 }
