@@ -52,7 +52,12 @@ fn look(bytes: &[u8]) {
 
 /// One section's fields, for each device in turn.
 fn fields(kind: u8, body: &[u8]) {
-    let words = [("serial", "serial"), ("rtc", "rtc"), ("acpi-events", "events"), ("pm-timer", "pm-timer")];
+    let words = [
+        ("serial", "serial"),
+        ("rtc", "rtc"),
+        ("acpi-events", "events"),
+        ("pm-timer", "pm-timer"),
+    ];
     let (kind, name) = words[usize::from(kind) % words.len()];
     let mut state = SavedState::new();
     state
