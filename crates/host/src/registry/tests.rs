@@ -294,7 +294,13 @@ fn what_daemons_begin_is_counted_until_one_stops_in_order() {
         now(&registry, |change| {
             let (volumes, pulls) = (change.volumes()?, vec![(pull.clone(), 0)]);
             let images = change.images()?;
-            let mut begun = crate::begun::Begun { volumes, pulls, images };
+            let flattens = Vec::new();
+            let mut begun = crate::begun::Begun {
+                volumes,
+                pulls,
+                flattens,
+                images,
+            };
             crate::begun::count(change, &mut begun)?;
             let jobs = begun.volumes.iter().filter_map(|volume| volume.job);
             let imports: Vec<_> = change.images()?.iter().map(|row| row.begun).collect();
