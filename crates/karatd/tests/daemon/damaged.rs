@@ -1,7 +1,7 @@
 //! Images whose bytes are not what they were.
 
 use std::os::unix::fs::{FileExt, PermissionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -24,7 +24,7 @@ fn machine(daemon: &Daemon, properties: &Value) -> PathBuf {
     sealed
 }
 
-fn flip(sealed: &PathBuf) {
+fn flip(sealed: &Path) {
     let file = std::fs::File::options().read(true).write(true).open(sealed).unwrap();
     let mut byte = [0];
     file.read_exact_at(&mut byte, 100_000).unwrap();

@@ -97,12 +97,6 @@ fn images_come_in_by_every_method_that_can_be_typed() {
     says(&daemon, &["image", "displace", "sent", "archive"]);
     says(&daemon, &["image", "copy", "sent", "archive"]);
     assert_eq!(image(&daemon, "sent")["stores"], json!(["default", "archive"]));
-    let there = fails(&daemon, &["image", "copy", "sent", "archive"]);
-    assert!(there.contains("leave it out"), "{there}");
-    says(
-        &daemon,
-        &["image", "copy", "sent", "--all-stores", "--allow-failure", "false"],
-    );
 
     let from = format!("docker://{}", registry.reference("1"));
     says(&daemon, &["image", "create", "pulled", "--from", &from]);
@@ -117,21 +111,35 @@ fn images_come_in_by_every_method_that_can_be_typed() {
     }
     let info = says(&daemon, &["image", "import-info"]);
     assert!(info.contains("web-download") && info.contains("archive ("), "{info}");
-    let volume = daemon.make(&json!({"name": "data", "size": "1Mi"}));
-    assert_eq!(volume["state"], "ready");
-    says(&daemon, &["image", "create", "of-data", "--from-volume", "data"]);
-    assert_eq!(image(&daemon, "of-data")["virtual_size_bytes"], 1 << 20);
-    let nobody = fails(&daemon, &["image", "create", "of-nobody", "--from-vm", "nobody"]);
-    assert!(nobody.contains("nobody"), "{nobody}");
     says(&daemon, &["image", "fsck"]);
     says(&daemon, &["image", "verify", "web", "pulled"]);
     let missing = fails(&daemon, &["image", "create", "none", "--from", "/nowhere/disk.raw"]);
     assert!(missing.contains("/nowhere/disk.raw"), "{missing}");
     says(
         &daemon,
-        &["image", "rm", "web", "bad", "file", "sent", "pulled", "none", "of-data"],
+        &["image", "rm", "web", "bad", "file", "sent", "pulled", "none"],
     );
     assert_eq!(daemon.get("/v1/images").json(), json!({"items": []}));
+}
+
+#[test]
+fn disks_become_images_which_are_copied_to_further_stores() {
+    let config = "reserved_space = 0\n[[images.store]]\nname = \"archive\"\npath = \"@DIR@/archive\"\n";
+    let daemon = Daemon::start_with(config);
+    let volume = daemon.make(&json!({"name": "data", "size": "1Mi"}));
+    assert_eq!(volume["state"], "ready");
+    says(&daemon, &["image", "create", "of-data", "--from-volume", "data"]);
+    assert_eq!(image(&daemon, "of-data")["virtual_size_bytes"], 1 << 20);
+    let nobody = fails(&daemon, &["image", "create", "of-nobody", "--from-vm", "nobody"]);
+    assert!(nobody.contains("nobody"), "{nobody}");
+    says(&daemon, &["image", "copy", "of-data", "archive"]);
+    let there = fails(&daemon, &["image", "copy", "of-data", "archive"]);
+    assert!(there.contains("leave it out"), "{there}");
+    let all = ["image", "copy", "of-data", "--all-stores", "--allow-failure", "false"];
+    says(&daemon, &all);
+    let shown = says(&daemon, &["image", "show", "of-data"]);
+    assert!(shown.contains("default, archive"), "{shown}");
+    says(&daemon, &["image", "rm", "of-data"]);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Disks of machines and volumes become images.
 
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -71,7 +71,7 @@ pub(crate) fn started(daemon: &Daemon, vm: &str) {
 }
 
 #[track_caller]
-fn same(one: &PathBuf, other: &PathBuf) {
+fn same(one: &Path, other: &Path) {
     qemu_img(&["compare", one.to_str().unwrap(), other.to_str().unwrap()]);
 }
 
