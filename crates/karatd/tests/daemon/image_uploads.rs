@@ -209,7 +209,7 @@ fn uploads_have_a_quota_an_age_and_an_end() {
     assert_eq!(append(&daemon, &first, 0, &[1; 100]).status, 200);
     let third = begun(&daemon.post(path, &json!({"length": 40 << 10})));
     daemon.terminate();
-    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(3700);
+    let old = std::time::SystemTime::now() - Duration::from_secs(3700);
     let id = first.rsplit('/').next().unwrap();
     let data = std::fs::File::options()
         .write(true)
