@@ -1,7 +1,7 @@
 //! The task that looks at all boot sources, whenever something changed and when the next poll is due.
 
 use std::collections::HashSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use api_types::ErrorCode;
 use boot_sources::STORE_DEFAULT;
@@ -20,11 +20,14 @@ use crate::registry::{Change, ImageRow, RegistryError};
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// Shortest time between two looks.
 const LOOK_AT_MOST_EVERY: Duration = Duration::from_millis(50);
+/// How many times longer than a look took the next one is put off: where there are many sources, requests and polls come first.
+const LOOK_SHARE: u32 = 4;
 
 impl Host {
     /// Looks at all boot sources until the daemon ends.
     pub(crate) async fn track_boot_sources(self) {
         while !self.0.context.operations.closing() {
+            let begun = Instant::now();
             let wait = match self.look_at_boot_sources().await {
                 Ok(next) => next.map_or(LOOK_EVERY, |due| until(due).min(LOOK_EVERY)),
                 Err(failure) => {
@@ -32,11 +35,12 @@ impl Host {
                     LOOK_EVERY
                 }
             };
+            let took = begun.elapsed();
             tokio::select! {
                 () = self.0.boot.wake.notified() => {}
                 () = tokio::time::sleep(wait) => {}
             }
-            tokio::time::sleep(LOOK_AT_MOST_EVERY).await;
+            tokio::time::sleep(LOOK_AT_MOST_EVERY.max(took * LOOK_SHARE)).await;
         }
     }
 

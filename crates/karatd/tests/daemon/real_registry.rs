@@ -167,8 +167,11 @@ fn a_hundred_sources_that_have_nothing_new_are_polled_at_once() {
         "reserved_space = 0\ninsecure_registries = [{host:?}]\n[boot_sources]\nsystem_directory = \"@DIR@/system.d\"\n\
          custom_directory = \"@DIR@/custom.d\"\n"
     ));
+    // All before any is fetched: the registry takes no blob anew while it gives it away.
     for number in 0..SOURCES {
         registry.push(&format!("t{number}"), 1);
+    }
+    for number in 0..SOURCES {
         let wish = json!({
             "source": {"registry": format!("docker://{host}/demo:t{number}")}, "schedule": "@yearly",
             "managed": format!("alias-{number}"),
