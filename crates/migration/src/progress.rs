@@ -30,6 +30,8 @@ pub struct Progress {
     pub round: u32,
     /// The pause if it began now.
     pub expected_downtime: Duration,
+    /// The pause as it was: from the guest's last instruction here until the target said that it runs.
+    pub downtime: Option<Duration>,
     /// How much the guest is slowed, percent.
     pub throttle_percent: u8,
     /// The machine was started before all of its memory was there.

@@ -25,6 +25,7 @@ pub(super) fn seal<D: Departing>(
     mut set: PageSet,
     step: Step,
 ) -> Result<PageSet, Failure> {
+    rounds.wires.paused_at = rounds.wires.clock.now();
     machine.pause().map_err(fault("pause"))?;
     set.union(&machine.take_dirty().map_err(fault("say which pages it wrote"))?);
     let missing = if step == Step::PostCopy {

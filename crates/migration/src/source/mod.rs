@@ -101,8 +101,6 @@ pub struct Owing<M> {
 
 fn stayed<D: Departing>(mut machine: D, why: Failure, handle: &Handle) -> Departure<D> {
     let runs = machine.stay();
-    // A machine that stays is not cancelled by a cancellation that comes after the failure.
-    handle.close();
     handle.enter(if matches!(why, Failure::Cancelled) {
         Phase::Cancelled
     } else {
@@ -166,6 +164,10 @@ pub fn depart<D: Departing>(mut machine: D, plan: &Plan, outside: Departures<'_>
     machine.departed();
     handle.enter(Phase::Succeeded);
     let outcome = handover::start(&mut wires, plan.options.handover_timeout);
+    if outcome.is_ok() {
+        let downtime = wires.clock.now().saturating_sub(wires.paused_at);
+        handle.update(|progress| progress.downtime = Some(downtime));
+    }
     if missing.is_empty() {
         return Departure::Gone {
             confirmed: outcome.is_ok(),
@@ -240,8 +242,8 @@ impl<M: SourceMemory + 'static> Owing<M> {
             purpose: Purpose::Fetch,
         };
         let patience = self.plan.options.progress_timeout;
+        // The target's list may come before the page streams are known to be up here.
         let mut wires = Wires::open(opening)?;
-        wires.await_streams(patience)?;
         let mut missing = PageSet::empty(self.plan.layout.pages());
         let until = wires.clock.now().saturating_add(patience);
         loop {

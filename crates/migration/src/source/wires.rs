@@ -101,6 +101,8 @@ pub(super) struct Wires {
     pub(super) counters: Arc<Counters>,
     pub(super) offers: Offers,
     pub(super) round_trip: Duration,
+    /// When the guest was paused for good.
+    pub(super) paused_at: Duration,
     pub(super) outbox: Outbox,
     events: Receiver<Event>,
     jobs: Vec<Sender<Job>>,
@@ -163,6 +165,7 @@ impl Wires {
             counters: Arc::default(),
             offers: Offers::none(),
             round_trip: Duration::ZERO,
+            paused_at: Duration::ZERO,
             outbox: Outbox::new(writer),
             events: inbox,
             jobs: Vec::new(),

@@ -57,6 +57,7 @@ fn every_option_moves_the_machine() {
                     let progress = handle.progress();
                     assert_eq!(progress.post_copy, post_copy != PostCopy::Off);
                     assert_eq!(progress.total_bytes, 70 * 4096);
+                    assert!(progress.downtime.is_some());
                     if post_copy == PostCopy::Off {
                         assert!(progress.round >= 4 && progress.remaining_bytes > 0);
                         assert!(progress.delta_pages > 0 || delta < 1 << 20, "{progress:?}");
