@@ -6,6 +6,7 @@
 mod clones;
 mod process;
 mod served;
+mod tracked;
 
 use std::path::Path;
 
@@ -48,6 +49,7 @@ pub fn figures(dir: &Path, extent: Extent, mut tell: impl FnMut(&Figure)) -> Res
     let mut figures = imports(&ours, &theirs);
     let runtime = runtime()?;
     figures.push(runtime.block_on(served.polled())?);
+    figures.push(runtime.block_on(tracked::figure(&served, dir, extent.rounds))?);
     figures.extend(runtime.block_on(clones::figures(dir))?);
     figures.iter().for_each(&mut tell);
     Ok(figures)

@@ -14,13 +14,13 @@ use super::process::{Took, measured};
 use crate::{Figure, Target};
 
 /// How many sources are polled; each is a tag of its own.
-const POLLS: usize = 100;
+pub(super) const POLLS: usize = 100;
 
 /// The registry and the image in it.
 pub(super) struct Served {
     dir: PathBuf,
     registry: Child,
-    host: String,
+    pub(super) host: String,
     store: PathBuf,
 }
 
@@ -62,6 +62,23 @@ impl Served {
             self.shell(line)?;
         }
         ensure!(self.store.exists(), "the registry keeps its images elsewhere");
+        Ok(())
+    }
+
+    /// Pushes a small image under as many tags, `t1` and so on, of `demo/small`.
+    pub(super) fn push_small(&self) -> Result<()> {
+        let to = format!("docker://{}/demo/small", self.host);
+        let copy = "skopeo --insecure-policy copy --quiet --dest-tls-verify=false --src-tls-verify=false";
+        for line in [
+            "head -c 1048576 /dev/urandom > small.raw",
+            "umoci init --layout small",
+            "umoci new --image small:v1",
+            "umoci insert --rootless --image small:v1 small.raw /disk/disk.raw",
+            &format!("for tag in $(seq {POLLS}); do {copy} oci:small:v1 {to}:t$tag; done"),
+            "rm -r small small.raw",
+        ] {
+            self.shell(line)?;
+        }
         Ok(())
     }
 

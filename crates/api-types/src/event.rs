@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 /// Something happened. Also the data of each message on the event stream, where `id` is the message's id.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Event {
-    /// Grows by one with each event; replay starts after `Last-Event-ID`.
+    /// Grows with each event, and when one happens again; replay starts after `Last-Event-ID`.
     pub id: u64,
     /// When.
     #[schema(value_type = String, format = DateTime)]
@@ -18,6 +18,11 @@ pub struct Event {
     pub reason: EventReason,
     /// For people.
     pub message: String,
+    /// When it happened first.
+    #[schema(value_type = String, format = DateTime)]
+    pub first_at: Timestamp,
+    /// How often it happened, with nothing else in between.
+    pub count: u32,
 }
 
 /// What an event is about.

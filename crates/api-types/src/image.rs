@@ -57,6 +57,12 @@ pub struct Image {
     /// Stores that have it. Machines and volumes are made from what is in the default one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stores: Vec<String>,
+    /// Stores it is being copied to, one after the other; those that are done are left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub importing_to_stores: Vec<String>,
+    /// Stores that did not get it by the last import or copy.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failed_import: Vec<String>,
     /// Format the disk came in, as `qcow2`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_format: Option<String>,

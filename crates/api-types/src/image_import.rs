@@ -51,10 +51,33 @@ pub enum ImageImport {
         #[serde(default, skip_serializing_if = "ImportOptions::is_empty")]
         options: ImportOptions,
     },
+    /// What is on a disk of this host at one instant, flattened: a disk of a machine, or a volume. A machine that runs goes on; its disk
+    /// is taken as it is when the last of it was copied, as if the power had gone then.
+    Snapshot {
+        /// Name or id of a machine.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        vm: Option<String>,
+        /// Which of the machine's disks, by its name there. Default: `root`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        disk: Option<String>,
+        /// Name or id of a volume, where no machine is named.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        volume: Option<String>,
+        /// What is asked of it.
+        #[serde(default, skip_serializing_if = "ImportOptions::is_empty")]
+        options: ImportOptions,
+    },
     /// The image as it is, to further stores.
     Copy {
-        /// Names of the stores.
+        /// Names of the stores, none of which has it.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
         stores: Vec<String>,
+        /// All stores instead; those that have it are left out.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        all_stores: bool,
+        /// Whether some may fail. Default: true. Otherwise the copies that were made are taken back when one does.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        allow_failure: Option<bool>,
     },
 }
 
@@ -67,6 +90,7 @@ impl ImageImport {
             Self::S3 { .. } => "s3",
             Self::File { .. } => "file",
             Self::Upload { .. } => "upload",
+            Self::Snapshot { .. } => "snapshot",
             Self::Copy { .. } => "copy",
         }
     }
@@ -78,6 +102,7 @@ impl ImageImport {
             | Self::WebDownload { options, .. }
             | Self::S3 { options, .. }
             | Self::File { options, .. }
+            | Self::Snapshot { options, .. }
             | Self::Upload { options } => Some(options),
             Self::Copy { .. } => None,
         }
@@ -91,6 +116,7 @@ impl ImageImport {
             | Self::WebDownload { options, .. }
             | Self::S3 { options, .. }
             | Self::File { options, .. }
+            | Self::Snapshot { options, .. }
             | Self::Upload { options } => *options = wanted,
             Self::Copy { .. } => {}
         }
@@ -146,15 +172,22 @@ pub struct ImportOptions {
     /// Stores it shall be in. Default: the default store.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stores: Vec<String>,
-    /// Whether it is enough that the first store takes it.
+    /// All stores instead.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub allow_failure: bool,
+    pub all_stores: bool,
+    /// Whether it is enough that one of several stores takes it. Default: true. Otherwise it is in none when one fails.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow_failure: Option<bool>,
 }
 
 impl ImportOptions {
     /// Whether nothing is asked.
     pub const fn is_empty(&self) -> bool {
-        self.digests.is_empty() && self.sums.is_none() && self.stores.is_empty() && !self.allow_failure
+        self.digests.is_empty()
+            && self.sums.is_none()
+            && self.stores.is_empty()
+            && !self.all_stores
+            && self.allow_failure.is_none()
     }
 }
 
@@ -260,7 +293,7 @@ pub struct ImageFsck {
 pub struct ImageFinding {
     /// The store.
     pub store: String,
-    /// For programs: `stray`, `damaged`, `extra_file`, `missing`, `unreferenced` or `leftover`.
+    /// For programs: `stray`, `damaged`, `extra_file`, `missing`, `unreferenced`, `beginning` or `leftover`.
     pub code: String,
     /// A digest, or the name of a file.
     pub subject: String,

@@ -8,6 +8,8 @@ mod event;
 mod image;
 mod image_cache;
 mod image_import;
+mod image_upload;
+mod metadef;
 mod operation;
 mod problem;
 mod vm;
@@ -25,6 +27,8 @@ pub use image_import::{
     ImageFinding, ImageFsck, ImageImport, ImageImportInfo, ImagePush, ImageStore, ImageStoreList, ImageStoreState,
     ImageSums, ImportOptions,
 };
+pub use image_upload::{Upload, UploadList, UploadWish};
+pub use metadef::{Metadef, MetadefAssociation, MetadefList, MetadefObject, MetadefProperty, MetadefTag};
 pub use operation::{Operation, OperationKind, OperationList, OperationPhase, Progress};
 pub use problem::{ErrorCode, PROBLEM_CONTENT_TYPE, ProblemBody};
 pub use spec::{

@@ -56,6 +56,8 @@ pub enum OperationKind {
     VmStart,
     /// A machine is stopped.
     VmStop,
+    /// A machine's root disk is made to stand alone.
+    VmFlatten,
     /// A volume is filled.
     VolumeCreate,
     /// A volume that was uploaded is looked at and put in place.

@@ -42,6 +42,12 @@ pub enum ErrorCode {
     NameTaken,
     /// Not in the state it is in now.
     WrongState,
+    /// The store has the image already.
+    StoreHasImage,
+    /// The image is being copied already.
+    CopyInProgress,
+    /// Not for whoever asks.
+    Forbidden,
     /// Used by something else; `detail` names the users.
     InUse,
     /// The `Idempotency-Key` was used for another request.

@@ -92,6 +92,9 @@ pub struct RootDisk {
     pub reason: String,
     /// How its bytes lie in its file.
     pub format: DiskFormat,
+    /// Whether the machine needs nothing of the image any more: it was flattened.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stands_alone: bool,
 }
 
 /// How a disk is made from an image.

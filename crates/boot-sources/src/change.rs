@@ -28,6 +28,8 @@ pub struct Change {
     pub alias: Alias,
     /// Ask [`SourceState::removals`] again, or [`SourceState::removals_on_deletion`] where the source was deleted.
     pub collect: bool,
+    /// What was refused may be taken now: tell [`SourceState::sync`].
+    pub retry: bool,
 }
 
 impl Change {
@@ -35,6 +37,7 @@ impl Change {
         cancel_import: false,
         alias: Alias::Keep,
         collect: false,
+        retry: false,
     };
 }
 
@@ -50,6 +53,7 @@ pub fn source_changed(old: &BootSource, new: &BootSource) -> Change {
         cancel_import: moved || old.store != new.store || (old.enabled && !new.enabled),
         alias,
         collect: old.imports_to_keep > new.imports_to_keep || old.garbage_collect != new.garbage_collect,
+        retry: old.max_size != new.max_size,
     }
 }
 
@@ -64,6 +68,7 @@ pub fn source_deleted(source: &BootSource) -> Change {
             cancel_import: true,
             alias: Alias::Unset(source.managed.clone()),
             collect: true,
+            retry: false,
         },
     }
 }
@@ -77,6 +82,7 @@ pub fn gate_changed(source: &BootSource, state: &SourceState, old: Gate, new: Ga
             cancel_import: state.importing().is_some(),
             alias: Alias::Unset(source.managed.clone()),
             collect: false,
+            retry: false,
         },
         (false, true) => Change {
             alias: Alias::Lead(source.managed.clone()),

@@ -149,6 +149,10 @@ fn up_to_date(source: &BootSource, state: &SourceState, gate: Gate) -> Told {
             told(False, Reason::ImportProgressing, "the first import is under way")
         }
         (Some(_), None) => told(False, Reason::NoImport, "nothing was imported yet"),
+        (Some(seen), Some(current)) if *seen == current.digest && !current.is_of(&source.place()) => {
+            let message = "what the source has is imported anew: it shall come from or go to another place";
+            told(False, Reason::Outdated, message)
+        }
         (Some(seen), Some(current)) if *seen == current.digest => {
             told(True, Reason::UpToDate, "the newest import is what the source has")
         }

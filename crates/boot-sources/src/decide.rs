@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use crate::definition::{BootSource, Origin};
-use crate::state::{Import, LastError, Refusal, SourceDigest, SourceState};
+use crate::state::{Import, LastError, Place, Refusal, SourceDigest, SourceState};
 
 /// First wait after a failure, seconds.
 pub const BACKOFF_FIRST_S: i64 = 60;
@@ -100,6 +100,11 @@ impl SourceState {
         else {
             return Step::Poll;
         };
+        let place = source.place();
+        if self.failures == 0 && self.current().is_some_and(|current| !current.is_of(&place)) {
+            // The store is another one; it is imported anew.
+            return Step::Poll;
+        }
         let due = if self.failures > 0 && !self.is_refusal() {
             last.checked_add(backoff(self.failures)).ok()
         } else {
@@ -148,12 +153,14 @@ impl SourceState {
         self.refused = None;
         self.failures = 0;
         self.last_error = None;
-        if self.current().is_some_and(|current| current.digest == digest) {
+        let place = source.place();
+        let is_it = |import: &Import| import.digest == digest && import.is_of(&place);
+        if self.current().is_some_and(is_it) {
             return Finding::Unchanged;
         }
-        let before = self.imports.iter().find(|import| import.digest == digest);
+        let before = self.imports.iter().find(|import| is_it(import));
         if let Some(image) = before.map(|import| import.image.clone()).or(stored.map(str::to_owned)) {
-            return Finding::AlreadyThere(self.make_current(digest, image, now));
+            return Finding::AlreadyThere(self.make_current(digest, image, place, now));
         }
         self.importing = Some(digest.clone());
         Finding::Import(digest)
@@ -177,15 +184,16 @@ impl SourceState {
         self.last_error = Some(error);
     }
 
-    /// The import is done, and the store calls the image `image`; `digest` is what was really fetched. Now see what is to be removed.
-    pub fn imported(&mut self, digest: SourceDigest, image: String, now: Timestamp) -> Import {
+    /// The import is done, and the store calls the image `image`; `digest` is what was really fetched, from and to `place`. Now see what
+    /// is to be removed.
+    pub fn imported(&mut self, digest: SourceDigest, image: String, place: Place, now: Timestamp) -> Import {
         self.importing = None;
         self.refused = None;
         self.seen = Some(digest.clone());
         self.failures = 0;
         self.last_error = None;
         self.last_attempt = Some(now);
-        self.make_current(digest, image, now)
+        self.make_current(digest, image, place, now)
     }
 
     /// The import ended without an image.
@@ -213,10 +221,17 @@ impl SourceState {
         self.imports.retain(|import| import.image != image);
     }
 
-    fn make_current(&mut self, digest: SourceDigest, image: String, at: Timestamp) -> Import {
-        self.imports
-            .retain(|import| import.digest != digest && import.image != image);
-        let import = Import { digest, image, at };
+    fn make_current(&mut self, digest: SourceDigest, image: String, place: Place, at: Timestamp) -> Import {
+        let is_it = |import: &Import| import.digest == digest && import.is_of(&place);
+        self.imports.retain(|import| !is_it(import) && import.image != image);
+        let Place { from, store } = place;
+        let import = Import {
+            digest,
+            image,
+            at,
+            from: Some(from),
+            store,
+        };
         self.imports.insert(0, import.clone());
         import
     }

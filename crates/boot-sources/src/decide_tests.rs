@@ -31,7 +31,7 @@ fn imported(source: &BootSource, digests: &[&str]) -> SourceState {
             state.polled(source, digest(text), None, now),
             Finding::Import(digest(text))
         );
-        state.imported(digest(text), (*text).to_owned(), now);
+        state.imported(digest(text), (*text).to_owned(), source.place(), now);
         now += SignedDuration::from_hours(1);
     }
     state
@@ -52,7 +52,7 @@ fn a_new_source_is_polled_at_once_and_then_by_its_schedule() {
         Finding::Import(digest("a"))
     );
     assert_eq!(state.step(&source, Gate::OPEN, now), Step::Import(digest("a")));
-    state.imported(digest("a"), "image-a".into(), at("22T13:05:00"));
+    state.imported(digest("a"), "image-a".into(), source.place(), at("22T13:05:00"));
     assert_eq!(
         state.step(&source, Gate::OPEN, at("22T13:05:00")),
         Step::Wait(at("23T00:00:00"))
@@ -205,7 +205,7 @@ fn a_tag_that_moves_during_the_import_is_no_surprise() {
     let source = source("{}");
     let mut state = SourceState::default();
     state.polled(&source, digest("a"), None, at("22T12:00:00"));
-    state.imported(digest("b"), "image-b".into(), at("22T12:01:00"));
+    state.imported(digest("b"), "image-b".into(), source.place(), at("22T12:01:00"));
     assert_eq!(outdated(&source, &state, Gate::OPEN), (false, false));
     assert_eq!(
         state.polled(&source, digest("b"), None, at("23T00:00:00")),
@@ -269,6 +269,51 @@ fn the_newest_image_is_fetched_again_when_it_is_lost() {
         state.polled(&source, digest("b"), None, at("01T02:00:00")),
         Finding::Import(digest("b"))
     );
+}
+
+#[test]
+fn another_store_is_imported_to_anew_and_what_was_in_the_old_one_goes() {
+    let (old, new) = (source("{}"), source(r#"{"store": "archive"}"#));
+    let mut state = imported(&old, &["a", "b"]);
+    let now = at("02T00:00:00");
+    assert_eq!(state.step(&new, Gate::OPEN, now), Step::Poll);
+    assert_eq!(state.polled(&new, digest("b"), None, now), Finding::Import(digest("b")));
+    state.import_failed(FailureKind::Transient, ("disk_full", "no room"), now);
+    // It is tried again with the usual wait, and the old one is the current one as long.
+    assert_eq!(state.step(&new, Gate::OPEN, now), Step::Wait(at("02T00:01:00")));
+    assert_eq!(state.removals(&new, |_| false), []);
+    state.polled(&new, digest("b"), None, at("02T00:01:00"));
+    state.imported(digest("b"), "b-too".into(), new.place(), at("02T00:01:01"));
+    assert_eq!(images(state.imports()), ["b-too", "b", "a"]);
+    assert_eq!(images(&state.removals(&new, |_| false)), ["b"]);
+    assert_eq!(state.removals(&new, |image| image == "b"), []);
+    assert_eq!(
+        state.polled(&new, digest("b"), None, at("03T00:00:00")),
+        Finding::Unchanged
+    );
+    // The stored form keeps both.
+    let text = serde_json::to_string(&state).unwrap();
+    assert_eq!(serde_json::from_str::<SourceState>(&text).unwrap(), state);
+    // By its name or by none, the default store is the same.
+    assert_eq!(source(r#"{"store": "default"}"#).place(), old.place());
+}
+
+#[test]
+fn what_another_server_calls_the_same_is_not_the_same() {
+    let (old, new) = (
+        source(r#"{"source": {"url": "https://a/b.qcow2"}}"#),
+        source(r#"{"source": {"url": "https://c/b.qcow2"}}"#),
+    );
+    let mut state = imported(&old, &["etag:1"]);
+    let now = at("02T00:00:00");
+    assert_eq!(
+        state.polled(&new, digest("etag:1"), None, now),
+        Finding::Import(digest("etag:1"))
+    );
+    state.imported(digest("etag:1"), "other".into(), new.place(), now);
+    assert_eq!(images(state.imports()), ["other", "etag:1"]);
+    // Both are versions of their own, and kept as such.
+    assert_eq!(state.removals(&new, |_| false), []);
 }
 
 #[test]
@@ -368,7 +413,7 @@ fn conditions_follow_the_life_of_a_source() {
         ["UpToDate=False ImportFailed", "Progressing=False ImportScheduled"]
     );
     state.polled(&source, digest("a"), None, now);
-    state.imported(digest("a"), "a".into(), now);
+    state.imported(digest("a"), "a".into(), source.place(), now);
     assert_eq!(tell(&state), ["UpToDate=True UpToDate", "Progressing=False NoImport"]);
     assert_eq!(outdated(&source, &state, Gate::OPEN), (false, false));
     state.polled(&source, digest("b"), None, now);

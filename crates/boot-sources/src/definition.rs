@@ -6,11 +6,14 @@ use spec::{ByteSize, Name, Problems};
 use crate::poll_times::{JITTER_DEFAULT_S, JITTER_MAX_S, PollTimes};
 use crate::reference::{SourceRef, SourceWish};
 use crate::schedule::Schedule;
+use crate::state::Place;
 
 /// Imports that are kept where a definition does not say how many.
 pub const IMPORTS_TO_KEEP_DEFAULT: u32 = 3;
 /// Most imports that can be kept.
 pub const IMPORTS_TO_KEEP_MAX: u32 = 100;
+/// What the store in the state directory is called.
+pub const STORE_DEFAULT: &str = "default";
 /// Longest description, bytes.
 const DESCRIPTION_MAX: usize = 255;
 
@@ -152,7 +155,10 @@ impl BootSource {
             None => inherited("managed", base.map(|base| base.managed.clone()), &mut problems),
         };
         let store = match &wish.store {
-            Some(text) => problems.take("store", text.parse()),
+            // By its name or by none: it is the same store.
+            Some(text) => problems
+                .take("store", text.parse::<Name>())
+                .filter(|name| name.as_str() != STORE_DEFAULT),
             None => base.and_then(|base| base.store.clone()),
         };
         let description = wish
@@ -197,6 +203,14 @@ impl BootSource {
             store,
             max_size,
         })
+    }
+
+    /// Where its imports come from and go to.
+    pub fn place(&self) -> Place {
+        Place {
+            from: self.source.clone(),
+            store: self.store.as_ref().map(ToString::to_string),
+        }
     }
 
     /// The times at which it is polled.

@@ -73,12 +73,13 @@ pub use condition::{Condition, ConditionKind, ConditionStatus, Reason, condition
 pub use decide::{BACKOFF_FIRST_S, BACKOFF_MAX_S, FailureKind, Finding, Gate, Step, backoff};
 pub use definition::{
     BootSource, BootSourceWish, GarbageCollect, IMPORTS_TO_KEEP_DEFAULT, IMPORTS_TO_KEEP_MAX, Origin, Retention,
+    STORE_DEFAULT,
 };
 pub use poll_times::{JITTER_DEFAULT_S, JITTER_MAX_S, PollTimes};
 pub use read::{CUSTOM_DIRECTORY, FileProblem, Found, SOURCES_MAX, SYSTEM_DIRECTORY, read_directories};
 pub use reference::{SourceRef, SourceWish};
 pub use schedule::{Schedule, ScheduleError};
-pub use state::{Import, LastError, STATE_VERSION, SourceDigest, SourceDigestError, SourceState, StateError};
+pub use state::{Import, LastError, Place, STATE_VERSION, SourceDigest, SourceDigestError, SourceState, StateError};
 
 /// Every metric that the shipped alerting rules may read.
 pub const METRICS: [&str; 10] = [

@@ -126,7 +126,7 @@ impl World {
             self.stored.insert(image.clone()),
             "{image} is fetched though it is there"
         );
-        self.state.imported(digest, image, self.now);
+        self.state.imported(digest, image, self.source.place(), self.now);
     }
 
     fn collect(&mut self) {

@@ -82,6 +82,35 @@ pub struct Import {
     pub image: String,
     /// When it became the current one, the last time it did.
     pub at: Timestamp,
+    /// Where it came from; unknown of imports of earlier releases, which are taken for what the source has now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<SourceRef>,
+    /// The store it went to; `None` is the default one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<String>,
+}
+
+/// Where imports come from and go to. An import of another place says nothing of this one: other servers have other versions under
+/// the same name, other things have to be proved of what they have, and another store does not have it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Where from.
+    pub from: SourceRef,
+    /// Where to; `None` is the default store.
+    pub store: Option<String>,
+}
+
+impl Import {
+    /// Whether it is what an import of the same digest would be now.
+    pub(crate) fn is_of(&self, place: &Place) -> bool {
+        self.store == place.store && self.from.as_ref().is_none_or(|from| *from == place.from)
+    }
+
+    /// Whether `newer` is the same in another store.
+    pub(crate) fn is_moved_to(&self, newer: &Self) -> bool {
+        let is_same = self.digest == newer.digest && (self.from == newer.from || self.from.is_none());
+        is_same && self.store != newer.store
+    }
 }
 
 /// What went wrong last.
@@ -266,7 +295,8 @@ impl TryFrom<Written> for SourceState {
             return Err(StateError::VersionUnknown(written.version));
         }
         let mut seen = std::collections::HashSet::new();
-        if let Some(double) = written.imports.iter().find(|import| !seen.insert(&import.digest)) {
+        let mut imports = written.imports.iter();
+        if let Some(double) = imports.find(|import| !seen.insert((&import.digest, &import.from, &import.store))) {
             return Err(StateError::Double(double.digest.clone()));
         }
         Ok(Self {
@@ -297,6 +327,8 @@ mod tests {
                 digest: "sha256:aa".parse().unwrap(),
                 image: "sha256:bb".into(),
                 at,
+                from: None,
+                store: None,
             }],
             last_error: Some(LastError::new("timeout", "the server was silent", at, false)),
             failures: 1,

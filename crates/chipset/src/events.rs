@@ -5,12 +5,19 @@
 
 use std::sync::{Arc, Mutex};
 
-use device::{BusHandler, Device, Draining, IrqLine};
+use device::{BusHandler, Device, Draining, IrqLine, Migrate, Migration, Motion, SaveError};
+use savestate::{LoadError, SaveState, Section, Sections};
 
 use crate::lock;
 
 /// Bit of the event register: the power button was pressed.
 pub const POWER_BUTTON_EVENT: u32 = 1 << 0;
+
+savestate::section! {
+    struct EventsState = "acpi-events", version 1 {
+        pending: u32,
+    }
+}
 
 #[derive(Default)]
 struct State {
@@ -22,6 +29,7 @@ struct State {
 pub struct EventRegister {
     state: Mutex<State>,
     irq: Arc<dyn IrqLine>,
+    motion: Motion,
 }
 
 impl EventRegister {
@@ -33,6 +41,7 @@ impl EventRegister {
         Self {
             state: Mutex::default(),
             irq,
+            motion: Motion::default(),
         }
     }
 
@@ -69,14 +78,18 @@ impl Device for EventRegister {
         "events"
     }
 
-    fn start(&self) {}
+    fn start(&self) {
+        self.motion.begin();
+    }
 
     fn pause(&self) -> Draining {
+        self.motion.hold();
         lock(&self.state).paused = true;
         Draining::done()
     }
 
     fn resume(&self) {
+        self.motion.begin();
         let mut state = lock(&self.state);
         state.paused = false;
         if state.pending != 0 {
@@ -86,6 +99,28 @@ impl Device for EventRegister {
 
     fn reset(&self) {
         lock(&self.state).pending = 0;
+    }
+
+    fn migration(&self) -> Migration<'_> {
+        Migration::Sections(self)
+    }
+}
+
+impl Migrate for EventRegister {
+    fn save(&self) -> Result<Vec<Section>, SaveError> {
+        self.motion.may_save(self.name())?;
+        let pending = lock(&self.state).pending;
+        Ok(vec![EventsState { pending }.save(self.name())])
+    }
+
+    fn load(&self, sections: &mut Sections) -> Result<(), LoadError> {
+        self.motion.may_load(self.name())?;
+        let (saved, _) = sections.take::<EventsState>(self.name())?;
+        *lock(&self.state) = State {
+            pending: saved.pending,
+            paused: true,
+        };
+        Ok(())
     }
 }
 

@@ -8,6 +8,8 @@
 
 mod debug_exit;
 mod events;
+#[cfg(test)]
+mod migration_tests;
 mod pm_timer;
 mod power;
 mod rtc;

@@ -6,7 +6,8 @@
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use device::{BusHandler, Device, Draining};
+use device::{BusHandler, Device, Draining, Migrate, Migration, Motion, SaveError};
+use savestate::{LoadError, SaveState, Section, Sections};
 
 use crate::lock;
 
@@ -159,6 +160,64 @@ fn decode(value: u8, mode: u8) -> u8 {
     }
 }
 
+savestate::record! {
+    /// A time that is being set.
+    struct SavedTime {
+        year: i64,
+        month: u8,
+        day: u8,
+        hour: u8,
+        minute: u8,
+        second: u8,
+    }
+}
+
+savestate::section! {
+    struct RtcState = "rtc", version 1 {
+        index: u8,
+        register_b: u8,
+        offset_s: i64,
+        setting: Option<SavedTime>,
+        nvram: [u8; NVRAM_BYTES],
+    }
+}
+
+/// Further than four digits of a year can be from each other, seconds.
+const OFFSET_MAX_S: u64 = 1_000_000_000_000;
+
+impl From<Civil> for SavedTime {
+    fn from(time: Civil) -> Self {
+        Self {
+            year: time.year,
+            month: time.month,
+            day: time.day,
+            hour: time.hour,
+            minute: time.minute,
+            second: time.second,
+        }
+    }
+}
+
+impl SavedTime {
+    /// If it can be in the registers.
+    fn check(&self) -> Option<Civil> {
+        let fits = (0..100_000).contains(&self.year)
+            && (1..=12).contains(&self.month)
+            && (1..=31).contains(&self.day)
+            && self.hour < 24
+            && self.minute < 60
+            && self.second < 60;
+        fits.then_some(Civil {
+            year: self.year,
+            month: self.month,
+            day: self.day,
+            hour: self.hour,
+            minute: self.minute,
+            second: self.second,
+        })
+    }
+}
+
 struct State {
     index: u8,
     register_b: u8,
@@ -240,6 +299,7 @@ fn seconds(since_epoch: Duration) -> i64 {
 pub struct Rtc {
     state: Mutex<State>,
     clock: fn() -> Duration,
+    motion: Motion,
 }
 
 impl Rtc {
@@ -257,6 +317,7 @@ impl Rtc {
         Self {
             state: Mutex::new(State::new()),
             clock,
+            motion: Motion::default(),
         }
     }
 }
@@ -291,13 +352,18 @@ impl Device for Rtc {
         "rtc"
     }
 
-    fn start(&self) {}
+    fn start(&self) {
+        self.motion.begin();
+    }
 
     fn pause(&self) -> Draining {
+        self.motion.hold();
         Draining::done()
     }
 
-    fn resume(&self) {}
+    fn resume(&self) {
+        self.motion.begin();
+    }
 
     /// The battery keeps time and NVRAM; the control registers start over.
     fn reset(&self) {
@@ -305,6 +371,43 @@ impl Device for Rtc {
         state.index = 0;
         state.register_b = HOURS_24;
         state.setting = None;
+    }
+
+    fn migration(&self) -> Migration<'_> {
+        Migration::Sections(self)
+    }
+}
+
+/// The time of day is not saved: it is the host's, and the guest's distance from it is.
+impl Migrate for Rtc {
+    fn save(&self) -> Result<Vec<Section>, SaveError> {
+        self.motion.may_save(self.name())?;
+        let state = lock(&self.state);
+        let saved = RtcState {
+            index: state.index,
+            register_b: state.register_b,
+            offset_s: state.offset_s,
+            setting: state.setting.map(SavedTime::from),
+            nvram: state.nvram,
+        };
+        Ok(vec![saved.save(self.name())])
+    }
+
+    fn load(&self, sections: &mut Sections) -> Result<(), LoadError> {
+        self.motion.may_load(self.name())?;
+        let (saved, section) = sections.take::<RtcState>(self.name())?;
+        let setting = saved.setting.as_ref().map(SavedTime::check);
+        if saved.index > 0x7f || saved.offset_s.unsigned_abs() > OFFSET_MAX_S || setting == Some(None) {
+            return Err(LoadError::unfit(&section, "no clock can have these registers"));
+        }
+        *lock(&self.state) = State {
+            index: saved.index,
+            register_b: saved.register_b,
+            offset_s: saved.offset_s,
+            setting: setting.flatten(),
+            nvram: saved.nvram,
+        };
+        Ok(())
     }
 }
 

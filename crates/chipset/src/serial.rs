@@ -5,7 +5,8 @@ use std::convert::Infallible;
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use device::{BusHandler, Device, Draining, IrqLine};
+use device::{BusHandler, Device, Draining, IrqLine, Migrate, Migration, Motion, SaveError};
+use savestate::{Bytes, LoadError, SaveState, Section, Sections};
 use vm_superio::serial::{NoEvents, SerialState};
 use vm_superio::{Serial as Uart, Trigger};
 
@@ -59,6 +60,26 @@ impl io::Write for Output {
     }
 }
 
+savestate::section! {
+    struct PortState = "serial", version 1 {
+        baud_divisor_low: u8,
+        baud_divisor_high: u8,
+        interrupt_enable: u8,
+        interrupt_identification: u8,
+        line_control: u8,
+        line_status: u8,
+        modem_control: u8,
+        modem_status: u8,
+        scratch: u8,
+        /// What is in the FIFO.
+        fifo: Bytes,
+        /// What waits in front of it.
+        queue: Bytes,
+        /// The peer waits to be told that there is room again.
+        refused: bool,
+    }
+}
+
 struct State {
     uart: Uart<Line, NoEvents, Output>,
     queue: VecDeque<u8>,
@@ -100,6 +121,7 @@ pub struct Serial {
     peer: Arc<dyn SerialPeer>,
     irq: Arc<dyn IrqLine>,
     state: Mutex<State>,
+    motion: Motion,
 }
 
 impl Serial {
@@ -118,6 +140,7 @@ impl Serial {
             }),
             peer,
             irq,
+            motion: Motion::default(),
         }
     }
 
@@ -171,14 +194,18 @@ impl Device for Serial {
         &self.name
     }
 
-    fn start(&self) {}
+    fn start(&self) {
+        self.motion.begin();
+    }
 
     fn pause(&self) -> Draining {
+        self.motion.hold();
         lock(&self.state).paused = true;
         Draining::done()
     }
 
     fn resume(&self) {
+        self.motion.begin();
         let mut state = lock(&self.state);
         state.paused = false;
         state.feed();
@@ -192,6 +219,67 @@ impl Device for Serial {
         if std::mem::take(&mut state.refused) {
             self.peer.input_wanted();
         }
+    }
+
+    fn migration(&self) -> Migration<'_> {
+        Migration::Sections(self)
+    }
+}
+
+impl Migrate for Serial {
+    fn save(&self) -> Result<Vec<Section>, SaveError> {
+        self.motion.may_save(&self.name)?;
+        let state = lock(&self.state);
+        let uart = state.uart.state();
+        let saved = PortState {
+            baud_divisor_low: uart.baud_divisor_low,
+            baud_divisor_high: uart.baud_divisor_high,
+            interrupt_enable: uart.interrupt_enable,
+            interrupt_identification: uart.interrupt_identification,
+            line_control: uart.line_control,
+            line_status: uart.line_status,
+            modem_control: uart.modem_control,
+            modem_status: uart.modem_status,
+            scratch: uart.scratch,
+            fifo: Bytes(uart.in_buffer),
+            queue: Bytes(state.queue.iter().copied().collect()),
+            refused: state.refused,
+        };
+        Ok(vec![saved.save(&self.name)])
+    }
+
+    /// An interrupt that is pending is raised once more: whether it had arrived is not known here, and one too many is asked for
+    /// its reason in vain.
+    fn load(&self, sections: &mut Sections) -> Result<(), LoadError> {
+        self.motion.may_load(&self.name)?;
+        let (saved, section) = sections.take::<PortState>(&self.name)?;
+        if saved.queue.0.len() > INPUT_QUEUE_BYTES {
+            return Err(LoadError::unfit(&section, "more input waits than a port keeps"));
+        }
+        let registers = SerialState {
+            baud_divisor_low: saved.baud_divisor_low,
+            baud_divisor_high: saved.baud_divisor_high,
+            interrupt_enable: saved.interrupt_enable,
+            interrupt_identification: saved.interrupt_identification,
+            line_control: saved.line_control,
+            line_status: saved.line_status,
+            modem_control: saved.modem_control,
+            modem_status: saved.modem_status,
+            scratch: saved.scratch,
+            in_buffer: saved.fifo.0,
+        };
+        let line = Line {
+            irq: Arc::clone(&self.irq),
+        };
+        let uart = Uart::from_state(&registers, line, NoEvents, Output(Arc::clone(&self.peer)))
+            .map_err(|_| LoadError::unfit(&section, "its FIFO holds more than that of a 16550A"))?;
+        *lock(&self.state) = State {
+            uart,
+            queue: saved.queue.0.into(),
+            refused: saved.refused,
+            paused: true,
+        };
+        Ok(())
     }
 }
 

@@ -1,6 +1,6 @@
 //! Boot sources.
 
-use api_types::{BootSource, BootSourceList, BootSourceWish, Operation};
+use api_types::{BootSource, BootSourceList, BootSourceWish, Operation, OperationList};
 
 use crate::error::ClientError;
 use crate::transport::{Client, segment};
@@ -33,6 +33,12 @@ impl Client {
     /// Takes back what was written of a boot source.
     pub async fn remove_boot_source(&self, source: &str) -> Result<(), ClientError> {
         self.delete(&path(source, "")).await
+    }
+
+    /// Begins to poll all boot sources that are switched on.
+    pub async fn sync_boot_sources(&self) -> Result<Vec<Operation>, ClientError> {
+        let begun: OperationList = self.post("/v1/boot-sources/-/sync", &serde_json::json!({})).await?;
+        Ok(begun.items)
     }
 
     /// Begins to poll a boot source, and to import what is new.

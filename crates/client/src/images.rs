@@ -41,6 +41,22 @@ impl Client {
         Ok(self.get::<ImageList>("/v1/images?hidden=true").await?.items)
     }
 
+    /// Images that are hidden, or those that are not, of a visibility and an owner; newest first.
+    pub async fn images_that(
+        &self,
+        hidden: bool,
+        visibility: Option<&str>,
+        owner: Option<&str>,
+    ) -> Result<Vec<Image>, ClientError> {
+        let mut path = format!("/v1/images?hidden={hidden}");
+        for (key, value) in [("visibility", visibility), ("owner", owner)] {
+            if let Some(value) = value {
+                path = format!("{path}&{key}={}", segment(value));
+            }
+        }
+        Ok(self.get::<ImageList>(&path).await?.items)
+    }
+
     /// One image, by id, name, alias, digest, or a reference it was pulled by.
     pub async fn image(&self, image: &str) -> Result<Image, ClientError> {
         self.get(&path(image, "")).await
@@ -95,9 +111,19 @@ impl Client {
         self.exchange(Method::PUT, &path, headers, body).await
     }
 
-    /// Begins to copy an image to further stores.
-    pub async fn copy_image(&self, image: &str, stores: Vec<String>) -> Result<ImageAccepted, ClientError> {
-        self.import_image(image, &ImageImport::Copy { stores }).await
+    /// Begins to copy an image to further stores; to all that do not have it where none is named.
+    pub async fn copy_image(
+        &self,
+        image: &str,
+        stores: Vec<String>,
+        allow_failure: Option<bool>,
+    ) -> Result<ImageAccepted, ClientError> {
+        let copy = ImageImport::Copy {
+            all_stores: stores.is_empty(),
+            stores,
+            allow_failure,
+        };
+        self.import_image(image, &copy).await
     }
 
     /// Takes an image out of one of several stores.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use api_types::{Operation, OperationId};
+use api_types::{Operation, OperationId, OperationList};
 
 use crate::error::ClientError;
 use crate::transport::Client;
@@ -11,6 +11,11 @@ use crate::transport::Client;
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 impl Client {
+    /// All operations that are remembered, newest first.
+    pub async fn operations(&self) -> Result<Vec<Operation>, ClientError> {
+        Ok(self.get::<OperationList>("/v1/operations").await?.items)
+    }
+
     /// One operation.
     pub async fn operation(&self, id: OperationId) -> Result<Operation, ClientError> {
         self.get(&format!("/v1/operations/{id}")).await

@@ -40,6 +40,11 @@ impl Client {
         self.post(&path(vm, "/stop"), stop).await
     }
 
+    /// Begins to make a machine's root disk stand alone.
+    pub async fn flatten_vm(&self, vm: &str) -> Result<Operation, ClientError> {
+        self.post(&path(vm, "/flatten"), &serde_json::json!({})).await
+    }
+
     /// Holds a machine still.
     pub async fn pause_vm(&self, vm: &str) -> Result<Vm, ClientError> {
         self.post(&path(vm, "/pause"), &serde_json::json!({})).await

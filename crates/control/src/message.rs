@@ -8,7 +8,7 @@ use crate::report::EndReport;
 use crate::state::VmState;
 
 /// Grows when a message changes its meaning; a daemon adopts only processes that speak its own version or an older one.
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
 /// File descriptor of the listening control socket in a new machine process (first after the standard three).
 pub const CONTROL_LISTENER_FD: i32 = 3;
 /// File descriptor of the listening console socket in a new machine process.
@@ -29,7 +29,8 @@ pub struct ToVm {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum VmRequest {
-    /// Become this machine; the files travel with the frame. Answered when memory, devices and vCPUs stand.
+    /// Become this machine; the files travel with the frame. Answered when memory, devices and vCPUs stand. With an
+    /// [`FdRole::SavedDirectory`], it is the machine that was saved there, and paused.
     Create(Box<CreateVm>),
     /// Run.
     Start,
@@ -53,6 +54,9 @@ pub enum VmRequest {
         #[serde(flatten)]
         change: DiskChange,
     },
+    /// Save the paused machine into a directory, which travels with the frame; answered when all of it is durable. The disks are
+    /// no part of it: they are as the guest left them, flushed.
+    Save,
     /// Tell what the disks are and did; answered by [`FromVm::Disks`].
     DiskReports,
 }
@@ -106,6 +110,13 @@ pub enum FdRole {
     LogDirectory,
     /// Directory in which the report is left.
     RunDirectory,
+    /// Directory that [`VmRequest::Save`] filled: the machine is not booted, it goes on from there, and is paused when it is
+    /// created. Its specification has to be the same in all a guest can see.
+    SavedDirectory {
+        /// Its memory is mapped instead of read: the machine stands at once, however much it is, and pages come when they are
+        /// touched. Checksums of memory are not looked at then, and the file must not change while the machine is there.
+        lazy: bool,
+    },
 }
 
 /// Machine process to daemon.

@@ -11,6 +11,8 @@
 //!                                 vCPU error ─────────────────▶ Ended
 //! ```
 //!
+//! A machine that was saved goes from *Empty* to *Paused* by `Create`, and on by `Resume`.
+//!
 //! *Empty*: the process waits to be told what machine it is. *Created*: memory, devices and vCPUs exist, nothing runs.
 //! *Running*: vCPUs run. *Paused*: vCPUs stand still and devices are drained. *Ended*: the report is written, the process is
 //! about to exit; nothing leads out of it.
@@ -57,12 +59,14 @@ pub enum VmAction {
     ChangeDisk,
     /// Tell of the disks.
     DiskReports,
+    /// Save the machine.
+    Save,
 }
 
 impl VmState {
     /// Whether `action` may be asked for in this state. This table is the only place that says so.
     pub const fn may(self, action: VmAction) -> bool {
-        use VmAction::{ChangeDisk, Create, DiskReports, Pause, PowerButton, Quit, Reset, Resume, Start, Status};
+        use VmAction::{ChangeDisk, Create, DiskReports, Pause, PowerButton, Quit, Reset, Resume, Save, Start, Status};
         match self {
             Self::Empty => matches!(action, Create | Quit | Status),
             Self::Created => matches!(action, Start | ChangeDisk | DiskReports | Quit | Status),
@@ -70,7 +74,7 @@ impl VmState {
                 action,
                 Pause | PowerButton | Reset | ChangeDisk | DiskReports | Quit | Status
             ),
-            Self::Paused => matches!(action, Resume | ChangeDisk | DiskReports | Quit | Status),
+            Self::Paused => matches!(action, Resume | Save | ChangeDisk | DiskReports | Quit | Status),
             Self::Ended => matches!(action, Quit | Status),
         }
     }
@@ -92,6 +96,7 @@ mod tests {
             Reset,
             ChangeDisk,
             DiskReports,
+            Save,
             Quit,
             Status,
         ];
@@ -107,7 +112,7 @@ mod tests {
         );
         assert_eq!(
             allowed(VmState::Paused),
-            [Resume, ChangeDisk, DiskReports, Quit, Status]
+            [Resume, ChangeDisk, DiskReports, Save, Quit, Status]
         );
         assert_eq!(allowed(VmState::Ended), [Quit, Status]);
     }

@@ -9,15 +9,26 @@
 //!                        ▲  │                               │
 //!                        │  └── reset() (stays running)     │
 //!                        └──────────── resume() ◀───────────┘
+//!   built ── Migrate::load() ──▶ paused                     paused ── Migrate::save() ──▶ sections
 //! ```
 
 mod bus;
+#[cfg(any(test, feature = "test-utils"))]
+#[allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::missing_panics_doc,
+    reason = "a conformance test fails by panicking"
+)]
+pub mod conformance;
 mod draining;
 mod interrupt;
+mod migration;
 
 pub use bus::{Bus, BusHandler, Doorbell, MapError};
 pub use draining::Draining;
 pub use interrupt::{IrqLine, MsiMessage, MsiRoutes};
+pub use migration::{Migrate, Migration, Motion, SaveError};
 pub use vmm_sys_util::eventfd::EventFd;
 
 /// A thing in a machine that has a life of its own.
@@ -42,4 +53,7 @@ pub trait Device: Send + Sync {
     /// Return to the state at power-on. The caller guarantees that no vCPU runs; in-flight work is finished or dropped
     /// before this returns, and guest memory is not touched afterwards.
     fn reset(&self);
+
+    /// What of it is saved when its machine moves to another process.
+    fn migration(&self) -> Migration<'_>;
 }

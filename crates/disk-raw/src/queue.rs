@@ -191,7 +191,7 @@ impl DiskIo for RawQueue {
                 return (Err(error), bufs);
             }
             let (result, bufs) = if self.bounces(&bufs) {
-                (self.read_bounced(offset, &bufs).await, bufs)
+                (Box::pin(self.read_bounced(offset, &bufs)).await, bufs)
             } else {
                 self.read_straight(offset, bufs).await
             };
@@ -206,7 +206,7 @@ impl DiskIo for RawQueue {
                 return (Err(error), bufs);
             }
             let (result, bufs) = if self.bounces(&bufs) {
-                (self.write_bounced(offset, &bufs).await, bufs)
+                (Box::pin(self.write_bounced(offset, &bufs)).await, bufs)
             } else {
                 let (result, bufs) = self.ring.write_all(&self.file, offset, bufs).await;
                 (result.map_err(|error| failed(DiskOp::Write, error)), bufs)

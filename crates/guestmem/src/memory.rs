@@ -115,6 +115,14 @@ pub enum CreateError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The file that RAM is to be mapped from is no match.
+    #[error("a file of {len} bytes can not be the memory of a guest that has {size_bytes}")]
+    FileLength {
+        /// Its length, bytes.
+        len: u64,
+        /// What RAM there is, bytes.
+        size_bytes: u64,
+    },
     /// The memory file could not be mapped.
     #[error("cannot map {len} bytes of guest memory at guest address {gpa:#x}")]
     Map {
@@ -159,6 +167,8 @@ struct Ram {
     regions: GuestRam,
     file: Arc<File>,
     size_bytes: u64,
+    /// The file is somebody else's, and what is written here is not in it.
+    private: bool,
 }
 
 /// A machine's RAM. Clones share it; the last clone (or [`crate::IoBuf`]) unmaps it.
@@ -179,18 +189,7 @@ impl GuestMemory {
             return Err(CreateError::BadSize { size_bytes, unit });
         }
         let file = Arc::new(memory_file(size_bytes, hugepages)?);
-        let mut regions = Vec::new();
-        let mut file_offset = 0;
-        for (gpa, len) in ram_ranges(size_bytes) {
-            let place = FileOffset::from_arc(Arc::clone(&file), file_offset);
-            regions.push(map_region(gpa, len, place, config)?);
-            file_offset += len;
-        }
-        let regions = GuestRam::from_regions(regions).map_err(|source| CreateError::Map {
-            gpa: 0,
-            len: size_bytes,
-            source: source.into(),
-        })?;
+        let regions = map_regions(&file, size_bytes, |gpa, len, place| map_region(gpa, len, place, config))?;
         if config.prefault {
             prefault(&regions, unit).map_err(|source| CreateError::Prefault { size_bytes, source })?;
         }
@@ -198,7 +197,36 @@ impl GuestMemory {
             regions,
             file,
             size_bytes,
+            private: false,
         })))
+    }
+
+    /// RAM with the contents of `file`, which is as long, and lies in it as in the memory file of [`GuestMemory::new`]. Nothing is
+    /// read before it is needed, and nothing is written back: a page that is written becomes this RAM's own. Several may be made
+    /// of one file. It must neither change nor be cut while any of them lives.
+    pub fn over(file: File, size_bytes: u64) -> Result<Self, CreateError> {
+        if size_bytes == 0 || !size_bytes.is_multiple_of(PAGE_SIZE) {
+            let unit = PAGE_SIZE;
+            return Err(CreateError::BadSize { size_bytes, unit });
+        }
+        let unreadable = |source| CreateError::File { size_bytes, source };
+        let len = file.metadata().map_err(unreadable)?.len();
+        if len != size_bytes {
+            return Err(CreateError::FileLength { len, size_bytes });
+        }
+        let file = Arc::new(file);
+        let regions = map_regions(&file, size_bytes, map_private)?;
+        Ok(Self(Arc::new(Ram {
+            regions,
+            file,
+            size_bytes,
+            private: true,
+        })))
+    }
+
+    /// The file in which all of RAM is, so that where it has holes there are zeroes; `None` where there is no such file.
+    pub fn whole_file(&self) -> Option<BorrowedFd<'_>> {
+        (!self.0.private).then(|| self.0.file.as_fd())
     }
 
     /// All RAM, bytes.
@@ -275,6 +303,39 @@ fn memory_file(size_bytes: u64, hugepages: Option<HugepageSize>) -> Result<File,
         source: errno.into(),
     })?;
     Ok(File::from(fd))
+}
+
+fn map_regions(
+    file: &Arc<File>,
+    size_bytes: u64,
+    map: impl Fn(u64, u64, FileOffset) -> Result<GuestRegionMmap<DirtyLog>, CreateError>,
+) -> Result<GuestRam, CreateError> {
+    let mut regions = Vec::new();
+    let mut file_offset = 0;
+    for (gpa, len) in ram_ranges(size_bytes) {
+        let place = FileOffset::from_arc(Arc::clone(file), file_offset);
+        regions.push(map(gpa, len, place)?);
+        file_offset += len;
+    }
+    GuestRam::from_regions(regions).map_err(|source| CreateError::Map {
+        gpa: 0,
+        len: size_bytes,
+        source: source.into(),
+    })
+}
+
+fn map_private(gpa: u64, len: u64, place: FileOffset) -> Result<GuestRegionMmap<DirtyLog>, CreateError> {
+    let failed = |source: Box<dyn std::error::Error + Send + Sync>| CreateError::Map { gpa, len, source };
+    let size = usize::try_from(len).map_err(|error| failed(error.into()))?;
+    let mapping = MmapRegion::<DirtyLog>::build(
+        Some(place),
+        size,
+        libc::PROT_READ | libc::PROT_WRITE,
+        libc::MAP_PRIVATE | libc::MAP_NORESERVE,
+    );
+    let mapping = mapping.map_err(|error| failed(error.into()))?;
+    advise_kernel(&mapping, false);
+    GuestRegionMmap::new(mapping, GuestAddress(gpa)).ok_or_else(|| failed("the region wraps around".into()))
 }
 
 fn map_region(
@@ -426,6 +487,27 @@ mod tests {
         memory.stop_dirty_log();
         memory.write_slice(&[1; 10], GuestAddress(0)).unwrap();
         assert_eq!(region.dirty.take()[0], 0);
+    }
+
+    #[test]
+    fn ram_over_a_file_reads_it_and_keeps_what_is_written_to_itself() {
+        let original = memory(MIB, false);
+        original.write_obj(7_u64, GuestAddress(0x3000)).unwrap();
+        let file = || File::from(original.whole_file().unwrap().try_clone_to_owned().unwrap());
+        let (one, other) = (
+            GuestMemory::over(file(), MIB).unwrap(),
+            GuestMemory::over(file(), MIB).unwrap(),
+        );
+        assert_eq!(one.read_obj::<u64>(GuestAddress(0x3000)).unwrap(), 7);
+        one.write_obj(8_u64, GuestAddress(0x3000)).unwrap();
+        for untouched in [&other, &original] {
+            assert_eq!(untouched.read_obj::<u64>(GuestAddress(0x3000)).unwrap(), 7);
+        }
+        assert!(one.whole_file().is_none(), "its file does not have all of it");
+        for wrong in [MIB / 2, 2 * MIB] {
+            let error = GuestMemory::over(file(), wrong).unwrap_err();
+            assert!(matches!(error, CreateError::FileLength { .. }), "{error}");
+        }
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub(crate) struct Begun {
     pub(crate) volumes: Vec<VolumeRecord>,
     /// Pulls, and how many daemons have begun each.
     pub(crate) pulls: Vec<(OperationRecord, u32)>,
+    /// Root disks that are made to stand alone.
+    pub(crate) flattens: Vec<OperationRecord>,
     /// All images, with or without an import or a deletion to go on with.
     pub(crate) images: Vec<ImageRow>,
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use images::CloneWay;
 
 use crate::image_config::ImageConfig;
+use crate::metadefs::MetadefConfig;
 
 /// Settings of the host, all of them decided.
 #[derive(Debug, Clone)]
@@ -38,6 +39,8 @@ pub struct HostConfig {
     pub images: ImageConfig,
     /// Where boot sources are defined, and which are polled.
     pub boot_sources: BootSourceConfig,
+    /// Metadata definitions.
+    pub metadefs: MetadefConfig,
 }
 
 /// Boot sources: images that are tracked.

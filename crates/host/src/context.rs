@@ -11,6 +11,7 @@ use crate::HostConfig;
 use crate::agents::Agents;
 use crate::failure::{Failure, chain};
 use crate::limits;
+use crate::metadefs::Metadefs;
 use crate::operations::LiveOperations;
 use crate::registry::Registry;
 
@@ -26,6 +27,8 @@ pub(crate) struct Context {
     /// Who speaks HTTP for imports.
     pub(crate) agents: Agents,
     pub(crate) operations: LiveOperations,
+    /// Metadata definitions of files.
+    pub(crate) metadefs: Metadefs,
     /// Which stores' files can share blocks, as far as it is known.
     pub(crate) reflinks: Mutex<BTreeMap<StoreName, bool>>,
 }
@@ -62,9 +65,19 @@ impl Context {
         self.config.state_dir.join("images")
     }
 
+    /// Directory of copies of disks on their way to become images; nothing in it outlives a daemon.
+    pub(crate) fn snapshots_dir(&self) -> PathBuf {
+        self.config.state_dir.join("snapshots")
+    }
+
     /// The file of a machine's root disk, which nobody else writes.
     pub(crate) fn root_disk(&self, id: VmId, format: DiskFormat) -> PathBuf {
         self.vm_dir(id).join(ROOT_DISK).with_extension(format.suffix())
+    }
+
+    /// Directory of what a machine is booted with whose disk stands alone.
+    pub(crate) fn boot_dir(&self, id: VmId) -> PathBuf {
+        self.vm_dir(id).join("boot")
     }
 
     /// Directory of a machine's console logs.

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use api_types::{CloneMethod, ErrorCode, EventReason, RootDisk, Vm, VmPhase, VmStatus};
 use image_catalog::Condition;
-use images::{CloneError, CloneWay, ImageRecord};
+use images::{BootParts, CloneError, CloneWay, ImageRecord};
 use jiff::Timestamp;
 use spec::{ByteSize, DiskFormat, Problems, VmId, VmPlan, VmSpec};
 use tokio::sync::SemaphorePermit;
 
-use crate::catalogue::shape;
+use crate::catalogue::{shape, store_code};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::host::Host;
@@ -60,8 +60,12 @@ impl Host {
             None => (spec, Vec::new()),
         };
         let plan = VmPlan::new(&spec, &context.limits).map_err(|problems| Failure::refused(REFUSED, &problems))?;
+        let boot = match &image {
+            Some(image) => self.named_boot(&spec, image, REFUSED).await?,
+            None => BootParts::default(),
+        };
         let image = image.map(|image| image.sealed);
-        check_kernel(&plan, image.as_ref())?;
+        check_kernel(&plan, image.as_ref(), &boot)?;
         let (probed, wanted) = (Arc::clone(context), plan.clone());
         tokio::task::spawn_blocking(move || machine::probe(&probed, &wanted))
             .await
@@ -72,6 +76,7 @@ impl Host {
         plan.machine(id, image.as_ref().and_then(|image| image.cmdline.as_deref()))
             .map_err(|problems| Failure::refused(REFUSED, &problems))?;
         let directory = Unfinished::make(context, id)?;
+        self.put_boot(id, boot).await?;
         let root_disk = match &image {
             Some(image) => Some(self.make_root(id, image, plan.root_size).await?),
             None => None,
@@ -89,6 +94,17 @@ impl Host {
         let machine = Machine::supervise(context, vm.clone());
         self.lock_machines().insert(id, machine);
         Ok(vm)
+    }
+
+    /// Keeps a kernel and a ramdisk that are images of their own with the machine, which needs these images no more.
+    async fn put_boot(&self, id: VmId, boot: BootParts) -> Result<(), Failure> {
+        if boot.kernel.is_none() && boot.initrd.is_none() {
+            return Ok(());
+        }
+        let context = Arc::clone(&self.0.context);
+        let put = tokio::task::spawn_blocking(move || machine::put_boot(&context, id, boot));
+        put.await
+            .map_err(|_| Failure::new(ErrorCode::Internal, "the work was lost"))?
     }
 
     async fn record(&self, vm: &Vm, unmet: Vec<Condition>) -> Result<(), Failure> {
@@ -167,7 +183,12 @@ impl Host {
             images::CloneMethod::SparseCopy => CloneMethod::Copy,
         };
         let reason = format!("root_disks is {}: {}", way_name(way), made.reason);
-        Ok(RootDisk { method, reason, format })
+        Ok(RootDisk {
+            method,
+            reason,
+            format,
+            stands_alone: false,
+        })
     }
 }
 
@@ -194,13 +215,11 @@ fn stands_still(root_disk: Option<RootDisk>) -> VmStatus {
     }
 }
 
-fn check_kernel(plan: &VmPlan, image: Option<&ImageRecord>) -> Result<(), Failure> {
+fn check_kernel(plan: &VmPlan, image: Option<&ImageRecord>, boot: &BootParts) -> Result<(), Failure> {
     match image {
-        Some(image) if plan.boot.kernel.is_none() && image.kernel.is_none() => Err(Failure::refused_field(
-            REFUSED,
-            "boot.kernel",
-            "needed, since the image brings no kernel",
-        )),
+        Some(image) if plan.boot.kernel.is_none() && image.kernel.is_none() && boot.kernel.is_none() => Err(
+            Failure::refused_field(REFUSED, "boot.kernel", "needed, since the image brings no kernel"),
+        ),
         _ => Ok(()),
     }
 }
@@ -230,7 +249,7 @@ fn clone_failure(error: &CloneError) -> Failure {
             format!("{error}: nothing was left of it; remove machines or images, and try again"),
         ),
         CloneError::Cancelled(_) => Failure::of(ErrorCode::Cancelled, error),
-        CloneError::Image(_) => Failure::of(ErrorCode::NotFound, error),
+        CloneError::Image(source) => Failure::of(store_code(source), error),
         CloneError::Exists(_) | CloneError::Qcow2 { .. } | CloneError::Io { .. } => {
             Failure::of(ErrorCode::Internal, error)
         }

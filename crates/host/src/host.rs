@@ -18,9 +18,11 @@ use crate::cache_work::CacheWork;
 use crate::context::{self, Context};
 use crate::failure::Failure;
 use crate::machine::{self, Action, Machine};
+use crate::metadefs::Metadefs;
 use crate::operations::LiveOperations;
 use crate::registry::{self, About, ImageRow, OperationRecord, Registry, RegistryError};
 use crate::tracker::Tracker;
+use crate::upload::Senders;
 use crate::{HostConfig, limits, store_notes, volume_store};
 
 /// Most events in one answer.
@@ -87,6 +89,8 @@ pub(crate) struct Inner {
     pub(crate) volumes: volume_store::Keeper,
     /// What is done for boot sources just now.
     pub(crate) boot: Tracker,
+    /// Who sends images piece by piece just now.
+    pub(crate) uploads: Senders,
     /// What is done for the image cache just now.
     pub(crate) cache: CacheWork,
 }
@@ -115,12 +119,15 @@ impl Host {
             clones: Semaphore::new(CLONES_MAX),
             volumes: volume_store::Keeper::default(),
             boot: Tracker::default(),
+            uploads: Senders::default(),
             cache: CacheWork::default(),
         }));
         host.resume_volumes(begun.volumes);
         host.resume_pulls(begun.pulls);
+        host.resume_flattens(begun.flattens);
         host.resume_images(begun.images);
         tokio::spawn(host.clone().track_boot_sources());
+        tokio::spawn(host.clone().age_uploads());
         tokio::spawn(host.clone().keep_cache());
         host.watch_stores();
         Ok(host)
@@ -305,6 +312,7 @@ fn open_context(config: HostConfig) -> Result<(Context, Left), OpenError> {
     for path in [
         state("vms"),
         state("volumes"),
+        state("snapshots"),
         store_notes::directory(&config.state_dir),
     ] {
         make_dir(&path)?;
@@ -325,6 +333,7 @@ fn open_context(config: HostConfig) -> Result<(Context, Left), OpenError> {
         quota_bytes: config.images.quota_bytes,
         insecure_registries: config.insecure_registries.clone(),
         registry_auth_file: config.registry_auth_file.clone(),
+        registry_policy: config.images.registry.clone(),
         max_disk_bytes: config.image_max_bytes,
         reserved_bytes: config.reserved_space_bytes,
         ..images::Settings::default()
@@ -352,6 +361,7 @@ fn open_context(config: HostConfig) -> Result<(Context, Left), OpenError> {
         },
         reflinks: store_notes::first_trial(&store),
         agents: Agents::open(&config.images),
+        metadefs: Metadefs::read(&config.metadefs),
         config,
         registry,
         store,
@@ -359,6 +369,7 @@ fn open_context(config: HostConfig) -> Result<(Context, Left), OpenError> {
         operations: LiveOperations::default(),
     };
     left.cut_off = clear_disks(&context, &left.vms)?;
+    crate::catalogue::freeze::clear(&context);
     let path = context.volumes_dir();
     volume_store::clear(&context, &left.begun.volumes).map_err(|source| OpenError::Directory { path, source })?;
     // Last, so that a daemon that can not start for another reason does not count.
@@ -411,13 +422,15 @@ fn take_over(change: &registry::Change<'_>, sealed: &[images::ImageRecord]) -> R
         .collect();
     goes_on.extend(images.iter().filter_map(ImageRow::operation));
     let cut_off = Failure::new(ErrorCode::Internal, "the daemon was restarted meanwhile; ask again");
-    let mut pulls = Vec::new();
+    let (mut pulls, mut flattens) = (Vec::new(), Vec::new());
     for operation in change.operations()? {
         if goes_on.contains(&operation.id) || operation.phase.is_final() {
             continue;
         }
         if operation.kind == OperationKind::ImagePull {
             pulls.push((operation, 0));
+        } else if operation.kind == OperationKind::VmFlatten {
+            flattens.push(operation);
         } else {
             change.end_operation(operation.id, OperationPhase::Failed, Err(&cut_off))?;
         }
@@ -425,7 +438,12 @@ fn take_over(change: &registry::Change<'_>, sealed: &[images::ImageRecord]) -> R
     change.event(&About::Host, EventReason::DaemonStarted, "karatd started")?;
     Ok(Left {
         vms: change.vms()?,
-        begun: begun::Begun { volumes, pulls, images },
+        begun: begun::Begun {
+            volumes,
+            pulls,
+            flattens,
+            images,
+        },
         cut_off: Vec::new(),
     })
 }

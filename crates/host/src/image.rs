@@ -73,6 +73,7 @@ impl Host {
                     record: None,
                     max_disk_bytes: None,
                     received: None,
+                    frozen: None,
                 };
                 let result = match &turn {
                     Some(_) => intake::take_in(&host.0.context, wanted, &progress, &cancel).await,

@@ -8,6 +8,9 @@ use image_sources::{AddressPolicy, S3Server};
 use image_trust::policy::TrustPolicy;
 use images::StoreName;
 
+/// Formats of disks that can be taken.
+pub const DISK_FORMATS: [&str; 8] = ["raw", "qcow2", "iso", "vmdk", "vhd", "vhdx", "vdi", "ova"];
+
 /// Images: where they may come from, what has to be proved of them, and where they are kept.
 #[derive(Debug, Clone)]
 pub struct ImageConfig {
@@ -23,12 +26,27 @@ pub struct ImageConfig {
     pub file_roots: Vec<PathBuf>,
     /// Where web downloads may connect to.
     pub web: AddressPolicy,
+    /// Where registries may be, and may lead to.
+    pub registry: AddressPolicy,
     /// Certificate authorities that servers must be vouched for by, PEM; those of the host where none are named.
     pub authorities_pem: Option<Vec<u8>>,
     /// Object stores; the first is asked unless another is named.
     pub s3: Vec<S3Config>,
+    /// Formats of disks that are taken, of [`DISK_FORMATS`].
+    pub disk_formats: Vec<String>,
     /// What has to be proved.
     pub trust: Arc<TrustPolicy>,
+    /// Uploads that can be gone on with.
+    pub uploads: UploadConfig,
+}
+
+/// Uploads that can be gone on with, as far as an operator decides about them.
+#[derive(Debug, Clone, Copy)]
+pub struct UploadConfig {
+    /// Most bytes that all of them may have in all, once they are whole.
+    pub quota_bytes: Option<u64>,
+    /// How long one is kept that nobody goes on with, hours.
+    pub kept_hours: u32,
 }
 
 /// A store of images beside the one in the state directory.
@@ -79,18 +97,21 @@ pub enum ImportMethod {
     File,
     /// What clients send.
     Upload,
+    /// Disks of machines, and volumes.
+    Snapshot,
     /// Images of other stores.
     Copy,
 }
 
 impl ImportMethod {
     /// Every method.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Registry,
         Self::WebDownload,
         Self::S3,
         Self::File,
         Self::Upload,
+        Self::Snapshot,
         Self::Copy,
     ];
 
@@ -102,6 +123,7 @@ impl ImportMethod {
             Self::S3 => "s3",
             Self::File => "file",
             Self::Upload => "upload",
+            Self::Snapshot => "snapshot",
             Self::Copy => "copy",
         }
     }

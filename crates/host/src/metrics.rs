@@ -7,6 +7,7 @@ use api_types::{BootSource, OperationKind, OperationPhase, VmPhase, Volume, Volu
 use control::DiskReport;
 use images::{CloneWay, StoreHealth};
 
+use crate::catalogue::ImageFilter;
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::limits;
@@ -126,8 +127,12 @@ impl Host {
         for volume in &volumes {
             states.entry(volume.state as u8).or_insert((volume.state, 0)).1 += 1;
         }
-        let mut images = self.images(false).await?;
-        images.extend(self.images(true).await?);
+        let hidden = ImageFilter {
+            hidden: true,
+            ..ImageFilter::default()
+        };
+        let mut images = self.images(ImageFilter::default()).await?;
+        images.extend(self.images(hidden).await?);
         let mut sealed: Vec<_> = images
             .iter()
             .filter_map(|image| Some((image.digest.clone()?, image.size_bytes?)))

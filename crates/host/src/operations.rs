@@ -91,6 +91,7 @@ fn to_progress(progress: images::Progress) -> Progress {
         images::Phase::Resolving => "resolve",
         images::Phase::Fetching => "download",
         images::Phase::Unpacking => "unpack",
+        images::Phase::Copying => "copy",
         images::Phase::Converting => "convert",
         images::Phase::Sealing => "seal",
         images::Phase::Publishing => "publish",

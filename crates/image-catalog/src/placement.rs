@@ -5,7 +5,6 @@
 //! all have it, and one that fails takes the others back.
 
 use serde::{Deserialize, Serialize};
-use spec::Name;
 
 use crate::state::ImageAction;
 
@@ -14,16 +13,19 @@ use crate::state::ImageAction;
 #[serde(deny_unknown_fields)]
 pub struct Placement {
     /// Stores that have it, in the order in which they got it.
-    pub stores: Vec<Name>,
+    pub stores: Vec<String>,
     /// Stores it is still to be brought into.
     #[serde(default)]
-    pub importing_to_stores: Vec<Name>,
+    pub importing_to_stores: Vec<String>,
     /// Stores into which it could not be brought.
     #[serde(default)]
-    pub failed_import: Vec<Name>,
+    pub failed_import: Vec<String>,
     /// Stores that got it in what is under way; they are taken back when that fails as a whole.
     #[serde(default)]
-    fresh: Vec<Name>,
+    fresh: Vec<String>,
+    /// Whether it was complete before.
+    #[serde(default)]
+    is_copy: bool,
     /// Whether a store may fail.
     #[serde(default = "yes")]
     allow_failure: bool,
@@ -40,7 +42,7 @@ pub enum StoreWish {
     /// The default one.
     Default,
     /// These.
-    Named(Vec<Name>),
+    Named(Vec<String>),
     /// All of them.
     All,
 }
@@ -49,9 +51,9 @@ pub enum StoreWish {
 #[derive(Debug, Clone, Copy)]
 pub struct Stores<'a> {
     /// All that are configured.
-    pub all: &'a [Name],
+    pub all: &'a [String],
     /// The default one.
-    pub default: &'a Name,
+    pub default: &'a str,
 }
 
 /// Why an image can not be brought into stores, or taken from one.
@@ -59,28 +61,28 @@ pub struct Stores<'a> {
 pub enum PlacementError {
     /// There is none of that name.
     #[error("there is no store {0}: list them to see what there is")]
-    StoreUnknown(Name),
+    StoreUnknown(String),
     /// Nothing was named.
     #[error("no store is named: name one, or ask for all of them")]
     NoStore,
     /// The same one twice.
     #[error("store {0} is named twice")]
-    StoreTwice(Name),
+    StoreTwice(String),
     /// The store has it.
     #[error("store {0} has the image already: leave it out")]
-    AlreadyThere(Name),
+    AlreadyThere(String),
     /// Copies are made from the default store.
     #[error("the image is not in the default store {0}, from which copies are made: copy it there first")]
-    NotInDefault(Name),
+    NotInDefault(String),
     /// One at a time.
     #[error("the image is being copied already: wait until that is done")]
     Busy,
     /// The last copy goes with the image only.
     #[error("store {0} has the only copy of the image: delete the image itself")]
-    LastCopy(Name),
+    LastCopy(String),
     /// The store does not have it.
     #[error("store {0} does not have the image")]
-    NotThere(Name),
+    NotThere(String),
 }
 
 impl PlacementError {
@@ -105,14 +107,14 @@ pub struct Placed {
     /// What the image's state takes note of: [`ImageAction::Activate`] or [`ImageAction::Fail`].
     pub action: Option<ImageAction>,
     /// Stores from which the bytes are to be removed again.
-    pub take_back: Vec<Name>,
+    pub take_back: Vec<String>,
 }
 
 impl StoreWish {
     /// The stores that are meant.
-    fn resolve(&self, stores: Stores<'_>) -> Result<Vec<Name>, PlacementError> {
+    fn resolve(&self, stores: Stores<'_>) -> Result<Vec<String>, PlacementError> {
         let names = match self {
-            Self::Default => vec![stores.default.clone()],
+            Self::Default => vec![stores.default.to_owned()],
             Self::All => stores.all.to_vec(),
             Self::Named(names) => names.clone(),
         };
@@ -147,10 +149,11 @@ impl Placement {
         if !self.importing_to_stores.is_empty() {
             return Err(PlacementError::Busy);
         }
-        if !self.stores.contains(stores.default) {
-            return Err(PlacementError::NotInDefault(stores.default.clone()));
-        }
         let mut names = wish.resolve(stores)?;
+        let in_default = self.stores.iter().chain(&names).any(|name| name == stores.default);
+        if !in_default {
+            return Err(PlacementError::NotInDefault(stores.default.to_owned()));
+        }
         if *wish == StoreWish::All {
             names.retain(|name| !self.stores.contains(name));
         } else if let Some(name) = names.iter().find(|name| self.stores.contains(name)) {
@@ -161,22 +164,41 @@ impl Placement {
             importing_to_stores: names,
             failed_import: Vec::new(),
             fresh: Vec::new(),
+            is_copy: true,
             allow_failure,
         })
     }
 
-    /// `store` has it now.
-    pub fn succeeded(&mut self, store: &Name) -> Placed {
+    /// Whether a store may fail.
+    pub const fn may_fail(&self) -> bool {
+        self.allow_failure
+    }
+
+    /// Nobody wants the stores that are left. Returns those from which the bytes are to be removed again: where no store may fail, all
+    /// that got it in what was under way.
+    pub fn call_off(&mut self) -> Vec<String> {
+        self.importing_to_stores.clear();
+        let fresh = std::mem::take(&mut self.fresh);
+        if self.allow_failure {
+            return Vec::new();
+        }
+        self.stores.retain(|name| !fresh.contains(name));
+        fresh
+    }
+
+    /// `store` has it now. If it `was_there` before, it is never taken back.
+    pub fn succeeded(&mut self, store: &str, was_there: bool) -> Placed {
         if !self.leave_importing(store) {
             return Placed::default();
         }
         let first = self.stores.is_empty();
-        let before = self.stores.len() - self.fresh.len();
-        self.stores.push(store.clone());
-        self.fresh.push(store.clone());
+        self.stores.push(store.to_owned());
+        if !was_there {
+            self.fresh.push(store.to_owned());
+        }
         let done = self.importing_to_stores.is_empty();
         // A copy of an active image changes no state.
-        let activates = before == 0 && if self.allow_failure { first } else { done };
+        let activates = !self.is_copy && if self.allow_failure { first } else { done };
         if done {
             self.fresh.clear();
         }
@@ -187,11 +209,11 @@ impl Placement {
     }
 
     /// It could not be brought into `store`.
-    pub fn failed(&mut self, store: &Name) -> Placed {
+    pub fn failed(&mut self, store: &str) -> Placed {
         if !self.leave_importing(store) {
             return Placed::default();
         }
-        self.failed_import.push(store.clone());
+        self.failed_import.push(store.to_owned());
         let mut take_back = Vec::new();
         if !self.allow_failure {
             self.importing_to_stores.clear();
@@ -210,22 +232,22 @@ impl Placement {
     }
 
     /// Takes the copy in one store away; who calls this removes the bytes.
-    pub fn remove(&mut self, store: &Name) -> Result<(), PlacementError> {
-        if !self.stores.contains(store) {
-            return Err(PlacementError::NotThere(store.clone()));
+    pub fn remove(&mut self, store: &str) -> Result<(), PlacementError> {
+        if !self.stores.iter().any(|name| name == store) {
+            return Err(PlacementError::NotThere(store.to_owned()));
         }
         if !self.importing_to_stores.is_empty() {
             return Err(PlacementError::Busy);
         }
         if self.stores.len() == 1 {
-            return Err(PlacementError::LastCopy(store.clone()));
+            return Err(PlacementError::LastCopy(store.to_owned()));
         }
         self.stores.retain(|name| name != store);
         Ok(())
     }
 
     /// Whether `store` was among those that are under way; it is no longer.
-    fn leave_importing(&mut self, store: &Name) -> bool {
+    fn leave_importing(&mut self, store: &str) -> bool {
         let before = self.importing_to_stores.len();
         self.importing_to_stores.retain(|name| name != store);
         self.importing_to_stores.len() < before

@@ -43,7 +43,7 @@ pub struct AgentOptions {
 /// within a tokio runtime. Proxies named in the environment are not used: behind one no address could be checked.
 #[derive(Clone)]
 pub struct Agent {
-    client: reqwest::Client,
+    pub(crate) client: reqwest::Client,
     pub(crate) policy: Arc<AddressPolicy>,
     pub(crate) limits: Arc<Limits>,
 }
@@ -120,7 +120,7 @@ impl Agent {
         for _ in 0..=self.policy.redirects_max {
             let response = self.exchange(&question, &url).await?;
             let status = response.status();
-            if matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308) {
+            if is_redirect(status) {
                 url = self.next_hop(&url, &response)?;
                 continue;
             }
@@ -171,7 +171,8 @@ impl Agent {
         }
     }
 
-    fn next_hop(&self, url: &Url, response: &Response) -> Result<Url, SourceError> {
+    /// Where a redirect leads, unless it must not.
+    pub(crate) fn next_hop(&self, url: &Url, response: &Response) -> Result<Url, SourceError> {
         let wrong = |problem: String| SourceError::Redirect {
             url: shown(url),
             problem,
@@ -199,6 +200,11 @@ impl Agent {
     }
 }
 
+/// Whether the answer is elsewhere (RFC 9110 §15.4).
+pub(crate) fn is_redirect(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
+}
+
 /// A URL as it may be logged and reported: without user, password, query and fragment.
 pub(crate) fn shown(url: &Url) -> String {
     let mut url = url.clone();
@@ -210,13 +216,19 @@ pub(crate) fn shown(url: &Url) -> String {
     url.into()
 }
 
+/// A URL as sources report it and records keep it: without user, password, query and fragment; none for what is no URL.
+#[must_use]
+pub fn without_secrets(url: &str) -> Option<String> {
+    Url::parse(url).ok().map(|url| shown(&url))
+}
+
 /// True if the end of the body is told from a broken connection.
 pub(crate) fn is_framed(headers: &HeaderMap, length: Option<u64>) -> bool {
     length.is_some() || headers.contains_key(TRANSFER_ENCODING)
 }
 
 /// Why a request failed, from the chain of errors that the HTTP client gives.
-fn explain(error: reqwest::Error, at: &Url) -> SourceError {
+pub(crate) fn explain(error: reqwest::Error, at: &Url) -> SourceError {
     let url = shown(at);
     // The client's own text names the URL, query and all.
     let error = error.without_url();
@@ -250,7 +262,8 @@ fn explain(error: reqwest::Error, at: &Url) -> SourceError {
     }
 }
 
-async fn failure(response: Response, url: &Url) -> SourceError {
+/// What a status of failure means.
+pub(crate) async fn failure(response: Response, url: &Url) -> SourceError {
     let url = shown(url);
     let status = response.status().as_u16();
     let retry_after = retry_after(response.headers(), SystemTime::now());

@@ -12,19 +12,18 @@
 //! Every question after the first begins at the first byte not yet received, so no byte is fetched twice.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use reqwest::header::{CONTENT_RANGE, TRANSFER_ENCODING};
 use reqwest::{Method, Response, StatusCode};
-use tokio::time::Instant;
 use url::Url;
 
 use crate::agent::{Agent, Answer, Question, is_framed};
+use crate::body::{Broken, Flow};
 use crate::error::SourceError;
 use crate::identity::{Comparison, ContentRange, Identity, content_length};
-use crate::limits::{Limits, Patience, RateMeter};
+use crate::limits::{Limits, Patience};
 use crate::opened::{Opened, Progress};
 use crate::target::Target;
 
@@ -243,12 +242,11 @@ impl Fetch {
             _ => return Err(self.answers_wrongly("it does not say which range it sends")),
         };
         Ok(Body {
-            meter: RateMeter::new(&self.agent.limits),
+            flow: Flow::new(&self.agent.limits),
             // Without a stated length, an end that is seen at all was marked as such, or comes with a drop.
             end_is_marked: left.is_none() && headers.contains_key(TRANSFER_ENCODING),
             response,
             left,
-            slow: false,
         })
     }
 
@@ -310,7 +308,7 @@ impl Fetch {
                 Some(body) => body,
                 None => self.reconnect().await?,
             };
-            let broken = match body.piece(&self.agent.limits).await {
+            let broken = match body.flow.piece(&mut body.response, &self.agent.limits).await {
                 Ok(Some(piece)) => {
                     let count = piece.len() as u64;
                     let end = self.offset.saturating_add(count);
@@ -389,46 +387,5 @@ struct Body {
     /// Bytes it has still to bring; none if it was not stated.
     left: Option<u64>,
     end_is_marked: bool,
-    meter: RateMeter,
-    slow: bool,
-}
-
-/// Why a body ended early.
-enum Broken {
-    Off(reqwest::Error),
-    Slow(String),
-}
-
-impl Body {
-    async fn piece(&mut self, limits: &Limits) -> Result<Option<Bytes>, Broken> {
-        let silent_since = Instant::now();
-        loop {
-            if self.slow {
-                return Err(Broken::Slow(format!(
-                    "less than {} bytes/s over {} s",
-                    limits.rate_min_bytes_per_s,
-                    Duration::from_millis(limits.rate_window_ms).as_secs_f32()
-                )));
-            }
-            let silence = limits.idle_timeout().saturating_sub(silent_since.elapsed());
-            if silence.is_zero() {
-                let seconds = limits.idle_timeout().as_secs_f32();
-                return Err(Broken::Slow(format!("nothing came for {seconds} s")));
-            }
-            let since = Instant::now();
-            match tokio::time::timeout(silence.min(self.meter.left()), self.response.chunk()).await {
-                Ok(Ok(piece)) => {
-                    let count = piece.as_ref().map_or(0, |piece| piece.len() as u64);
-                    // What came is not thrown away: the next call fails.
-                    self.slow = !self.meter.note(since, count);
-                    if piece.as_ref().is_some_and(Bytes::is_empty) {
-                        continue;
-                    }
-                    return Ok(piece);
-                }
-                Ok(Err(error)) => return Err(Broken::Off(error)),
-                Err(_) => self.slow = !self.meter.note(since, 0),
-            }
-        }
-    }
+    flow: Flow,
 }

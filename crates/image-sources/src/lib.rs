@@ -54,6 +54,8 @@
 //! A fetch that gave up after several tries has the code of the last one's failure.
 
 mod agent;
+mod body;
+mod call;
 mod chain;
 mod error;
 mod fetch;
@@ -75,7 +77,8 @@ mod tls;
 mod tls_fault;
 mod web;
 
-pub use agent::{Agent, AgentOptions};
+pub use agent::{Agent, AgentOptions, without_secrets};
+pub use call::{Call, Reply};
 pub use error::SourceError;
 pub use file::{FileRoots, FileSource};
 pub use identity::{Comparison, Identity};

@@ -64,6 +64,7 @@ pub struct S3Server {
 #[derive(Debug, Clone)]
 pub struct S3Source {
     agent: Agent,
+    server: String,
     target: Arc<Target>,
 }
 
@@ -88,6 +89,10 @@ impl S3Source {
             text: "the S3 endpoint".to_owned(),
             problem: format!("{error}; it has to look like https://s3.example.org"),
         })?;
+        let authority = match (endpoint.host_str(), endpoint.port()) {
+            (Some(host), Some(port)) => format!("{host}:{port}"),
+            (host, _) => host.unwrap_or_default().to_owned(),
+        };
         let style = match server.style {
             BucketStyle::Path => UrlStyle::Path,
             BucketStyle::VirtualHost => UrlStyle::VirtualHost,
@@ -113,6 +118,7 @@ impl S3Source {
         };
         Ok(Self {
             agent: agent.clone(),
+            server: authority,
             target: Arc::new(Target::S3(object)),
         })
     }
@@ -132,6 +138,12 @@ impl S3Source {
     /// [`SourceError`], when its own tries are used up.
     pub async fn probe(&self) -> Result<Identity, SourceError> {
         fetch::probe(&self.agent, &self.target).await
+    }
+
+    /// The server: host, and port if it is not the usual one.
+    #[must_use]
+    pub fn server(&self) -> &str {
+        &self.server
     }
 
     /// Bucket, key and server.

@@ -45,6 +45,8 @@ pub struct Source {
     scheme: String,
     /// Host and port, bucket, registry; empty for files and uploads.
     host: String,
+    /// Of a bucket the server that has it, host and port; empty where that was not said, and for all else.
+    server: String,
     /// What follows the host, without its first slash.
     path: String,
 }
@@ -55,11 +57,12 @@ impl Source {
         Self {
             scheme: "upload".to_owned(),
             host: String::new(),
+            server: String::new(),
             path: String::new(),
         }
     }
 
-    /// Reads a URL (`http`, `https`, `s3`, `file`) or a registry reference (`host/repository:tag@digest`).
+    /// Reads a URL (`http`, `https`, `s3`, `file`; `s3://bucket@server/key` says which server) or a registry reference (`host/repository:tag@digest`).
     ///
     /// # Errors
     ///
@@ -78,6 +81,7 @@ impl fmt::Display for Source {
         match self.scheme.as_str() {
             "" => write!(f, "{}/{}", self.host, self.path),
             "upload" => f.write_str("upload://"),
+            "s3" if !self.server.is_empty() => write!(f, "s3://{}@{}/{}", self.host, self.server, self.path),
             scheme => write!(f, "{scheme}://{}/{}", self.host, self.path),
         }
     }
@@ -110,7 +114,12 @@ fn url(text: &str, scheme: &str, rest: &str) -> Result<Source, BadSource> {
     };
     let rest = rest.split(['?', '#']).next().unwrap_or_default();
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let (before, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+    // Of an object store it is the bucket that is in front.
+    let (host, server) = match (scheme, before) {
+        ("s3", "") | ("http" | "https" | "file", _) => (host, String::new()),
+        (_, bucket) => (bucket, host.to_ascii_lowercase()),
+    };
     let host = host.to_ascii_lowercase();
     let host = host.strip_suffix(default_port).unwrap_or(&host);
     let host = match scheme {
@@ -126,6 +135,7 @@ fn url(text: &str, scheme: &str, rest: &str) -> Result<Source, BadSource> {
     Ok(Source {
         scheme: scheme.to_owned(),
         host: host.to_owned(),
+        server,
         path,
     })
 }
@@ -194,6 +204,7 @@ fn registry(text: &str) -> Result<Source, BadSource> {
     Ok(Source {
         scheme: String::new(),
         host: if hub { "docker.io".to_owned() } else { host },
+        server: String::new(),
         path,
     })
 }
@@ -207,7 +218,8 @@ pub struct Pattern {
 }
 
 impl Pattern {
-    /// Reads a pattern: `*`, `upload://`, `https://host/path*`, `registry.example.com/team/*`.
+    /// Reads a pattern: `*`, `upload://`, `https://host/path*`, `s3://bucket@server/key*`, `registry.example.com/team/*`. Without a
+    /// server a bucket of that name is meant on whichever server.
     ///
     /// # Errors
     ///
@@ -229,7 +241,15 @@ impl Pattern {
         let Some((scheme, rest)) = text.split_once("://") else {
             return of(Some(Self::registry(text)?));
         };
-        if rest.contains(['?', '#', '@', '%']) {
+        let bucket_on = scheme
+            .eq_ignore_ascii_case("s3")
+            .then(|| rest.split_once('@'))
+            .flatten();
+        // A bucket's server may be named; a part of a URL that is nobody's name may not.
+        let written = bucket_on
+            .filter(|(bucket, server)| !bucket.contains('/') && !bucket.is_empty() && !server.starts_with('/'));
+        let written = written.map_or(rest, |(_, behind)| behind);
+        if written.contains(['?', '#', '@', '%']) {
             return Err(BadSource::of(
                 text,
                 "has a user, query, fragment or percent sign, none of which is part of what patterns are compared with",
@@ -286,6 +306,7 @@ impl Pattern {
         Ok(Source {
             scheme: String::new(),
             host: if hub { "docker.io".to_owned() } else { host },
+            server: String::new(),
             path: if official {
                 format!("library/{path}")
             } else {
@@ -297,7 +318,8 @@ impl Pattern {
     /// Whether `source` is one of those meant.
     pub fn matches(&self, source: &Source) -> bool {
         let Some(parts) = &self.parts else { return true };
-        parts.scheme == source.scheme && glob(&parts.host, &source.host) && glob(&parts.path, &source.path)
+        let is_server = parts.server.is_empty() || glob(&parts.server, &source.server);
+        parts.scheme == source.scheme && is_server && glob(&parts.host, &source.host) && glob(&parts.path, &source.path)
     }
 
     /// Whether all that `other` is about is meant here too. May say no where the answer is yes, never the reverse.

@@ -189,3 +189,41 @@ fn stars_cost_no_more_than_length_times_length() {
             .matches(&Source::parse(&source).unwrap())
     );
 }
+
+#[test]
+fn a_bucket_is_told_from_one_of_the_same_name_elsewhere() {
+    let source = |text: &str| Source::parse(text).unwrap();
+    let (here, there) = (
+        source("s3://Images@S3.test:9000/a.raw"),
+        source("s3://images@other.test/a.raw"),
+    );
+    assert_eq!(here.to_string(), "s3://images@s3.test:9000/a.raw");
+    let pattern = |text: &str| Pattern::parse(text).unwrap();
+    for (text, is_here, is_there) in [
+        ("s3://images@s3.test:9000/*", true, false),
+        ("s3://images@*.test*/*", true, true),
+        ("s3://images/*", true, true),
+        ("s3://*@other.test/*", false, true),
+        ("s3://others@s3.test:9000/*", false, false),
+    ] {
+        let pattern = pattern(text);
+        assert_eq!(
+            (pattern.matches(&here), pattern.matches(&there)),
+            (is_here, is_there),
+            "{text}"
+        );
+    }
+    // Where nobody said which server, a rule for one does not hold.
+    let nowhere = source("s3://images/a.raw");
+    assert!(pattern("s3://images/*").matches(&nowhere) && !pattern("s3://images@s3.test:9000/*").matches(&nowhere));
+    assert!(pattern("s3://images/*").covers(&pattern("s3://images@s3.test/*")));
+    assert!(!pattern("s3://images@s3.test/*").covers(&pattern("s3://images/*")));
+    for text in [
+        "s3://@server/a*",
+        "s3://bucket@/a*",
+        "s3://bucket/a@b",
+        "https://user@host/*",
+    ] {
+        assert!(Pattern::parse(text).is_err(), "{text}");
+    }
+}

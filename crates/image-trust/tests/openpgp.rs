@@ -436,8 +436,7 @@ fn clear_signed_lists() {
         (signed.replace_all(b"disk.img", b"disk.imh"), "openpgp_mismatch"),
         (signed.replace_all(b"last\n", b"last\nmore\n"), "openpgp_mismatch"),
         (signed.replace_all(b"last\n", b""), "openpgp_mismatch"),
-        ([b"first\n", &signed[..]].concat(), "openpgp_not_clear_signed"),
-        ([&signed[..], b"more\n"].concat(), "openpgp_not_clear_signed"),
+        // What else is no such list is tested where it is parsed.
         (LIST.to_vec(), "openpgp_not_clear_signed"),
     ] {
         let outcome = ring.verify_clear_signed(&changed, now).map(|(_, signer)| signer);

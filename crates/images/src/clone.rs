@@ -296,28 +296,23 @@ fn qcow2(target: &Path, error: &(dyn std::error::Error + 'static)) -> CloneError
 
 /// A copy of a sealed file in another store, shared where the file system can. [`io::ErrorKind::Interrupted`] when `stop` says so.
 pub(crate) fn copy_sealed(source: &Path, target: &Path, stop: &dyn Fn() -> bool) -> io::Result<()> {
-    let from = File::open(source)?;
+    copy_shared(&File::open(source)?, target, stop)
+}
+
+/// The same of a file that is open.
+pub(crate) fn copy_shared(from: &File, target: &Path, stop: &dyn Fn() -> bool) -> io::Result<()> {
     let to = OpenOptions::new()
         .read(true)
         .write(true)
         .create_new(true)
         .open(target)?;
-    if rustix::fs::ioctl_ficlone(&to, &from).is_err() {
-        sparse::copy_data(&from, &to, stop)?;
+    if rustix::fs::ioctl_ficlone(&to, from).is_err() {
+        sparse::copy_data(from, &to, stop)?;
     }
     Ok(())
 }
 
 impl Store {
-    /// Makes a disk of `size_bytes` of its own at `target` (which must not exist) from an image's, by reflink where the file
-    /// system can, else by copying what is not a hole: [`Store::make_disk`] with [`CloneWay::Reflink`].
-    ///
-    /// # Errors
-    /// See [`CloneError`].
-    pub async fn clone_disk(&self, digest: &ImageDigest, target: &Path, size_bytes: u64) -> Result<Cloned, CloneError> {
-        self.make_disk(digest, target, size_bytes, CloneWay::Reflink).await
-    }
-
     /// Makes a machine's disk of `size_bytes` at `target` (which must not exist) from an image's. It has the format that the
     /// result tells. Durable when it returns. When the future is dropped a copy stops soon after.
     ///

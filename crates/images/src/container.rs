@@ -7,8 +7,9 @@ use image_trust::policy::Demand;
 use image_trust::{Digests, HashMethod};
 
 use crate::import::{Job, blocking, until};
-use crate::layers::Layers;
+use crate::layers::{Layers, beginning_of};
 use crate::manifest::{Plan, read_label, resolve};
+use crate::partial::Partial;
 use crate::registry::Registry;
 use crate::seal::{DiskFile, Workspace, now_s};
 use crate::store::{INITRD, KERNEL};
@@ -23,7 +24,7 @@ impl Job {
         }
         let stop = self.stop.clone();
         let store = self.store.clone();
-        let registry = until(&stop, store.connect(reference)).await?;
+        let registry = store.connect(reference)?;
         let resolving = async { Ok(resolve(&registry, reference).await?) };
         let plan = until(&stop, resolving).await?;
         let led_to = plan.index_digest.as_ref().unwrap_or(&plan.digest).clone();
@@ -45,9 +46,12 @@ impl Job {
         };
         let label = until(&stop, labelling).await?;
         let job = Arc::new(self);
+        let own = Partial::of(&store, &beginning_of(&plan)).lock_name();
         match job.taken_and_sealed(&registry, &plan, label.clone()).await {
             // Once more, from where it came to, if dropping what nobody wants made room.
-            Err(ImportError::DiskFull(_)) if store.drop_unused() => job.taken_and_sealed(&registry, &plan, label).await,
+            Err(ImportError::DiskFull(_) | ImportError::Quota { .. }) if store.make_way(Some(&own)) => {
+                job.taken_and_sealed(&registry, &plan, label).await
+            }
             result => result,
         }
     }
@@ -90,7 +94,8 @@ impl Job {
     /// Judges and seals what was taken out of the layers. Blocks.
     fn container(&self, plan: &Plan, label: Option<String>, contents: Contents) -> Result<Imported, ImportError> {
         let workspace = Workspace::make(&self.store)?;
-        let (dir, room) = (workspace.0.as_path(), self.store.room()?);
+        let own = Partial::of(&self.store, &beginning_of(plan));
+        let (dir, room) = (workspace.0.as_path(), self.store.room_beside(Some(&own))?);
         let Contents {
             disk,
             kernel,

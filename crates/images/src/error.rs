@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::{ConvertError, CredentialsError, DiskFormatError, ImageDigest, LayerError};
+use crate::{CredentialsError, ImageDigest, LayerError};
 
 /// A cause whose type does not matter to callers.
 pub(crate) type Cause = Box<dyn std::error::Error + Send + Sync>;
@@ -43,6 +43,23 @@ pub enum PullError {
         /// What the connection said.
         #[source]
         source: Cause,
+    },
+    /// It leads to where nothing is fetched from or sent to: by its address, a redirect, or its token service.
+    #[error("registry {registry} is, or leads to, where the configuration does not allow it ([images.registry])")]
+    Denied {
+        /// Host and port.
+        registry: String,
+        /// Which rule.
+        #[source]
+        source: Cause,
+    },
+    /// It answers what makes no sense.
+    #[error("registry {registry} answers wrongly: {problem}")]
+    BadAnswer {
+        /// Host and port.
+        registry: String,
+        /// What is wrong.
+        problem: String,
     },
     /// The registry answered with a failure.
     #[error("registry {registry} answered with status {status}; pull again later: it goes on where it ended")]
@@ -116,27 +133,9 @@ pub enum PullError {
         /// All of them.
         paths: Vec<String>,
     },
-    /// The disk is of no use.
-    #[error("disk {path} of the image cannot be used")]
-    Disk {
-        /// Path in the image.
-        path: String,
-        /// Why.
-        #[source]
-        source: DiskFormatError,
-    },
     /// The kernel command line is of no use.
     #[error("command line of the image (/boot/cmdline or label io.karat.cmdline) {0}")]
     Cmdline(&'static str),
-    /// The disk could not be flattened.
-    #[error("disk {path} of the image could not be converted to raw")]
-    Convert {
-        /// Path in the image.
-        path: String,
-        /// Why.
-        #[source]
-        source: ConvertError,
-    },
     /// The file system of the store is full.
     #[error("no space left for the image under {path}: free some, or remove images")]
     DiskFull {
@@ -168,6 +167,8 @@ impl PullError {
             Self::Credentials(_) => "registry_credentials",
             Self::Unreachable { .. } => "registry_unreachable",
             Self::Insecure { .. } => "registry_not_tls",
+            Self::Denied { .. } => "registry_denied",
+            Self::BadAnswer { .. } => "registry_bad_answer",
             Self::Status { .. } => "registry_status",
             Self::BrokeOff { .. } => "registry_broke_off",
             Self::DigestMismatch { .. } => "registry_digest_mismatch",
@@ -176,9 +177,7 @@ impl PullError {
             Self::Layer { .. } => "container_layer",
             Self::NoDisk { .. } => "container_no_disk",
             Self::Ambiguous { .. } => "container_ambiguous",
-            Self::Disk { .. } => "container_disk",
             Self::Cmdline(_) => "container_cmdline",
-            Self::Convert { .. } => "converter_failed",
             Self::DiskFull { .. } => "store_full",
             Self::Io { .. } => "io",
             Self::Cancelled => "cancelled",
@@ -194,7 +193,6 @@ impl PullError {
                 | Self::Layer { .. }
                 | Self::NoDisk { .. }
                 | Self::Ambiguous { .. }
-                | Self::Disk { .. }
                 | Self::Cmdline(_)
         )
     }

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use crate::seal::hash_file;
-use crate::store::{INITRD, KERNEL, children};
-use crate::{DiskFormat, ImageDigest, ImageRecord, Store, StoreError, record};
+use crate::store::{INITRD, KERNEL, children, occupied};
+use crate::{DiskFormat, ImageDigest, ImageRecord, Store, StoreError, damage, partial, record};
 
 /// What an examination found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +38,15 @@ pub enum Finding {
         /// Which.
         digest: ImageDigest,
     },
+    /// The beginning of an image, that an import can go on with for a week.
+    Beginning {
+        /// Its name below `partial/`.
+        name: String,
+        /// Disk space, bytes.
+        bytes: u64,
+        /// Since it was last gone on with, seconds.
+        age_s: u64,
+    },
     /// Something an import left that is under way no more.
     Leftover {
         /// Its name below `tmp/` or `blobs/`.
@@ -54,6 +63,7 @@ impl Finding {
             Self::Extra { .. } => "extra_file",
             Self::Missing { .. } => "missing",
             Self::Unreferenced { .. } => "unreferenced",
+            Self::Beginning { .. } => "beginning",
             Self::Leftover { .. } => "leftover",
         }
     }
@@ -104,6 +114,15 @@ impl Store {
             let unreferenced = here.difference(referenced).cloned();
             findings.extend(unreferenced.map(|digest| Finding::Unreferenced { digest }));
         }
+        let partial = self.partial();
+        for path in children(&partial).map_err(StoreError::io("list", &partial))? {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            findings.push(Finding::Beginning {
+                name: format!("partial/{name}"),
+                bytes: occupied(&path).map_err(StoreError::io("measure", &path))?,
+                age_s: partial::age(&path).unwrap_or_default().as_secs(),
+            });
+        }
         for part in ["tmp", "blobs"] {
             let dir = self.settings().root.join(part);
             for path in children(&dir).map_err(StoreError::io("list", &dir))? {
@@ -115,7 +134,8 @@ impl Store {
         Ok(findings)
     }
 
-    /// Reads an image again and compares it with its record. Blocks. `stop` is asked now and then; true ends it with an error.
+    /// Reads an image again and compares it with its record; one found damaged is marked, so that it is used no more and the next
+    /// import of it brings its bytes anew. Blocks. `stop` is asked now and then; true ends it with an error.
     ///
     /// # Errors
     /// [`StoreError::Damaged`] if it is not what it was; an image of version 1 has no digest to compare with, so that only its
@@ -131,9 +151,10 @@ impl Store {
         read_all: bool,
         stop: &dyn Fn() -> bool,
     ) -> Result<ImageRecord, StoreError> {
-        let image = self.get(digest)?;
+        // What is marked is read again: a verification that ended badly may have met a fault of the machine and not of the disk.
+        let image = self.get_unmarked(digest)?;
         if !read_all {
-            return Ok(image);
+            return self.get(digest);
         }
         let kernel = image.kernel.as_ref().and_then(|file| file.digest.as_ref());
         let initrd = image.initrd.as_ref().and_then(|file| file.digest.as_ref());
@@ -148,12 +169,13 @@ impl Store {
             let path = dir.join(name);
             let found = hash_file(&path, stop).map_err(StoreError::io("read", &path))?;
             if found != *expected {
-                return Err(StoreError::Damaged {
-                    digest: digest.clone(),
-                    problem: format!("{name} has digest {found} instead of {expected}"),
-                });
+                let problem = format!("{name} has digest {found} instead of {expected}");
+                self.mark_damaged(digest, &problem);
+                let digest = digest.clone();
+                return Err(StoreError::Damaged { digest, problem });
             }
         }
+        self.clear_mark(digest).map_err(StoreError::io("unmark", &dir))?;
         Ok(image)
     }
 
@@ -164,6 +186,7 @@ impl Store {
             DiskFormat::Qcow2.file_name(),
             KERNEL,
             INITRD,
+            damage::MARK,
         ];
         let dir = self.image_dir(digest);
         for path in children(&dir).map_err(StoreError::io("list", &dir))? {

@@ -15,7 +15,6 @@ use std::sync::Arc;
 use image_formats::{DecompressLimits, Expectations};
 use image_sources::{Identity, Opened, Source};
 use image_trust::policy::{Grounds, TrustPolicy, Verdict};
-use oci_client::RegistryOperation;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -25,7 +24,7 @@ use crate::intake::{Pass, Resumable, Room, Taken};
 use crate::partial::{Kept, Partial};
 use crate::progress::Meter;
 use crate::proof::{Proofs, trusted_source};
-use crate::registry::Registry;
+use crate::registry::{Intent, Registry};
 use crate::seal::{DiskFile, Sealing, Workspace, now_s};
 use crate::store::{INITRD, KERNEL};
 use crate::{
@@ -85,7 +84,7 @@ impl Store {
                 return Ok(Origin::Object { identity });
             }
             if let Some(reference) = reference {
-                let registry = store.connect(&reference).await?;
+                let registry = store.connect(&reference)?;
                 let digest = registry.manifest_digest(&reference.manifest_name()).await?;
                 return Ok(Origin::Registry { digest });
             }
@@ -97,8 +96,13 @@ impl Store {
         }
     }
 
-    pub(crate) async fn connect(&self, reference: &Reference) -> Result<Registry, ImportError> {
-        Ok(Registry::connect(reference, self.settings(), &self.0.clients, RegistryOperation::Pull).await?)
+    pub(crate) fn connect(&self, reference: &Reference) -> Result<Registry, ImportError> {
+        Ok(Registry::connect(
+            reference,
+            self.settings(),
+            &self.0.agents,
+            Intent::Pull,
+        )?)
     }
 
     async fn import_steps(
@@ -109,6 +113,7 @@ impl Store {
     ) -> Result<Imported, ImportError> {
         Meter::new(progress, Phase::Resolving, 0);
         self.check_writable()?;
+        self.drop_aged();
         let object = request.source.object();
         let mut job = Job {
             store: self.clone(),
@@ -129,6 +134,10 @@ impl Store {
                 blocking(move || job.copy(&store, &digest)).await
             }
             (_, Some(source)) => job.object(&source).await,
+            (ImportSource::LocalDisk(disk), _) => {
+                job.proofs.foresee(&job.trust, &job.trusted)?;
+                blocking(move || job.local_disk(&disk)).await
+            }
             (ImportSource::Upload(mut reader), _) => {
                 job.proofs.foresee(&job.trust, &job.trusted)?;
                 blocking(move || job.stream(&mut *reader, None)).await
@@ -238,7 +247,10 @@ impl Job {
     /// Takes a stream in, judges and seals it. Blocks.
     fn stream(&self, reader: &mut dyn Read, begun: Option<&Begun>) -> Result<Imported, ImportError> {
         let workspace = Workspace::make(&self.store)?;
-        let (dir, room) = (workspace.0.as_path(), self.store.room()?);
+        let (dir, room) = (
+            workspace.0.as_path(),
+            self.store.room_beside(begun.map(|begun| &begun.partial))?,
+        );
         let path = dir.join(INCOMING);
         let taken = match begun {
             None => self.take_in(reader, path.clone(), &room, None),

@@ -36,6 +36,9 @@ pub enum ImportError {
     /// Its format could not be converted.
     #[error(transparent)]
     Convert(ConvertError),
+    /// A disk of this host could not be read.
+    #[error("the disk cannot be read")]
+    LocalDisk(#[source] Box<disk_image::ConvertError>),
     /// It is not what it should be, or nobody trusted says so.
     #[error(transparent)]
     Untrusted(Box<image_trust::policy::Refusal>),
@@ -102,7 +105,7 @@ pub enum ImportError {
 
 impl ImportError {
     /// A stable name for programs. Those of the parts are documented there: `image-sources`, `image-formats`, `image-trust`; the
-    /// registry's are `registry_…`, the rest `upload_broke_off`, `store_quota`, `store_full`, `no_such_store`, `store_…`, `io`,
+    /// registry's are `registry_…`, the rest `disk_unreadable`, `upload_broke_off`, `store_quota`, `store_full`, `no_such_store`, `store_…`, `io`,
     /// `cancelled`, `proof_too_long`.
     pub fn code(&self) -> &'static str {
         match self {
@@ -114,6 +117,7 @@ impl ImportError {
             Self::Unpack(error) => error.code(),
             Self::Ova(error) => error.code(),
             Self::Convert(error) => error.code(),
+            Self::LocalDisk(_) => "disk_unreadable",
             Self::Untrusted(refusal) => refusal.code(),
             Self::ProofTooLong { .. } => "proof_too_long",
             Self::Upload { .. } => "upload_broke_off",
@@ -143,6 +147,14 @@ impl ImportError {
             Self::Registry(error) => error.is_refusal(),
             _ => false,
         }
+    }
+
+    /// Whether the store is at fault: another one may take the image.
+    pub(crate) const fn is_of_store(&self) -> bool {
+        matches!(
+            self,
+            Self::Quota { .. } | Self::DiskFull(_) | Self::Store(_) | Self::Io { .. }
+        )
     }
 
     /// Whether the same import may succeed later without anybody changing anything.

@@ -6,7 +6,6 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 
 use super::*;
-use crate::qcow2::tests::header;
 
 fn room(left_bytes: u64) -> Room {
     Room {
@@ -96,6 +95,17 @@ fn a_compressed_disk_has_both_digests() {
     assert_eq!(done.seen, packed.len() as u64);
     assert_eq!(taken.digests.get(HashMethod::Sha256), Some(&*sha256(&disk)));
     assert_eq!(taken.packed.unwrap().get(HashMethod::Sha256), Some(&*sha256(&packed)));
+}
+
+/// The header of an empty qcow2 of version 3; no tables.
+fn header(size: u64) -> Vec<u8> {
+    let mut bytes = vec![0; 104];
+    bytes[..4].copy_from_slice(b"QFI\xfb");
+    bytes[7] = 3;
+    bytes[23] = 16;
+    bytes[24..32].copy_from_slice(&size.to_be_bytes());
+    bytes[103] = 104;
+    bytes
 }
 
 #[test]

@@ -33,6 +33,11 @@ use crate::{ImportError, Phase, PullError, store};
 /// Layers that are shorter are rather fetched again than noted, bytes.
 const WORTH_NOTING: u64 = 1 << 20;
 
+/// What the beginning of an image of layers is called by.
+pub(crate) fn beginning_of(plan: &Plan) -> String {
+    format!("manifest {}", plan.digest)
+}
+
 /// An import's layers.
 pub(crate) struct Layers {
     partial: Partial,
@@ -50,7 +55,7 @@ pub(crate) struct Layers {
 impl Layers {
     /// Of the image that `plan` tells of, as far as an import before came with it.
     pub(crate) async fn begin(job: &Job, plan: &Plan) -> Result<Self, ImportError> {
-        let partial = Partial::of(&job.store, &format!("manifest {}", plan.digest));
+        let partial = Partial::of(&job.store, &beginning_of(plan));
         let turn = until(&job.stop, async { Ok(job.store.lock(partial.lock_name()).await) }).await?;
         let wanted = job
             .store
@@ -61,7 +66,7 @@ impl Layers {
                     wrapping: Wrapping::Archive,
                     ..job.expected.clone()
                 },
-                room: job.store.room()?,
+                room: job.store.room_beside(Some(&partial))?,
                 last_layer: plan.layers.len().saturating_sub(1),
             };
             let (max_bytes, methods) = (job.expected.max_bytes, job.proofs.methods());
@@ -106,7 +111,7 @@ impl Layers {
         if job.store.has_room(needed) {
             return Ok(());
         }
-        job.store.drop_unused();
+        job.store.make_way(Some(&self.partial.lock_name()));
         if job.store.has_room(needed) {
             return Ok(());
         }

@@ -10,7 +10,8 @@
 //! <root>/images/sha256/<hex>/    one sealed image: disk.raw or disk.qcow2, kernel, initrd, manifest.json; never opened for writing
 //! <root>/blobs/<hex>             a fetched and verified layer (zstd ones only), kept until the import that wanted it is done
 //! <root>/blobs/<hex>.partial     the beginning of such a layer, continued by the next import
-//! <root>/partial/<hex>/          the beginning of a disk from the web or out of layers, continued by the next import from there
+//! <root>/partial/<hex>/          the beginning of a disk from the web or out of layers, continued by the next import from there,
+//!                                or gone after a week; counts for the store's quota
 //! <root>/tmp/                    imports under way; emptied when a Store opens
 //! ```
 //!
@@ -25,8 +26,8 @@
 //!     └─────────────┴─────────────┴──────────────┴──────────────┴──► error: tmp/ entry gone, blobs/ stays
 //! ```
 //!
-//! raw, ISO and qcow2 disks are sealed as they are, all others as qcow2. [`Store::pull`] is the way of old: it flattens every
-//! disk to raw and names the image by its OCI manifest; images made so go on working.
+//! raw, ISO and qcow2 disks are sealed as they are, all others as qcow2. Images of the first version of the store, all raw and
+//! named by their OCI manifest, go on working.
 //!
 //! # What a container disk contains
 //!
@@ -37,9 +38,11 @@
 //! brought.
 
 mod anchor;
+mod challenge;
 mod clone;
 mod container;
 mod credentials;
+mod damage;
 mod digest;
 mod disk_format;
 mod durable;
@@ -48,7 +51,6 @@ mod error;
 mod examine;
 mod feed;
 mod fetch;
-mod flatten;
 mod gunzip;
 mod import;
 mod import_error;
@@ -57,23 +59,25 @@ mod intake;
 mod layer;
 mod layer_writer;
 mod layers;
+mod local_disk;
 mod manifest;
 mod origin;
 mod partial;
 mod parts;
 mod progress;
 mod proof;
-mod pull;
-mod pull_import;
 mod push;
-mod qcow2;
 mod record;
+mod recovery;
 mod reference;
 mod registry;
+mod registry_agents;
+mod registry_push;
 mod request;
 mod seal;
 mod sparse;
 mod store;
+mod store_error;
 mod store_name;
 mod stores;
 mod taking;
@@ -85,19 +89,21 @@ pub use anchor::Tended;
 pub use clone::{CloneError, CloneMethod, CloneWay, Cloned};
 pub use credentials::CredentialsError;
 pub use digest::{BadDigest, ImageDigest};
-pub use disk_format::{DiskFormat, DiskFormatError, SourceFormat};
+pub use disk_format::{DiskFormat, SourceFormat};
 pub use error::PullError;
 pub use examine::{Examination, Finding};
-pub use flatten::ConvertError;
 pub use import_error::ImportError;
 pub use layer::LayerError;
+pub use local_disk::{BootParts, LocalDisk};
 pub use origin::Origin;
 pub use progress::{Phase, Progress};
-pub use pull::Pulled;
 pub use push::{PushError, Pushed};
 pub use record::{DiskRecord, FileRecord, ImageRecord};
+pub use recovery::Recovery;
 pub use reference::{BadReference, Reference};
+pub use registry_agents::registry_policy;
 pub use request::{ImportRequest, ImportSource, Imported, RequestedProof, SumsRequest};
-pub use store::{OpenError, Recovery, Settings, Store, StoreError, Usage};
+pub use store::{Settings, Store, Usage};
+pub use store_error::{OpenError, StoreError};
 pub use store_name::{BadStoreName, StoreName};
 pub use stores::{Closed, NotPlaced, Opening, Placed, StoreHealth, StoreState, Stores, StoresError};

@@ -159,7 +159,7 @@ fn blob(registry: &Registry, descriptor: &Descriptor) -> Result<Blob, PullError>
 /// The command line in the image's labels. A configuration that is no JSON object (artifacts may have any) has none.
 pub(crate) async fn read_label(registry: &Registry, config: &Blob) -> Result<Option<String>, PullError> {
     use futures_util::StreamExt;
-    if config.size > MANIFEST_MAX {
+    if config.size > MANIFEST_MAX as u64 {
         return Err(registry.manifest_problem(format!("its configuration is longer than {MANIFEST_MAX} bytes")));
     }
     let mut body = registry.blob(&config.digest, 0).await?;

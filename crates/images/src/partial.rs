@@ -8,6 +8,8 @@
 //! <root>/partial/<sha256 of the manifest>/state.json   where in which layer that was, and how to go on decompressing there
 //! ```
 //!
+//! What nobody went on with for a week goes, when the store opens and when an import begins.
+//!
 //! Of the web only disks that are stored as they pass are kept: there a compressed stream is not entered in its middle. Whether
 //! the source is still the same object is for `image-sources` to prove; without an entity tag or date nothing is kept. Layers
 //! are named by their content, and those of gzip can be entered: [`crate::gunzip`].
@@ -15,6 +17,7 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use image_sources::Identity;
 use serde::de::DeserializeOwned;
@@ -116,6 +119,11 @@ impl Partial {
     }
 }
 
+/// How long ago something was noted of the beginning in `dir`; none if that cannot be told.
+pub(crate) fn age(dir: &Path) -> Option<Duration> {
+    dir.join(STATE).metadata().ok()?.modified().ok()?.elapsed().ok()
+}
+
 /// Name of the lock of the beginning in `dir`.
 pub(crate) fn lock_name(dir: &Path) -> String {
     format!("partial {}", dir.file_name().unwrap_or_default().to_string_lossy())
@@ -158,6 +166,25 @@ mod tests {
         .unwrap();
         assert_eq!(recovery.removed, 1, "what nobody noted goes");
         assert!(store.partial().join(partial.dir.file_name().unwrap()).exists());
+        // It is told of, counts for the quota unless it is the import's own, and goes when it is old.
+        let found = store.fsck(&crate::Examination::default(), &|| false).unwrap();
+        let name = format!("partial/{}", partial.dir.file_name().unwrap().to_string_lossy());
+        assert!(
+            matches!(&found[..], [crate::Finding::Beginning { name: found, bytes, .. }] if *found == name && *bytes > 8000),
+            "{found:?}"
+        );
+        let week = Duration::from_secs(7 * 86_400 - 60);
+        let state = || File::options().write(true).open(partial.dir.join(STATE)).unwrap();
+        state().set_modified(std::time::SystemTime::now() - week).unwrap();
+        store.drop_aged();
+        assert!(partial.dir.exists());
+        state()
+            .set_modified(std::time::SystemTime::now() - week - Duration::from_secs(120))
+            .unwrap();
+        store.drop_aged();
+        assert!(!partial.dir.exists());
+        partial.begin().unwrap();
+        std::fs::write(partial.file(), [1; 8192]).unwrap();
         assert!(store.drop_unused_blobs().unwrap() > 0);
         assert!(!partial.dir.exists());
     }

@@ -80,19 +80,12 @@ impl Failure {
     pub(crate) fn of_import(self, digest: &ImageDigest) -> ImportError {
         match self {
             Self::Judged(error) => *error,
-            failure => failure.of_pull(digest).into(),
-        }
-    }
-
-    /// As an error of a pull, which judges nothing.
-    pub(crate) fn of_pull(self, digest: &ImageDigest) -> PullError {
-        match self {
-            Self::Layer(source) => PullError::Layer {
+            Self::Layer(source) => ImportError::Registry(PullError::Layer {
                 digest: digest.clone(),
                 source,
-            },
-            Self::Write(path, source) => PullError::io("write", path)(source),
-            Self::Judged(_) | Self::Stopped => PullError::Cancelled,
+            }),
+            Self::Write(path, source) => ImportError::io("write", path)(source),
+            Self::Stopped => ImportError::Cancelled,
         }
     }
 }

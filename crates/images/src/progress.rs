@@ -13,6 +13,8 @@ pub enum Phase {
     Fetching,
     /// Reading disk, kernel and initrd out of the layers; bytes are compressed bytes read.
     Unpacking,
+    /// Copying a disk of this host; bytes are of the virtual size, or of what a machine copies of its own.
+    Copying,
     /// Converting a disk in a foreign format; bytes are of the virtual size.
     Converting,
     /// Making the image durable and visible; no byte count.

@@ -189,20 +189,24 @@ fn pinned(digest: &ImageDigest) -> Pinned {
 /// A source in the spelling that trust policies are written in.
 pub(crate) fn trusted_source(source: &ImportSource) -> Result<image_trust::Source, ImportError> {
     let text = match source {
-        ImportSource::Upload(_) => return Ok(image_trust::Source::upload()),
+        // What guests write is as trusted as what clients send.
+        ImportSource::Upload(_) | ImportSource::LocalDisk(_) => return Ok(image_trust::Source::upload()),
         ImportSource::Registry { reference } => reference.to_string(),
         ImportSource::Web(source) => source.location(),
-        ImportSource::S3(source) => s3_address(&source.location()),
+        ImportSource::S3(source) => s3_address(&source.location(), source.server()),
         ImportSource::File(source) => format!("file://{}", encoded(&source.path().to_string_lossy())),
         ImportSource::Stored { digest, .. } => format!("file:///{}", digest.hex()),
     };
     image_trust::Source::parse(&text).map_err(ImportError::Location)
 }
 
-/// `s3://bucket/key` of a location, which has the endpoint's host behind it.
-fn s3_address(location: &str) -> String {
+/// `s3://bucket@server/key` of a location, which has the endpoint's host behind it: a bucket of the same name on another server is
+/// another one.
+fn s3_address(location: &str, server: &str) -> String {
     let place = location.rsplit_once(" (").map_or(location, |(place, _)| place);
-    format!("s3://{}", encoded(place.strip_prefix("s3://").unwrap_or(place)))
+    let place = place.strip_prefix("s3://").unwrap_or(place);
+    let (bucket, key) = place.split_once('/').unwrap_or((place, ""));
+    format!("s3://{bucket}@{server}/{}", encoded(key))
 }
 
 /// A plain path as it is written in a URL.
@@ -283,11 +287,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn objects_are_named_without_their_servers() {
-        assert_eq!(
-            s3_address("s3://images/a b (1).raw (s3.test)"),
-            "s3://images/a%20b%20%281%29.raw"
-        );
+    fn objects_are_named_with_their_servers() {
+        let address = s3_address("s3://images/a b (1).raw (s3.test)", "s3.test:9000");
+        assert_eq!(address, "s3://images@s3.test:9000/a%20b%20%281%29.raw");
+        let source = image_trust::Source::parse(&address).unwrap();
+        assert_eq!(source.to_string(), "s3://images@s3.test:9000/a b (1).raw");
     }
 
     #[test]

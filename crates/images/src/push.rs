@@ -7,15 +7,13 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use disk_image::{Chain, ConvertOptions, CreateOptions, Watch};
 use futures_util::stream;
-use oci_client::RegistryOperation;
-use oci_client::errors::OciDistributionError;
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::layer_writer::{self, Layer, Member, Packed};
 use crate::progress::Meter;
-use crate::registry::Registry;
+use crate::registry::{Intent, Registry};
 use crate::seal::Workspace;
 use crate::{
     DiskFormat, ImageDigest, ImageRecord, ImportError, Phase, Progress, PullError, Reference, Store, StoreError,
@@ -119,8 +117,7 @@ impl Store {
             source,
         };
         let image = self.get(digest)?;
-        let connecting = Registry::connect(reference, self.settings(), &self.0.clients, RegistryOperation::Push);
-        let registry = connecting.await.map_err(failed)?;
+        let registry = Registry::connect(reference, self.settings(), &self.0.agents, Intent::Push).map_err(failed)?;
         let packing = Packing {
             store: self.clone(),
             image: image.clone(),
@@ -131,7 +128,7 @@ impl Store {
         let packer = tokio::task::spawn_blocking(move || packing.run(&sender));
         let pieces = stream::unfold(receiver, |mut receiver| async {
             let piece = receiver.recv().await?;
-            Some((piece.map_err(OciDistributionError::from), receiver))
+            Some((piece, receiver))
         });
         let sent = registry.push_stream(pieces).await;
         // What went wrong while packing broke the stream, and is the better reason.
@@ -153,11 +150,12 @@ impl Store {
             "schemaVersion": 2,
             "mediaType": MANIFEST_TYPE,
             "config": { "mediaType": CONFIG_TYPE, "digest": config_name, "size": config_bytes },
-            "layers": [{ "mediaType": LAYER_TYPE, "digest": layer, "size": layer_bytes }],
+            "layers": [{ "mediaType": LAYER_TYPE, "digest": layer.to_string(), "size": layer_bytes }],
         })
         .to_string();
         let digest = ImageDigest::of(manifest.as_bytes());
-        registry.push_manifest(manifest.into()).await.map_err(failed)?;
+        let name = reference.manifest_name();
+        registry.push_manifest(&name, manifest.into()).await.map_err(failed)?;
         tracing::info!(image = %image.digest, %reference, manifest = %digest, "image published");
         Ok(Pushed {
             reference: reference.to_string(),

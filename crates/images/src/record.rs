@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{DiskFormat, ImageDigest, Origin, SourceFormat};
 
+/// What the list of an image's parts begins with, whose digest is the image's name.
+const PARTS: &str = "karat image of parts, version 1\n";
+
 /// Name inside an image's directory.
 pub(crate) const FILE_NAME: &str = "manifest.json";
 /// The version this crate writes.
@@ -127,7 +130,7 @@ impl ImageRecord {
         if kernel.is_none() && initrd.is_none() && cmdline.is_none() {
             return disk.clone();
         }
-        let mut list = format!("disk {disk}\n");
+        let mut list = format!("{PARTS}disk {disk}\n");
         for (part, file) in [("kernel", kernel), ("initrd", initrd)] {
             if let Some(digest) = file.and_then(|file| file.digest.as_ref()) {
                 list.push_str(&format!("{part} {digest}\n"));
@@ -135,6 +138,10 @@ impl ImageRecord {
         }
         if let Some(cmdline) = cmdline {
             list.push_str(&format!("cmdline {cmdline}\n"));
+        }
+        // No disk has this name: a raw one is whole sectors long, which the list is not, and a qcow2 begins otherwise.
+        if list.len().is_multiple_of(512) {
+            list.push('\n');
         }
         ImageDigest::of(list.as_bytes())
     }
@@ -216,8 +223,16 @@ mod tests {
             ImageRecord::name_of(&disk, Some(&one), Some(&two), None),
             ImageRecord::name_of(&disk, Some(&two), Some(&one), None),
             ImageRecord::name_of(&disk, None, None, Some("quiet")),
-            disk,
+            disk.clone(),
         ]);
         assert_eq!(names.len(), 6);
+        // A disk that is made of such a list gets another name, whatever length the list has.
+        for length in 0..1024 {
+            let cmdline = "x".repeat(length);
+            let mut made = format!("{PARTS}disk {disk}\ncmdline {cmdline}\n").into_bytes();
+            made.resize(made.len().next_multiple_of(512), 0);
+            let name = ImageRecord::name_of(&disk, None, None, Some(&cmdline));
+            assert!(name != ImageDigest::of(&made), "{length}");
+        }
     }
 }

@@ -165,11 +165,13 @@ fn split_registry(name: &str) -> Result<(String, &str), String> {
         Some((first, path)) if first.contains(['.', ':']) || first == "localhost" => {
             let first = first.to_ascii_lowercase();
             check_registry(&first)?;
-            let registry = if first == "index.docker.io" {
-                DEFAULT_REGISTRY.to_owned()
-            } else {
-                first
-            };
+            // The port of https says nothing: with and without it one registry is meant, by policies and credentials too.
+            let plain = first.strip_suffix(":443").unwrap_or(&first);
+            let registry = match plain {
+                "index.docker.io" | "registry-1.docker.io" => DEFAULT_REGISTRY,
+                plain => plain,
+            }
+            .to_owned();
             Ok((registry, path))
         }
         _ => Ok((DEFAULT_REGISTRY.to_owned(), name)),

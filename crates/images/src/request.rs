@@ -10,7 +10,7 @@ use image_trust::policy::{TrustPolicy, Verdict};
 use image_trust::x509::ImageSignature;
 use image_trust::{DigestSet, Pinned};
 
-use crate::{ImageDigest, ImageRecord, Origin, Reference, Store, StoreName};
+use crate::{ImageDigest, ImageRecord, LocalDisk, Origin, Reference, Store, StoreName};
 
 /// Where an image comes from.
 pub enum ImportSource {
@@ -27,6 +27,8 @@ pub enum ImportSource {
     File(FileSource),
     /// Bytes that a client sends. Whoever makes the reader sees to it that reading ends when the import is cancelled.
     Upload(Box<dyn Read + Send>),
+    /// What is on a disk of this host.
+    LocalDisk(LocalDisk),
     /// An image of another store.
     Stored {
         /// Its name.
@@ -61,6 +63,7 @@ impl ImportSource {
             Self::S3(_) => "s3",
             Self::File(_) => "file",
             Self::Upload(_) => "upload",
+            Self::LocalDisk(_) => "snapshot",
             Self::Stored { .. } => "copy",
         }
     }
@@ -73,6 +76,7 @@ impl ImportSource {
             Self::S3(source) => source.location(),
             Self::File(source) => source.path().display().to_string(),
             Self::Upload(_) => "upload".to_owned(),
+            Self::LocalDisk(disk) => disk.name.clone(),
             Self::Stored { digest, .. } => digest.to_string(),
         }
     }
@@ -123,6 +127,32 @@ pub struct ImportRequest {
     pub trust: Arc<TrustPolicy>,
     /// Stores it is to be in, see [`crate::Stores::import`]; [`Store::import`] does not look at them.
     pub stores: Vec<StoreName>,
+}
+
+impl ImportRequest {
+    /// The same once more; none for what a client sends, and for a disk that is held still meanwhile.
+    pub(crate) fn again(&self) -> Option<Self> {
+        let source = match &self.source {
+            ImportSource::Registry { reference } => ImportSource::Registry {
+                reference: reference.clone(),
+            },
+            ImportSource::Web(source) => ImportSource::Web(source.clone()),
+            ImportSource::S3(source) => ImportSource::S3(source.clone()),
+            ImportSource::File(source) => ImportSource::File(source.clone()),
+            ImportSource::Stored { digest, store } => ImportSource::Stored {
+                digest: digest.clone(),
+                store: store.clone(),
+            },
+            ImportSource::Upload(_) | ImportSource::LocalDisk(_) => return None,
+        };
+        Some(Self {
+            source,
+            expected: self.expected.clone(),
+            evidence: self.evidence.clone(),
+            trust: Arc::clone(&self.trust),
+            stores: self.stores.clone(),
+        })
+    }
 }
 
 /// What an import came to.

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::intake::Room;
+use crate::partial::Partial;
 use crate::progress::Meter;
 use crate::store::{INITRD, KERNEL};
 use crate::{
@@ -198,15 +199,33 @@ impl Sealing<'_> {
         Ok((image, false))
     }
 
-    /// Looked at again, since other imports may have ended meanwhile.
+    /// Looked at again, since other imports may have ended meanwhile. Beginnings do not count any more: this import's own is what
+    /// is sealed, and others give way.
     fn room_for(&self, taken_bytes: u64) -> Result<(), ImportError> {
-        self.store.room()?.check(taken_bytes)
+        self.store.room_for_images(0)?.check(taken_bytes)
     }
 }
 
 impl Store {
-    /// What the quota and the space that stays free leave to an import.
+    /// What the quota and the space that stays free leave to an import, beside images and the beginnings of other imports.
     pub(crate) fn room(&self) -> Result<Room, ImportError> {
+        self.room_beside(None)
+    }
+
+    /// As [`Self::room`], for an import that goes on with `own`.
+    pub(crate) fn room_beside(&self, own: Option<&Partial>) -> Result<Room, ImportError> {
+        if self.settings().quota_bytes.is_none() {
+            return self.room_for_images(0);
+        }
+        let partial = self.partial();
+        let measured = |path: &Path| store::occupied(path).map_err(ImportError::io("measure", path));
+        let own = own.map_or(Ok(0), |own| measured(own.dir()))?;
+        let begun = measured(&partial)?.saturating_sub(own);
+        self.room_for_images(begun)
+    }
+
+    /// What is left when images and `besides_bytes` are counted.
+    fn room_for_images(&self, besides_bytes: u64) -> Result<Room, ImportError> {
         let store = self.name().clone();
         let settings = self.settings();
         let mut room = Room {
@@ -219,6 +238,7 @@ impl Store {
         if let Some(limit_bytes) = settings.quota_bytes {
             let images = self.images();
             let used = store::occupied(&images).map_err(ImportError::io("measure", &images))?;
+            let used = used.saturating_add(besides_bytes);
             room.left_bytes = limit_bytes.saturating_sub(used);
             room.limit_bytes = limit_bytes;
         }

@@ -9,11 +9,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use image_sources::{AddressPolicy, Limits};
 use tokio::sync::OwnedMutexGuard;
 
 use crate::anchor::Anchor;
-use crate::registry::ClientsOfAll;
-use crate::{DiskFormat, ImageDigest, ImageRecord, StoreName, durable, record};
+use crate::registry_agents::{RegistryAgents, registry_policy};
+use crate::{
+    DiskFormat, ImageDigest, ImageRecord, OpenError, Recovery, StoreError, StoreName, damage, durable, record,
+};
 
 /// Name of a raw disk inside an image's directory.
 pub(crate) const DISK: &str = DiskFormat::Raw.file_name();
@@ -41,6 +44,14 @@ pub struct Settings {
     pub insecure_registries: Vec<String>,
     /// Credentials for registries, in a file as `docker login` writes it; read anew for each use. Default none.
     pub registry_auth_file: Option<PathBuf>,
+    /// Where registries may be, and where they may lead to. Those of `insecure_registries` may be on this host. Default
+    /// [`registry_policy`].
+    pub registry_policy: AddressPolicy,
+    /// How long a registry is waited for, and how slow it may be; how often a fetch is tried again is not among it. Default as for
+    /// the web.
+    pub registry_limits: Limits,
+    /// Certificate authorities that registries must be vouched for by, PEM. Default those of the host.
+    pub registry_authorities_pem: Option<Vec<u8>>,
     /// `qemu-img`, if it is in none of `/usr/bin`, `/usr/local/bin`, `/bin`.
     pub qemu_img: Option<PathBuf>,
     /// How often an import from the web makes what it has durable, so that it goes on there after a crash, bytes. Default 64 MiB.
@@ -63,119 +74,15 @@ impl Default for Settings {
             root: PathBuf::from("/var/lib/karat"),
             insecure_registries: Vec::new(),
             registry_auth_file: None,
+            registry_policy: registry_policy(),
+            registry_limits: Limits::default(),
+            registry_authorities_pem: None,
             qemu_img: None,
             checkpoint_bytes: 64 << 20,
             max_disk_bytes: 256 << 30,
             reserved_bytes: 0,
             convert_limit: Duration::from_secs(3600),
         }
-    }
-}
-
-/// Why a store cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Somebody else has it open.
-    #[error("image store {0} is in use by another process; stop that one, or choose another state directory")]
-    InUse(PathBuf),
-    /// Its file system is missing.
-    #[error("image store {0} has to be a mount point and is none; mount its file system, or clear must_be_mounted")]
-    NotMounted(PathBuf),
-    /// Another directory is in its place.
-    #[error(
-        "{root} is not the image store that was there before; mount the file system that has it, or remove {remembered} to begin \
-         anew with what is there"
-    )]
-    Stranger {
-        /// Where the store was.
-        root: PathBuf,
-        /// The file that has its identity.
-        remembered: PathBuf,
-    },
-    /// A file of it cannot be worked on.
-    #[error("cannot {action} {path} of the image store")]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// With which file.
-        path: PathBuf,
-        /// What the kernel said.
-        #[source]
-        source: io::Error,
-    },
-}
-
-/// What opening found left over.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Recovery {
-    /// Imports and removals that were cut off, and are cleaned away now.
-    pub removed: u64,
-    /// Whole or partial layers, and beginnings of disks, that the next import can use.
-    pub kept_blobs: u64,
-    /// Images whose files are not what they should be, with the reason. They are not listed and not used; remove them.
-    pub damaged: Vec<(String, String)>,
-}
-
-/// Why an image cannot be read or removed.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// There is no such image.
-    #[error("no image {0} in the store; pull it first")]
-    NotFound(ImageDigest),
-    /// Its files are not what they should be.
-    #[error("image {digest} is damaged ({problem}); remove it and pull it again")]
-    Damaged {
-        /// The image.
-        digest: ImageDigest,
-        /// What is wrong.
-        problem: String,
-    },
-    /// It does not bring this file.
-    #[error("image {digest} has no {part}")]
-    NoSuchPart {
-        /// The image.
-        digest: ImageDigest,
-        /// `kernel` or `initrd`.
-        part: &'static str,
-    },
-    /// The store is not there at the moment.
-    #[error(
-        "image store {store} is not available: {problem}; its images can be used again when its file system is back"
-    )]
-    Unavailable {
-        /// Which.
-        store: StoreName,
-        /// What is wrong.
-        problem: String,
-    },
-    /// A file cannot be worked on.
-    #[error("cannot {action} {path}")]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// With which file.
-        path: PathBuf,
-        /// What the kernel said.
-        #[source]
-        source: io::Error,
-    },
-}
-
-impl StoreError {
-    /// A stable name for programs.
-    pub const fn code(&self) -> &'static str {
-        match self {
-            Self::NotFound(_) => "store_no_image",
-            Self::Damaged { .. } => "store_damaged",
-            Self::NoSuchPart { .. } => "store_no_part",
-            Self::Unavailable { .. } => "store_unavailable",
-            Self::Io { .. } => "io",
-        }
-    }
-
-    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        let path = path.to_path_buf();
-        move |source| Self::Io { action, path, source }
     }
 }
 
@@ -209,7 +116,7 @@ pub(crate) struct Inner {
     pub(crate) locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     /// Imports that want a blob, by blob.
     pub(crate) wanted: Mutex<HashMap<ImageDigest, usize>>,
-    pub(crate) clients: ClientsOfAll,
+    pub(crate) agents: RegistryAgents,
 }
 
 impl Store {
@@ -227,42 +134,8 @@ impl Store {
             sealing: Mutex::default(),
             locks: Mutex::default(),
             wanted: Mutex::default(),
-            clients: ClientsOfAll::default(),
+            agents: RegistryAgents::default(),
         }))
-    }
-
-    pub(crate) fn recover(&self) -> io::Result<Recovery> {
-        let mut recovery = Recovery::default();
-        for path in children(&self.tmp())? {
-            match durable::remove_all(&path) {
-                Ok(()) => recovery.removed += 1,
-                // No reason not to open the store.
-                Err(error) => tracing::warn!(path = %path.display(), %error, "a leftover can not be removed"),
-            }
-        }
-        for path in children(&self.partial())? {
-            // Without its state nobody can go on with it; and what has a second name is part of an image already.
-            if !path.join("state.json").exists() || is_shared(&path)? {
-                durable::remove_all(&path)?;
-                recovery.removed += 1;
-            }
-        }
-        recovery.kept_blobs = (children(&self.blobs())?.len() + children(&self.partial())?.len()) as u64;
-        for (name, digest) in self.names()? {
-            let problem = match digest.map(|digest| self.get(&digest)) {
-                None => "its name is no digest".to_owned(),
-                Some(Err(StoreError::Damaged { problem, .. })) => problem,
-                Some(Err(error)) => error.to_string(),
-                // A crash may have come between the rename and the seal of the directory.
-                Some(Ok(image)) => {
-                    durable::seal_dir(&self.image_dir(&image.digest))?;
-                    continue;
-                }
-            };
-            tracing::warn!(image = name, problem, "a damaged image is in the store");
-            recovery.damaged.push((name, problem));
-        }
-        Ok(recovery)
     }
 
     /// All sound images, oldest first.
@@ -281,8 +154,21 @@ impl Store {
         Ok(images)
     }
 
-    /// One image; checks that its files are there in full length.
+    /// One image; checks that its files are there in full length, and that none of them is known to be damaged.
     pub fn get(&self, digest: &ImageDigest) -> Result<ImageRecord, StoreError> {
+        let image = self.get_unmarked(digest)?;
+        let dir = self.image_dir(digest);
+        match damage::mark_of(&dir).map_err(StoreError::io("read", &dir))? {
+            None => Ok(image),
+            Some(problem) => Err(StoreError::Damaged {
+                digest: digest.clone(),
+                problem,
+            }),
+        }
+    }
+
+    /// As [`Self::get`], whatever a mark says.
+    pub(crate) fn get_unmarked(&self, digest: &ImageDigest) -> Result<ImageRecord, StoreError> {
         let dir = self.image_dir(digest);
         let path = dir.join(record::FILE_NAME);
         let damaged = |problem: String| StoreError::Damaged {
@@ -424,7 +310,7 @@ impl Store {
         self.0.settings.root.join("partial")
     }
 
-    fn tmp(&self) -> PathBuf {
+    pub(crate) fn tmp(&self) -> PathBuf {
         self.0.settings.root.join("tmp")
     }
 
@@ -450,7 +336,8 @@ impl Store {
         lock.lock_owned().await
     }
 
-    fn names(&self) -> io::Result<Vec<(String, Option<ImageDigest>)>> {
+    /// What is under `images/`, and the digests that names are.
+    pub(crate) fn names(&self) -> io::Result<Vec<(String, Option<ImageDigest>)>> {
         let name = |path: PathBuf| {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let digest = ImageDigest::from_hex(&name);
@@ -458,18 +345,6 @@ impl Store {
         };
         Ok(children(&self.images())?.into_iter().map(name).collect())
     }
-}
-
-/// Whether a file in this directory has another name elsewhere.
-fn is_shared(dir: &Path) -> io::Result<bool> {
-    use std::os::unix::fs::MetadataExt;
-    for path in children(dir)? {
-        let metadata = path.symlink_metadata()?;
-        if metadata.is_file() && metadata.nlink() > 1 {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 pub(crate) fn children(path: &Path) -> io::Result<Vec<PathBuf>> {

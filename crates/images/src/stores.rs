@@ -191,7 +191,8 @@ impl Stores {
     }
 
     /// Imports an image into the stores that the request names; into the default one if it names none. It is fetched once, into
-    /// the first, and copied to the others. With `allow_failure` it is enough that the first takes it.
+    /// the first, and copied to the others. With `allow_failure` it is enough that one takes it: where the first store is at fault, the
+    /// next is the first. What a client sends can be read once, so then only a store that is not available is passed over.
     ///
     /// # Errors
     /// See [`ImportError`]. Without `allow_failure`, an image that a store does not take may be in others all the same; they keep
@@ -218,14 +219,16 @@ impl Stores {
                 targets.push(store);
             }
         }
-        let Some((first, others)) = targets.split_first() else {
-            return Err(ImportError::NoStore(self.default.clone()).into());
-        };
-        let imported = first.import(request, progress, cancel).await?;
-        let digest = &imported.image.digest;
-        let mut placed = vec![(*first, imported.was_there)];
         let mut failed = Vec::new();
-        for store in others {
+        let first = First {
+            allow_failure,
+            progress,
+            cancel,
+        };
+        let (first, imported) = first.import(request, &mut targets, &mut failed).await?;
+        let digest = &imported.image.digest;
+        let mut placed = vec![(first, imported.was_there)];
+        for store in &targets {
             match store.copy_from(first, digest, progress, cancel).await {
                 Ok(copied) => placed.push((*store, copied.was_there)),
                 Err(error) if allow_failure && !matches!(error, ImportError::Cancelled) => {
@@ -272,6 +275,45 @@ impl Stores {
             .get(name)
             .ok_or_else(|| ImportError::NoStore(name.clone()))?;
         Ok(store.remove(digest)?)
+    }
+}
+
+/// How the first of several stores gets an image.
+struct First<'a> {
+    allow_failure: bool,
+    progress: &'a watch::Sender<Progress>,
+    cancel: &'a CancellationToken,
+}
+
+impl First<'_> {
+    /// Imports into the first of `targets` that takes it, which are those behind it afterwards.
+    async fn import<'s>(
+        &self,
+        request: ImportRequest,
+        targets: &mut Vec<&'s Store>,
+        failed: &mut Vec<(StoreName, ImportError)>,
+    ) -> Result<(&'s Store, Imported), ImportError> {
+        let mut request = Some(request);
+        loop {
+            let Some(now) = request.take() else {
+                return Err(ImportError::Cancelled);
+            };
+            let first = targets.remove(0);
+            let may_fail = self.allow_failure && !targets.is_empty();
+            if may_fail && let Err(error) = first.check_available() {
+                failed.push((first.name().clone(), error.into()));
+                request = Some(now);
+                continue;
+            }
+            request = now.again();
+            match first.import(now, self.progress, self.cancel).await {
+                Ok(imported) => return Ok((first, imported)),
+                Err(error) if may_fail && request.is_some() && error.is_of_store() => {
+                    failed.push((first.name().clone(), error));
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 }
 

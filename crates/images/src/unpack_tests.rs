@@ -25,13 +25,21 @@ fn store(dir: &Path, name: &str, bytes: &[u8]) -> LayerFile {
     }
 }
 
+/// What an import would tell of a layer that is not taken in.
+fn told(failure: Failure, digest: &ImageDigest) -> PullError {
+    match failure.of_import(digest) {
+        crate::ImportError::Registry(error) => error,
+        other => panic!("{other}"),
+    }
+}
+
 fn unpack(layers: &[&[(&str, &[u8])]]) -> Result<(String, Contents), PullError> {
     let dir = tempfile::tempdir().unwrap();
     let mut unpacker = Unpacker::new(dir.path(), 1 << 20, &[]);
     for (index, entries) in layers.iter().enumerate() {
         let layer = layer(dir.path(), &format!("layer-{index}"), entries);
         let added = unpacker.add(&layer, &mut |_| true);
-        added.map_err(|failure| failure.of_pull(&layer.digest))?;
+        added.map_err(|failure| told(failure, &layer.digest))?;
     }
     let contents = unpacker.finish()?;
     let disk = std::fs::read_to_string(&contents.disk.file).unwrap();
@@ -165,7 +173,7 @@ fn bombs_and_damage_are_told_apart() {
         let mut layer = store(dir.path(), "layer", bytes);
         layer.compression = compression;
         let failure = unpacker.add(&layer, &mut |_| true).unwrap_err();
-        failure.of_pull(&layer.digest)
+        told(failure, &layer.digest)
     };
     let whole = std::fs::read(layer(dir.path(), "whole", &[("disk/a.raw", &[7; 9000])]).file).unwrap();
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());

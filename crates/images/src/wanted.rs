@@ -1,16 +1,27 @@
 //! What imports fetched and may want again: layers, and beginnings of disks.
 
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use crate::store::{children, occupied};
 use crate::{ImageDigest, Store, StoreError, durable, fetch, partial};
 
+/// How long a beginning is kept without anybody going on with it: a week, so that an import that fails on a Friday goes on the
+/// Friday after.
+const BEGINNING_AGE_MAX: Duration = Duration::from_secs(7 * 86_400);
+
 impl Store {
     /// Drops whole and partial layers and beginnings of disks that no import under way wants. Returns the bytes freed.
     pub fn drop_unused_blobs(&self) -> Result<u64, StoreError> {
+        self.drop_unused_but(None)
+    }
+
+    /// As [`Self::drop_unused_blobs`], and keeps the beginning whose lock is called `own`.
+    fn drop_unused_but(&self, own: Option<&str>) -> Result<u64, StoreError> {
         let mut freed = 0;
         for path in children(&self.partial()).map_err(StoreError::io("list", &self.partial()))? {
-            if self.is_locked(&partial::lock_name(&path)) {
+            let name = partial::lock_name(&path);
+            if own == Some(name.as_str()) || self.is_locked(&name) {
                 continue;
             }
             freed += occupied(&path).map_err(StoreError::io("measure", &path))?;
@@ -26,6 +37,34 @@ impl Store {
             durable::remove_all(&path).map_err(StoreError::io("remove", &path))?;
         }
         Ok(freed)
+    }
+
+    /// Drops what no import wants, except the beginning whose lock is called `own`, which goes on with it; true if that freed
+    /// anything.
+    pub(crate) fn make_way(&self, own: Option<&str>) -> bool {
+        match self.drop_unused_but(own) {
+            Ok(freed) => freed > 0,
+            Err(error) => {
+                tracing::warn!("cannot drop what no import wants: {error}");
+                false
+            }
+        }
+    }
+
+    /// Drops beginnings that nobody went on with for [`BEGINNING_AGE_MAX`].
+    pub(crate) fn drop_aged(&self) {
+        let Ok(paths) = children(&self.partial()) else { return };
+        for path in paths {
+            let age = partial::age(&path).unwrap_or_default();
+            if age < BEGINNING_AGE_MAX || self.is_locked(&partial::lock_name(&path)) {
+                continue;
+            }
+            let days = age.as_secs() / 86_400;
+            match durable::remove_all(&path) {
+                Ok(()) => tracing::info!(path = %path.display(), days, "a beginning nobody went on with is gone"),
+                Err(error) => tracing::warn!(path = %path.display(), %error, "a leftover can not be removed"),
+            }
+        }
     }
 
     /// Keeps blobs from being dropped until the token is.

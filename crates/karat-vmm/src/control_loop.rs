@@ -213,6 +213,7 @@ impl ControlLoop {
             }
             VmRequest::DiskReports => VmAction::DiskReports,
             VmRequest::Disk { disk, change } => return self.change_disk(ticket, disk, change),
+            VmRequest::Save => return self.save(ticket),
             VmRequest::Start => VmAction::Start,
             VmRequest::Pause => VmAction::Pause,
             VmRequest::Resume => VmAction::Resume,
@@ -251,6 +252,16 @@ impl ControlLoop {
             machine: Box::new(create.machine),
             files,
         });
+    }
+
+    fn save(&mut self, ticket: Ticket) {
+        let connection = self.connections.get_mut(&ticket.connection);
+        let files = connection
+            .map(|connection| connection.take_files(1))
+            .unwrap_or_default();
+        tracing::info!(connection = ticket.connection, "asked to save the machine");
+        let directory = files.into_iter().next();
+        self.driver.send(Action::Save { ticket, directory });
     }
 
     fn change_disk(&mut self, ticket: Ticket, disk: Name, change: DiskChange) {

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use api_types::{ByteSize, DiskWish};
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::image_args::{BootSourceCommand, ImageCommand};
+use crate::image_args::ImageCommand;
+use crate::metadefs::MetadefCommand;
+use crate::source_args::BootSourceCommand;
 use crate::volume_args::{VolumeCommand, parse_disk};
 
 /// Pulls golden images and runs machines on this host.
@@ -83,6 +85,12 @@ pub(crate) enum Command {
         #[arg(long, value_name = "SECONDS")]
         timeout: Option<u32>,
     },
+    /// Make the root disks of machines stand alone, so that their images are not needed any more. The machines may run.
+    Flatten {
+        /// Names or ids.
+        #[arg(required = true)]
+        vms: Vec<String>,
+    },
     /// Power-cycle running machines without waiting for their guests.
     Reset {
         /// Names or ids.
@@ -116,6 +124,9 @@ pub(crate) enum Command {
     /// Boot sources: images that are tracked by a schedule.
     #[command(subcommand)]
     BootSource(BootSourceCommand),
+    /// Metadata definitions: which properties images can have, and what they mean.
+    #[command(subcommand)]
+    Metadef(MetadefCommand),
     /// Volumes: disks that outlive machines.
     #[command(subcommand)]
     Volume(VolumeCommand),

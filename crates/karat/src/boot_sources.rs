@@ -4,9 +4,9 @@ use api_types::{BootSource, BootSourceWish};
 use client::Client;
 
 use crate::args::Format;
-use crate::image_args::BootSourceCommand;
 use crate::output::{columns, fields, say, write};
 use crate::progress::Progress;
+use crate::source_args::BootSourceCommand;
 
 /// Carries a command out.
 pub(crate) async fn run(client: &Client, command: BootSourceCommand, format: Format) -> anyhow::Result<()> {
@@ -23,7 +23,8 @@ pub(crate) async fn run(client: &Client, command: BootSourceCommand, format: For
             };
             write(format, &source, describe)?;
         }
-        BootSourceCommand::Sync { sources } => {
+        BootSourceCommand::Sync { all: true, .. } => sync_all(client).await?,
+        BootSourceCommand::Sync { sources, .. } => {
             for source in sources {
                 let operation = client.sync_boot_source(&source).await?;
                 let progress = Progress::new(&source);
@@ -41,6 +42,26 @@ pub(crate) async fn run(client: &Client, command: BootSourceCommand, format: For
             }
         }
     }
+    Ok(())
+}
+
+/// Waits for all, and then tells which are not up to date.
+async fn sync_all(client: &Client) -> anyhow::Result<()> {
+    let mut failed = 0;
+    for operation in client.sync_boot_sources().await? {
+        let source = &operation.subject;
+        let progress = Progress::new(source);
+        let ended = client.wait(operation.id, |operation| progress.show(operation)).await;
+        drop(progress);
+        match ended {
+            Ok(_) => say(&format!("{source} is up to date")),
+            Err(error) => {
+                failed += 1;
+                say(&format!("{source}: {error}"));
+            }
+        }
+    }
+    anyhow::ensure!(failed == 0, "{failed} boot sources are not up to date");
     Ok(())
 }
 
@@ -93,6 +114,11 @@ fn up_to_date(source: &BootSource) -> String {
 fn describe(source: &BootSource) -> String {
     let definition = &source.definition;
     let from = definition.source.clone().unwrap_or_default();
+    let digests: Vec<_> = [from.checksums, from.checksums_signature]
+        .into_iter()
+        .flatten()
+        .collect();
+    let digests = digests.join(", signed by ");
     let from = [from.registry, from.url, from.s3, from.file];
     let imports = source.imports.iter();
     let imports: Vec<_> = imports
@@ -122,6 +148,12 @@ fn describe(source: &BootSource) -> String {
                 .map(|keep| keep.to_string())
                 .unwrap_or_default(),
         ),
+        ("store", definition.store.clone().unwrap_or_default()),
+        (
+            "largest disk",
+            definition.max_size.map(|size| size.to_string()).unwrap_or_default(),
+        ),
+        ("digests", digests),
         ("defined in", source.defined_in.clone().unwrap_or_default()),
         ("conditions", conditions.join("; ")),
         ("imports", imports.join(", ")),

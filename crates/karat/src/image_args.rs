@@ -1,9 +1,9 @@
-//! What can be typed after `karat image` and `karat boot-source`.
+//! What can be typed after `karat image`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use api_types::{BootSourceFrom, BootSourceWish, ImageCreate, ImageImport, ImagePatch, ImageSums, ImportOptions};
+use api_types::{ImageCreate, ImageImport, ImagePatch, ImageSums, ImportOptions};
 use clap::Subcommand;
 
 #[derive(Debug, Subcommand)]
@@ -18,6 +18,12 @@ pub(crate) enum ImageCommand {
         /// Those that are hidden instead.
         #[arg(long)]
         hidden: bool,
+        /// Those that are private, shared, community or public.
+        #[arg(long)]
+        visibility: Option<String>,
+        /// Those of an owner.
+        #[arg(long)]
+        owner: Option<String>,
     },
     /// Show one image.
     Show {
@@ -36,15 +42,22 @@ pub(crate) enum ImageCommand {
         #[command(flatten)]
         options: Box<ImportArgs>,
     },
-    /// Send a file as the data of a record, which is made where there is none. It may be packed (gzip, xz, zstd, bzip2).
+    /// Send a file as the data of a record, which is made where there is none. It may be packed (gzip, xz, zstd, bzip2). What breaks off
+    /// is gone on with, also by a second command with the same file.
     Upload(UploadImageArgs),
     /// Copy an image to further stores.
     Copy {
         /// Id, name, digest or reference.
         image: String,
-        /// Names of stores; `karat image import-info` lists them.
-        #[arg(required = true)]
+        /// Names of stores that do not have it; `karat image import-info` lists them.
+        #[arg(required_unless_present = "all_stores", conflicts_with = "all_stores")]
         stores: Vec<String>,
+        /// All stores that do not have it.
+        #[arg(long)]
+        all_stores: bool,
+        /// Whether some of them may fail. Default: true.
+        #[arg(long, value_name = "BOOL")]
+        allow_failure: Option<bool>,
     },
     /// Take an image out of one of several stores.
     Displace {
@@ -137,8 +150,20 @@ pub(crate) struct CreateImageArgs {
     /// `docker://…`, `https://…`, `s3://…`, or an absolute path.
     #[arg(long, value_parser = parse_import)]
     pub(crate) from: Option<ImageImport>,
+    /// Machine whose disk becomes the image, as it is at one instant. It may run.
+    #[arg(long, value_name = "VM", conflicts_with_all = ["from", "from_volume"])]
+    from_vm: Option<String>,
+    /// Which of the machine's disks. Default: root.
+    #[arg(long, requires = "from_vm")]
+    disk: Option<String>,
+    /// Volume that becomes the image, as it is at one instant.
+    #[arg(long, value_name = "VOLUME", conflicts_with = "from")]
+    from_volume: Option<String>,
     #[command(flatten)]
     options: ImportArgs,
+    /// Whose it is.
+    #[arg(long)]
+    owner: Option<String>,
     #[command(flatten)]
     pub(crate) fields: ImageFields,
 }
@@ -172,9 +197,12 @@ pub(crate) struct ImportArgs {
     /// Store it shall be in. May be given several times. Default: the default store.
     #[arg(long)]
     store: Vec<String>,
-    /// Whether it is enough that the first of several stores takes it.
-    #[arg(long)]
-    allow_failure: bool,
+    /// All stores.
+    #[arg(long, conflicts_with = "store")]
+    all_stores: bool,
+    /// Whether it is enough that one of several stores takes it. Default: true.
+    #[arg(long, value_name = "BOOL")]
+    allow_failure: Option<bool>,
 }
 
 impl ImportArgs {
@@ -187,6 +215,7 @@ impl ImportArgs {
                 name: None,
             }),
             stores: self.store.clone(),
+            all_stores: self.all_stores,
             allow_failure: self.allow_failure,
         })
     }
@@ -224,6 +253,9 @@ pub(crate) struct ImageFields {
     /// Whether ordinary lists leave it out.
     #[arg(long, value_name = "BOOL")]
     hidden: Option<bool>,
+    /// private, shared, community or public: kept and listed by; everybody who may use the API sees all.
+    #[arg(long)]
+    visibility: Option<String>,
     /// Word to find it by. May be given several times.
     #[arg(long)]
     tag: Vec<String>,
@@ -233,6 +265,18 @@ pub(crate) struct ImageFields {
 }
 
 impl CreateImageArgs {
+    /// What is imported at once.
+    fn source(&self) -> Option<ImageImport> {
+        let snapshot = self.from_vm.is_some() || self.from_volume.is_some();
+        let snapshot = snapshot.then(|| ImageImport::Snapshot {
+            vm: self.from_vm.clone(),
+            disk: self.disk.clone(),
+            volume: self.from_volume.clone(),
+            options: ImportOptions::default(),
+        });
+        self.from.clone().or(snapshot)
+    }
+
     pub(crate) fn wish(&self) -> ImageCreate {
         let fields = &self.fields;
         ImageCreate {
@@ -242,9 +286,11 @@ impl CreateImageArgs {
             min_ram_mib: fields.min_ram.unwrap_or(0),
             protected: fields.protected.unwrap_or(false),
             hidden: fields.hidden.unwrap_or(false),
+            visibility: fields.visibility.clone(),
+            owner: self.owner.clone(),
             tags: fields.tag.iter().cloned().collect(),
             properties: fields.property.iter().cloned().collect(),
-            import: self.from.clone().map(|from| self.options.ask(from)),
+            import: self.source().map(|from| self.options.ask(from)),
             ..ImageCreate::default()
         }
     }
@@ -264,6 +310,7 @@ impl SetImageArgs {
             min_ram_mib: fields.min_ram,
             protected: fields.protected,
             hidden: fields.hidden,
+            visibility: fields.visibility.clone(),
             tags: (!tags.is_empty()).then_some(tags),
             properties: (!properties.is_empty()).then_some(properties),
             ..ImagePatch::default()
@@ -271,91 +318,7 @@ impl SetImageArgs {
     }
 }
 
-#[derive(Debug, Subcommand)]
-pub(crate) enum BootSourceCommand {
-    /// List boot sources.
-    Ls,
-    /// Show one boot source.
-    Show {
-        /// Name.
-        source: String,
-    },
-    /// Track an image under a name, or change how one is tracked.
-    Set(Box<SetSourceArgs>),
-    /// Look for a newer image now, and import it.
-    Sync {
-        /// Names.
-        #[arg(required = true)]
-        sources: Vec<String>,
-    },
-    /// Switch boot sources on.
-    Enable {
-        /// Names.
-        #[arg(required = true)]
-        sources: Vec<String>,
-    },
-    /// Switch boot sources off; their images and aliases stay.
-    Disable {
-        /// Names.
-        #[arg(required = true)]
-        sources: Vec<String>,
-    },
-    /// Remove boot sources that were not defined in files, and changes to those that were.
-    Rm {
-        /// Names.
-        #[arg(required = true)]
-        sources: Vec<String>,
-    },
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct SetSourceArgs {
-    /// Name.
-    pub(crate) source: String,
-    /// `docker://…`, `https://…`, `s3://…`, or an absolute path.
-    #[arg(long, value_parser = parse_import)]
-    from: Option<ImageImport>,
-    /// When to look: five cron fields in UTC, or @daily and the like.
-    #[arg(long, value_name = "CRON")]
-    schedule: Option<String>,
-    /// Alias that leads to the newest import.
-    #[arg(long, value_name = "ALIAS")]
-    managed: Option<String>,
-    /// How many imports are kept.
-    #[arg(long, value_name = "NUMBER")]
-    keep: Option<u32>,
-    /// A line that tells what it is.
-    #[arg(long)]
-    description: Option<String>,
-}
-
-impl SetSourceArgs {
-    pub(crate) fn wish(&self) -> BootSourceWish {
-        BootSourceWish {
-            description: self.description.clone(),
-            source: self.from.clone().map(source),
-            schedule: self.schedule.clone(),
-            managed: self.managed.clone(),
-            imports_to_keep: self.keep,
-            ..BootSourceWish::default()
-        }
-    }
-}
-
-fn source(from: ImageImport) -> BootSourceFrom {
-    let mut source = BootSourceFrom::default();
-    match from {
-        ImageImport::Registry { reference, .. } => source.registry = Some(reference),
-        ImageImport::WebDownload { url, .. } => source.url = Some(url),
-        ImageImport::S3 { url, .. } => source.s3 = Some(url),
-        ImageImport::File { path, .. } => source.file = Some(path),
-        // What is parsed is none of these.
-        ImageImport::Upload { .. } | ImageImport::Copy { .. } => {}
-    }
-    source
-}
-
-fn parse_import(text: &str) -> Result<ImageImport, String> {
+pub(crate) fn parse_import(text: &str) -> Result<ImageImport, String> {
     if let Some(reference) = text.strip_prefix("docker://") {
         Ok(ImageImport::registry(reference))
     } else if text.starts_with("http://") || text.starts_with("https://") {

@@ -1,14 +1,14 @@
 //! `karat image …`.
 
-use anyhow::Context;
-use api_types::{ErrorCode, Image, ImageAccepted, ImageCreate, ImageFinding, ImageImportInfo};
-use client::{Client, ClientError, ImageUpload};
+use api_types::{ErrorCode, Image, ImageAccepted, ImageFinding, ImageImportInfo};
+use client::{Client, ClientError};
 
 use crate::args::Format;
-use crate::image_args::{ImageCommand, UploadImageArgs};
+use crate::image_args::ImageCommand;
 use crate::image_stores;
 use crate::output::{columns, fields, human, say, word, write};
-use crate::progress::{Progress, Sending};
+use crate::progress::Progress;
+use crate::upload;
 
 /// Carries a command out.
 pub(crate) async fn run(client: &Client, command: ImageCommand, format: Format) -> anyhow::Result<()> {
@@ -17,7 +17,16 @@ pub(crate) async fn run(client: &Client, command: ImageCommand, format: Format) 
             let image = fetch(client, &reference).await?;
             write(format, &image, digest_line)?;
         }
-        ImageCommand::Ls { hidden } => list(client, hidden, format).await?,
+        ImageCommand::Ls {
+            hidden,
+            visibility,
+            owner,
+        } => {
+            let images = client
+                .images_that(hidden, visibility.as_deref(), owner.as_deref())
+                .await?;
+            list(&images, format)?;
+        }
         ImageCommand::Show { image } => write(format, &client.image(&image).await?, describe)?,
         ImageCommand::Create(args) => {
             let accepted = client.create_image(&args.wish()).await?;
@@ -27,12 +36,16 @@ pub(crate) async fn run(client: &Client, command: ImageCommand, format: Format) 
             let accepted = client.import_image(&image, &options.ask(from)).await?;
             imported(client, &image, accepted, format).await?;
         }
-        ImageCommand::Upload(args) => upload(client, args, format).await?,
-        ImageCommand::Copy { image, stores } => {
-            let accepted = client.copy_image(&image, stores).await?;
-            follow(client, &image, accepted).await?;
-            say(&format!("copied {image}"));
+        ImageCommand::Upload(args) => {
+            let accepted = upload::send(client, &args).await?;
+            imported(client, &args.image, accepted, format).await?;
         }
+        ImageCommand::Copy {
+            image,
+            stores,
+            allow_failure,
+            ..
+        } => copy(client, &image, stores, allow_failure).await?,
         ImageCommand::Displace { image, store } => {
             client.displace_image(&image, &store).await?;
             say(&format!("took {image} out of {store}"));
@@ -41,19 +54,8 @@ pub(crate) async fn run(client: &Client, command: ImageCommand, format: Format) 
             let image = client.edit_image(&args.image, &args.patch()).await?;
             write(format, &image, describe)?;
         }
-        ImageCommand::Verify { images } => {
-            for image in images {
-                let operation = client.verify_image(&image).await?;
-                client.wait(operation.id, |_| ()).await?;
-                say(&format!("{image} is what it was"));
-            }
-        }
-        ImageCommand::Push { image, reference } => {
-            let operation = client.push_image(&image, &reference).await?;
-            let progress = Progress::new(&reference);
-            client.wait(operation.id, |operation| progress.show(operation)).await?;
-            say(&format!("published {image} as {reference}"));
-        }
+        ImageCommand::Verify { images } => verify(client, images).await?,
+        ImageCommand::Push { image, reference } => push(client, &image, &reference).await?,
         ImageCommand::Deactivate { images } => {
             for image in images {
                 client.deactivate_image(&image).await?;
@@ -80,6 +82,30 @@ pub(crate) async fn run(client: &Client, command: ImageCommand, format: Format) 
     Ok(())
 }
 
+async fn copy(client: &Client, image: &str, stores: Vec<String>, allow_failure: Option<bool>) -> anyhow::Result<()> {
+    let accepted = client.copy_image(image, stores, allow_failure).await?;
+    follow(client, image, accepted).await?;
+    say(&format!("copied {image}"));
+    Ok(())
+}
+
+async fn verify(client: &Client, images: Vec<String>) -> anyhow::Result<()> {
+    for image in images {
+        let operation = client.verify_image(&image).await?;
+        client.wait(operation.id, |_| ()).await?;
+        say(&format!("{image} is what it was"));
+    }
+    Ok(())
+}
+
+async fn push(client: &Client, image: &str, reference: &str) -> anyhow::Result<()> {
+    let operation = client.push_image(image, reference).await?;
+    let progress = Progress::new(reference);
+    client.wait(operation.id, |operation| progress.show(operation)).await?;
+    say(&format!("published {image} as {reference}"));
+    Ok(())
+}
+
 async fn fsck(client: &Client, format: Format) -> anyhow::Result<()> {
     let found = client.fsck_images().await?;
     write(format, &found, |found| {
@@ -96,33 +122,6 @@ async fn fsck(client: &Client, format: Format) -> anyhow::Result<()> {
     })?;
     anyhow::ensure!(found.findings.is_empty(), "records and stores do not agree");
     Ok(())
-}
-
-/// Makes the record where there is none, and sends its data.
-async fn upload(client: &Client, args: UploadImageArgs, format: Format) -> anyhow::Result<()> {
-    let path = &args.file;
-    let opened = tokio::fs::File::open(path).await;
-    let file = opened.with_context(|| format!("{} can not be opened", path.display()))?;
-    let length = file.metadata().await.context("its length can not be read")?.len();
-    match client.image(&args.image).await {
-        Err(ClientError::Refused(problem)) if problem.code == ErrorCode::NotFound => {
-            let create = ImageCreate {
-                name: Some(args.image.clone()),
-                ..ImageCreate::default()
-            };
-            client.create_image(&create).await?;
-        }
-        other => drop(other?),
-    }
-    let sending = Sending::new(&args.image, 0, length);
-    let upload = ImageUpload {
-        file,
-        length,
-        digest: args.digest,
-        store: args.store,
-    };
-    let accepted = client.upload_image(&args.image, upload, move |sent| sending.show(sent));
-    imported(client, &args.image, accepted.await?, format).await
 }
 
 /// Waits for an import, and prints what the record is then.
@@ -185,12 +184,7 @@ async fn fetch(client: &Client, reference: &str) -> anyhow::Result<Image> {
     Ok(client.image(&digest).await?)
 }
 
-async fn list(client: &Client, hidden: bool, format: Format) -> anyhow::Result<()> {
-    let images = if hidden {
-        client.hidden_images().await?
-    } else {
-        client.images().await?
-    };
+fn list(images: &[Image], format: Format) -> anyhow::Result<()> {
     write(format, &images, |images| {
         let row = |image: &Image| {
             [
@@ -248,6 +242,8 @@ fn describe(image: &Image) -> String {
         ("digest", image.digest.clone().unwrap_or_default()),
         ("references", image.references.join(", ")),
         ("stores", image.stores.join(", ")),
+        ("on the way to stores", image.importing_to_stores.join(", ")),
+        ("not in stores", image.failed_import.join(", ")),
         ("aliases", image.aliases.join(", ")),
         ("boot source", image.boot_source.clone().unwrap_or_default()),
         ("came as", image.source_format.clone().unwrap_or_default()),
@@ -257,6 +253,8 @@ fn describe(image: &Image) -> String {
         ("cmdline", image.cmdline.clone().unwrap_or_default()),
         ("least disk", least(image.min_disk_gib, "GiB")),
         ("least memory", least(image.min_ram_mib, "MiB")),
+        ("visibility", image.visibility.clone()),
+        ("owner", image.owner.clone().unwrap_or_default()),
         ("protected", yes(image.protected)),
         ("hidden", yes(image.hidden)),
         ("tags", image.tags.iter().cloned().collect::<Vec<_>>().join(", ")),

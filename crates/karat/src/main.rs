@@ -8,10 +8,13 @@ mod console;
 mod image_args;
 mod image_stores;
 mod images;
+mod metadefs;
 mod output;
 mod progress;
 mod run;
 mod show;
+mod source_args;
+mod upload;
 mod vms;
 mod volume_args;
 mod volumes;
@@ -65,12 +68,14 @@ async fn dispatch(args: Args) -> anyhow::Result<ExitCode> {
         Command::Start { vms } => vms::start(&client, &vms).await?,
         Command::Stop { vms, force, timeout } => vms::stop(&client, &vms, force, timeout).await?,
         Command::Restart { vms, timeout } => vms::restart(&client, &vms, timeout).await?,
+        Command::Flatten { vms } => vms::flatten(&client, &vms).await?,
         Command::Reset { vms } => vms::reset(&client, &vms).await?,
         Command::Pause { vms } => vms::pause(&client, &vms).await?,
         Command::Resume { vms } => vms::resume(&client, &vms).await?,
         Command::Rm { vms, force } => vms::remove(&client, &vms, force).await?,
         Command::Image(command) => images::run(&client, command, format).await?,
         Command::BootSource(command) => boot_sources::run(&client, command, format).await?,
+        Command::Metadef(command) => metadefs::run(&client, command, format).await?,
         Command::Completion { .. } => {}
     }
     Ok(ExitCode::SUCCESS)

@@ -90,6 +90,16 @@ pub(crate) async fn restart(client: &Client, vms: &[String], timeout: Option<u32
     Ok(())
 }
 
+pub(crate) async fn flatten(client: &Client, vms: &[String]) -> anyhow::Result<()> {
+    for vm in vms {
+        let operation = client.flatten_vm(vm).await?;
+        let progress = Progress::new(&format!("flattening {vm}"));
+        client.wait(operation.id, |operation| progress.show(operation)).await?;
+        say(&format!("the root disk of {vm} stands alone"));
+    }
+    Ok(())
+}
+
 pub(crate) async fn reset(client: &Client, vms: &[String]) -> anyhow::Result<()> {
     for vm in vms {
         client.reset_vm(vm).await?;

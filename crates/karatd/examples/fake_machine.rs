@@ -19,7 +19,7 @@ use control::{
     EndReport, FdRole, FromVm, Hello, PROTOCOL_VERSION, REPORT_FILE, Refusal, RefusalKind, ToVm, VmAction, VmEvent,
     VmRequest, VmState, VmStatus,
 };
-use disk_image::{BackingName, CreateOptions};
+use disk_image::{BackingName, Chain, ConvertOptions, CreateOptions, Layer};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags};
 use spec::{DiskBus, DiskFormat, DiskLimits, Name};
 
@@ -174,9 +174,7 @@ impl FakeDisk {
         match (job.job, self.mirror.take()) {
             (DiskJob::Mirror, Some(mirror)) => self.finish(mirror),
             _ => {
-                let file = std::fs::File::from(self.layers[0].1.try_clone().expect("a descriptor"));
-                let size = 4 << 20;
-                disk_image::create(&file, None, &CreateOptions::qcow2(size)).expect("a header without backing");
+                disk_image::rebase(&self.chain(true), None, &()).expect("a disk that stands alone");
                 self.layers.truncate(1);
             }
         }
@@ -185,8 +183,11 @@ impl FakeDisk {
         }
     }
 
-    /// Copies a raw disk into a raw image.
+    /// Copies what the disk shows, or a raw disk into a raw image.
     fn finish(&mut self, mirror: Mirror) {
+        if mirror.layer.format == DiskFormat::Qcow2 && mirror.note.is_none() {
+            return self.convert(&mirror.file);
+        }
         let source = std::fs::File::from(self.layers[0].1.try_clone().expect("a descriptor"));
         let target = std::fs::File::from(mirror.file.try_clone().expect("a descriptor"));
         let mut bytes = vec![0; usize::try_from(source.metadata().expect("a length").len()).expect("a small disk")];
@@ -198,6 +199,25 @@ impl FakeDisk {
                 .expect("the note");
             self.layers = vec![(mirror.layer, mirror.file)];
         }
+    }
+
+    fn chain(&self, to_write: bool) -> Chain {
+        let mut layers = self.layers.iter().zip(0..).map(|((told, file), place)| Layer {
+            name: told.name.clone(),
+            format: told.format,
+            file: file.try_clone().expect("a descriptor").into(),
+            writable: to_write && place == 0,
+            data_file: None,
+        });
+        Chain::new(layers.next().expect("a top"), layers.collect())
+    }
+
+    fn convert(&self, target: &OwnedFd) {
+        let chain = self.chain(false);
+        let size_bytes = disk_image::virtual_size(&chain).expect("a disk");
+        let target = std::fs::File::from(target.try_clone().expect("a descriptor"));
+        let options = ConvertOptions::to(CreateOptions::qcow2(size_bytes));
+        disk_image::convert(&chain, &target, &options, &()).expect("the copy");
     }
 
     fn report(&self) -> DiskReport {
@@ -319,6 +339,7 @@ const fn meaning(request: &VmRequest) -> (VmAction, Option<VmState>) {
         VmRequest::Status => (VmAction::Status, None),
         VmRequest::Disk { .. } => (VmAction::ChangeDisk, None),
         VmRequest::DiskReports => (VmAction::DiskReports, None),
+        VmRequest::Save => (VmAction::Save, None),
     }
 }
 

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use host::{BootSourceConfig, CloneWay, HostConfig};
+use host::{BootSourceConfig, CloneWay, HostConfig, MetadefConfig, MetadefPolicy};
 use serde::Deserialize;
 use spec::ByteSize;
 use toml::Table;
@@ -49,6 +49,25 @@ impl Default for BootSources {
             system: true,
             system_directory: PathBuf::from("/usr/share/karat/boot-sources.d"),
             custom_directory: PathBuf::from("/etc/karat/boot-sources.d"),
+        }
+    }
+}
+
+/// `[metadefs]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Metadefs {
+    system_directory: PathBuf,
+    custom_directory: PathBuf,
+    policy: MetadefPolicy,
+}
+
+impl Default for Metadefs {
+    fn default() -> Self {
+        Self {
+            system_directory: PathBuf::from("/usr/share/karat/metadefs.d"),
+            custom_directory: PathBuf::from("/etc/karat/metadefs.d"),
+            policy: MetadefPolicy::default(),
         }
     }
 }
@@ -134,6 +153,7 @@ fn take_host(reader: &mut Reader) -> HostConfig {
     }
     HostConfig {
         boot_sources: take_boot_sources(reader),
+        metadefs: take_metadefs(reader),
         images: image_section::take(reader, &file_roots),
         file_roots,
         insecure_registries: reader.take("insecure_registries", Vec::new()),
@@ -188,6 +208,20 @@ fn take_boot_sources(reader: &mut Reader) -> BootSourceConfig {
     }
 }
 
+fn take_metadefs(reader: &mut Reader) -> MetadefConfig {
+    let read = reader.take("metadefs", Metadefs::default());
+    for (key, path) in [
+        ("metadefs.system_directory", &read.system_directory),
+        ("metadefs.custom_directory", &read.custom_directory),
+    ] {
+        reader.check_absolute(key, path);
+    }
+    MetadefConfig {
+        directories: vec![read.system_directory, read.custom_directory],
+        policy: read.policy,
+    }
+}
+
 /// Beside this program if it is there, as in a build directory; else where packages put it.
 fn default_vmm() -> PathBuf {
     let beside = std::env::current_exe()
@@ -232,7 +266,7 @@ mod tests {
         assert_eq!(format!("{named:?}"), format!("{default:?}"));
         let keys = packaged(true).parse::<Table>().unwrap().len();
         assert_eq!(
-            keys, 18,
+            keys, 19,
             "a new key is documented in packaging/karat.toml and counted here"
         );
         assert!(packaged(false).parse::<Table>().unwrap().is_empty());

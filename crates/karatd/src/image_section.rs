@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use host::{
-    AddressPolicy, BucketStyle, CacheConfig, ImageConfig, ImportMethod, S3Config, S3Key, S3Server, StoreConfig,
-    StoreName, TrustPolicy, TrustSection, read_trust_file,
+    AddressPolicy, BucketStyle, CacheConfig, DISK_FORMATS, ImageConfig, ImportMethod, S3Config, S3Key, S3Server,
+    StoreConfig, StoreName, TrustPolicy, TrustSection, UploadConfig, read_trust_file,
 };
 use serde::Deserialize;
 use spec::ByteSize;
+use toml::{Table, Value};
 
 use crate::reader::Reader;
 
@@ -23,9 +24,12 @@ struct Images {
     file_roots: Option<Vec<PathBuf>>,
     authorities: Option<PathBuf>,
     web: AddressPolicy,
+    registry: Table,
     store: Vec<Store>,
     s3: Vec<S3>,
     cache: Cache,
+    uploads: Uploads,
+    disk_formats: Vec<String>,
 }
 
 /// `[images.cache]`.
@@ -43,6 +47,23 @@ impl Default for Cache {
             max_size: ByteSize::from_bytes(10 << 30),
             prefetch_interval_seconds: 300,
             prune_interval_seconds: 300,
+        }
+    }
+}
+
+/// `[images.uploads]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Uploads {
+    quota: Option<ByteSize>,
+    kept_hours: u32,
+}
+
+impl Default for Uploads {
+    fn default() -> Self {
+        Self {
+            quota: None,
+            kept_hours: 24,
         }
     }
 }
@@ -87,9 +108,12 @@ impl Default for Images {
             file_roots: None,
             authorities: None,
             web: AddressPolicy::default(),
+            registry: Table::new(),
             store: Vec::new(),
             s3: Vec::new(),
             cache: Cache::default(),
+            uploads: Uploads::default(),
+            disk_formats: DISK_FORMATS.map(str::to_owned).to_vec(),
         }
     }
 }
@@ -104,15 +128,32 @@ pub(crate) fn take(reader: &mut Reader, file_roots: &[PathBuf]) -> ImageConfig {
     let roots: Vec<_> = roots.into_iter().filter(|root| root.is_absolute()).collect();
     ImageConfig {
         methods: take_methods(reader, &read.methods),
+        disk_formats: take_formats(reader, read.disk_formats),
         quota_bytes: read.quota.map(ByteSize::bytes),
         stores: take_stores(reader, read.store),
         cache: take_cache(reader, &read.cache),
         file_roots: roots,
         web: read.web,
+        registry: take_registry(reader, read.registry),
         authorities_pem: read.authorities.and_then(|path| take_authorities(reader, &path)),
         s3: take_s3(reader, read.s3),
         trust: Arc::new(take_trust(reader)),
+        uploads: UploadConfig {
+            quota_bytes: read.uploads.quota.map(ByteSize::bytes),
+            kept_hours: read.uploads.kept_hours,
+        },
     }
+}
+
+/// As for the web, but on any port and with fewer redirects unless it says otherwise.
+fn take_registry(reader: &mut Reader, mut rules: Table) -> AddressPolicy {
+    const REDIRECTS_MAX: i64 = 5;
+    rules.entry("allowed_ports").or_insert(Value::Array(Vec::new()));
+    rules.entry("redirects_max").or_insert(Value::Integer(REDIRECTS_MAX));
+    rules.try_into().unwrap_or_else(|error: toml::de::Error| {
+        reader.wrong("images.registry", error.message());
+        AddressPolicy::default()
+    })
 }
 
 fn take_methods(reader: &mut Reader, names: &[String]) -> Vec<ImportMethod> {
@@ -143,6 +184,14 @@ fn take_cache(reader: &mut Reader, read: &Cache) -> CacheConfig {
         prefetch_interval: Duration::from_secs(u64::from(read.prefetch_interval_seconds)),
         prune_interval: Duration::from_secs(u64::from(read.prune_interval_seconds)),
     }
+}
+
+fn take_formats(reader: &mut Reader, names: Vec<String>) -> Vec<String> {
+    for name in names.iter().filter(|name| !DISK_FORMATS.contains(&name.as_str())) {
+        let all = DISK_FORMATS.join(", ");
+        reader.wrong("images.disk_formats", format_args!("{name:?} is none of {all}"));
+    }
+    names
 }
 
 fn take_stores(reader: &mut Reader, read: Vec<Store>) -> Vec<StoreConfig> {

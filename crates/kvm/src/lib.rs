@@ -13,6 +13,7 @@
 //! Works on `kvm_intel`, `kvm_amd` and on software implementations that lack the optional capabilities: see
 //! [`Capabilities`].
 
+mod chips;
 mod cpuid;
 mod entry;
 mod error;
@@ -21,8 +22,11 @@ mod kick;
 mod msr;
 mod registers;
 mod routing;
+mod savable;
+mod state;
 mod system;
 mod vcpu;
+mod vcpu_state;
 mod vm;
 
 pub use cpuid::{Topology, TopologyError};
@@ -32,8 +36,10 @@ pub use exit::{Exit, SystemEventKind};
 pub use kick::Kicker;
 pub use registers::RegisterDump;
 pub use routing::{IOAPIC_PINS, IrqLineFd, IrqRouting, MsiIrq, MsiMessage, RouteError};
+pub use state::{ChipState, VcpuState};
 pub use system::{Capabilities, Kvm, OpenError};
 pub use vcpu::{RunError, Vcpu};
+pub use vcpu_state::LoadVcpuError;
 pub use vm::{CreateVmError, Doorbell, IDENTITY_MAP_START, KVM_RESERVED_END, TSS_START, Vm};
 
 /// The event type of irqfds and ioeventfds.

@@ -23,6 +23,7 @@ use crate::exit::Exit;
 use crate::kick::{Kick, Kicker};
 use crate::msr;
 use crate::registers::RegisterDump;
+use crate::savable::{Savable, XsaveSize};
 use crate::system::Capabilities;
 
 /// x87 control word after FNINIT (Intel SDM vol. 1 §8.1.5).
@@ -54,12 +55,18 @@ pub enum RunError {
     Signal(#[source] io::Error),
 }
 
+/// What of this kernel a vCPU has to know.
+pub(crate) struct KernelTraits {
+    pub(crate) capabilities: Capabilities,
+    pub(crate) savable: Savable,
+}
+
 /// A virtual CPU. Runs on whichever thread calls [`Vcpu::run`]; best always the same one. Keeps the guest's RAM mapped.
 pub struct Vcpu {
     fd: VcpuFd,
     index: u32,
     kick: Kick,
-    capabilities: Capabilities,
+    kernel: KernelTraits,
     /// KVM has the addresses of this mapping and uses them in [`Vcpu::run`].
     _memory: GuestMemory,
 }
@@ -69,7 +76,7 @@ impl Vcpu {
         fd: VcpuFd,
         index: u32,
         cpuid: &[kvm_cpuid_entry2],
-        capabilities: Capabilities,
+        kernel: KernelTraits,
         memory: GuestMemory,
     ) -> Result<Self, CallError> {
         let what = || format!("tell vcpu {index} its cpu features");
@@ -88,7 +95,7 @@ impl Vcpu {
             fd,
             index,
             kick: Kick::default(),
-            capabilities,
+            kernel,
             _memory: memory,
         })
     }
@@ -96,6 +103,18 @@ impl Vcpu {
     /// Its number, from 0.
     pub fn index(&self) -> u32 {
         self.index
+    }
+
+    pub(crate) fn fd(&self) -> &VcpuFd {
+        &self.fd
+    }
+
+    pub(crate) fn msr_list(&self) -> &[u32] {
+        &self.kernel.savable.msrs
+    }
+
+    pub(crate) const fn xsave_size(&self) -> XsaveSize {
+        self.kernel.savable.xsave
     }
 
     /// A handle that interrupts it.
@@ -210,7 +229,11 @@ impl Vcpu {
 
     /// Rate of the guest's TSC, kHz; `None` where this kernel does not tell.
     pub fn tsc_khz(&self) -> Option<u32> {
-        self.capabilities.tsc_khz.then(|| self.fd.get_tsc_khz().ok()).flatten()
+        self.kernel
+            .capabilities
+            .tsc_khz
+            .then(|| self.fd.get_tsc_khz().ok())
+            .flatten()
     }
 
     /// Sets the rate of the guest's TSC. Fails where it is not the host's and the CPU cannot scale
@@ -225,7 +248,7 @@ impl Vcpu {
     /// Tells the guest that it was paused, so that its watchdogs do not bark: call after a pause, before running again.
     /// Without effect for guests that have no kvmclock, and on kernels without the call.
     pub fn tell_paused(&self) {
-        if self.capabilities.kvmclock_ctrl
+        if self.kernel.capabilities.kvmclock_ctrl
             && let Err(errno) = self.fd.kvmclock_ctrl()
         {
             tracing::debug!(vcpu = self.index, %errno, "guest without kvmclock not told of its pause");

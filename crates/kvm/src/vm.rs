@@ -12,8 +12,9 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::cpuid::{self, Topology};
 use crate::error::CallError;
 use crate::routing::{IrqRouting, MsiMessage};
+use crate::savable::Savable;
 use crate::system::{Capabilities, Kvm};
-use crate::vcpu::Vcpu;
+use crate::vcpu::{KernelTraits, Vcpu};
 
 /// One page KVM needs for itself below 4 GiB on old Intel CPUs (real mode by paging). Nothing else may lie there.
 pub const IDENTITY_MAP_START: u64 = 0xfffb_c000;
@@ -69,6 +70,7 @@ pub struct Vm {
     cpuid: CpuId,
     capabilities: Capabilities,
     topology: Topology,
+    savable: Savable,
 }
 
 impl Vm {
@@ -100,6 +102,7 @@ impl Vm {
             cpuid,
             capabilities,
             topology,
+            savable: Savable::of(&kvm.fd)?,
         };
         for slot in 0..vm.memory.regions().len() {
             vm.set_slot(slot, false)?;
@@ -125,7 +128,15 @@ impl Vm {
             tsc_deadline: self.capabilities.tsc_deadline,
         };
         let cpuid = cpuid::for_vcpu(self.cpuid.as_slice(), &self.topology, index, host);
-        Vcpu::new(fd, index, &cpuid, self.capabilities, self.memory.clone())
+        let kernel = KernelTraits {
+            capabilities: self.capabilities,
+            savable: self.savable.clone(),
+        };
+        Vcpu::new(fd, index, &cpuid, kernel, self.memory.clone())
+    }
+
+    pub(crate) fn fd(&self) -> &VmFd {
+        &self.fd
     }
 
     /// The machine's RAM.

@@ -14,7 +14,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use guestmem::{Bytes, GuestAddress, GuestMemory, MemoryConfig};
-use kvm::{BootTables, Doorbell, EventFd, Exit, Kvm, MsiMessage, OpenError, Topology, Vcpu, Vm};
+use kvm::{BootTables, Doorbell, EventFd, Exit, Kvm, MsiMessage, OpenError, Topology, Vcpu, VcpuState, Vm};
+use savestate::SaveState;
 
 /// Where the guests' code lies.
 const CODE: u64 = 0x1000;
@@ -583,4 +584,42 @@ fn the_clock_rate_is_known_and_can_be_confirmed() {
         None => assert!(!kvm.capabilities().tsc_khz),
     }
     guest.cpu.tell_paused();
+}
+
+#[test]
+fn a_vcpu_goes_on_in_another_machine() {
+    let Some(kvm) = open_or_skip() else { return };
+    let code = [
+        0x66, 0xba, 0xf8, 0x03, // mov dx, 0x3f8
+        0xff, 0x05, 0x00, 0x80, 0x00, 0x00, // inc dword [0x8000]
+        0xa1, 0x00, 0x80, 0x00, 0x00, // mov eax, [0x8000]
+        0x41, // inc ecx
+        0xef, // out dx, eax
+        0x91, // xchg eax, ecx
+        0xef, // out dx, eax
+        0x91, // xchg eax, ecx
+        0xeb, 0xee, // jmp to inc
+    ];
+    let mut guest = Guest::protected_mode(&kvm, 1, &code);
+    for round in 1..=20 {
+        assert_eq!((report(&mut guest.cpu), report(&mut guest.cpu)), (round, round));
+        guest.cpu.settle().unwrap();
+        let (cpu, chips) = (guest.cpu.save().unwrap(), guest.vm.save_chips().unwrap());
+        let bytes = SaveState::save(&cpu, "cpu0");
+        let cpu = VcpuState::load(&bytes).unwrap();
+        let next = Guest::new(&kvm, 1, &code);
+        let mut ram = vec![0; usize::try_from(RAM).unwrap()];
+        guest.memory.read_slice(&mut ram, GuestAddress(0)).unwrap();
+        next.memory.write_slice(&ram, GuestAddress(0)).unwrap();
+        next.vm.load_chips(&chips).unwrap();
+        next.cpu.load(&cpu).unwrap();
+        next.vm.load_clock(&chips).unwrap();
+        let again = next.vm.save_chips().unwrap();
+        let since = again
+            .clock_ns()
+            .checked_sub(chips.clock_ns())
+            .expect("the clock does not go back");
+        assert!(since < 5_000_000_000, "the clock jumps by {since} ns");
+        guest = next;
+    }
 }

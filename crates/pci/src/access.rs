@@ -1,7 +1,6 @@
 //! The two ways to configuration space: memory-mapped (ECAM) and the legacy port pair.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use device::BusHandler;
 
@@ -61,24 +60,18 @@ pub const CONFIG_PORTS_SIZE: u64 = 8;
 const ADDRESS_ENABLE: u32 = 1 << 31;
 
 /// Configuration space through ports 0xcf8–0xcff. Map it at [`CONFIG_PORTS_BASE`].
-pub struct ConfigPorts {
-    root: Arc<Root>,
-    address: AtomicU32,
-}
+pub struct ConfigPorts(Arc<Root>);
 
 impl ConfigPorts {
     /// The port pair onto `root`.
     pub const fn new(root: Arc<Root>) -> Self {
-        Self {
-            root,
-            address: AtomicU32::new(0),
-        }
+        Self(root)
     }
 
     /// Slot and register that `length` bytes at `offset` of the data port mean now.
     fn decode(&self, offset: u64, length: usize) -> Option<(u8, usize)> {
         let lane = usize::try_from(offset.checked_sub(4)?).ok()?;
-        let address = self.address.load(Ordering::Relaxed);
+        let address = self.0.ports_address();
         let [register, device_function, bus, _] = address.to_le_bytes();
         if address & ADDRESS_ENABLE == 0 || bus != 0 || !device_function.is_multiple_of(8) || lane + length > 4 {
             return None;
@@ -91,20 +84,20 @@ impl ConfigPorts {
 impl BusHandler for ConfigPorts {
     fn read(&self, offset: u64, data: &mut [u8]) {
         if let (0, Ok(out)) = (offset, <&mut [u8; 4]>::try_from(&mut *data)) {
-            *out = self.address.load(Ordering::Relaxed).to_le_bytes();
+            *out = self.0.ports_address().to_le_bytes();
             return;
         }
         match self.decode(offset, data.len()) {
-            Some((slot, register)) => self.root.read(slot, register, data),
+            Some((slot, register)) => self.0.read(slot, register, data),
             None => data.fill(0xff),
         }
     }
 
     fn write(&self, offset: u64, data: &[u8]) {
         if let (0, Ok(&address)) = (offset, <&[u8; 4]>::try_from(data)) {
-            self.address.store(u32::from_le_bytes(address), Ordering::Relaxed);
+            self.0.set_ports_address(u32::from_le_bytes(address));
         } else if let Some((slot, register)) = self.decode(offset, data.len()) {
-            self.root.write(slot, register, data);
+            self.0.write(slot, register, data);
         }
     }
 }

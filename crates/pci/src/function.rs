@@ -15,8 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use device::{BusHandler, MapError};
 
 use crate::endpoint::{BAR_FLAGS, BARS, Bar, Endpoint, Window};
-use crate::msix::Msix;
-use crate::registers::{COMMAND_MEMORY, Registers, offset};
+use crate::msix::{Msix, VectorState};
+use crate::registers::{COMMAND_MEMORY, CONFIG_SIZE, Registers, offset};
 
 /// Where BARs become visible to vCPUs: the machine's memory-mapped I/O bus, and the event descriptors of its doorbells.
 ///
@@ -34,6 +34,14 @@ pub(crate) struct Surroundings {
     pub(crate) space: Arc<dyn BarSpace>,
     /// True if a BAR of this base and size may be mapped.
     pub(crate) allowed: Box<dyn Fn(u64, u64) -> bool + Send + Sync>,
+}
+
+savestate::section! {
+    /// A function's configuration space and MSI-X. BARs are mapped as the registers say.
+    pub(crate) struct FunctionState = "pci-function", version 1 {
+        registers: [u8; CONFIG_SIZE],
+        vectors: Option<Vec<VectorState>>,
+    }
 }
 
 struct Live {
@@ -111,6 +119,36 @@ impl Function {
         self.settle_bars(&mut live);
         if let Some((_, msix)) = &self.msix {
             msix.reset();
+        }
+    }
+
+    pub(crate) fn state(&self) -> FunctionState {
+        let mut registers = [0; CONFIG_SIZE];
+        self.lock().registers.read(0, &mut registers);
+        FunctionState {
+            registers,
+            vectors: self.msix.as_ref().map(|(_, msix)| msix.state()),
+        }
+    }
+
+    /// Becomes what was saved, if that was the same function. BARs are mapped, and interrupts routed, when this returns.
+    pub(crate) fn set_state(&self, state: &FunctionState) -> Result<(), String> {
+        let mut registers = self.initial.clone();
+        registers.write(0, &state.registers);
+        let mut accepted = [0; CONFIG_SIZE];
+        registers.read(0, &mut accepted);
+        if let Some(place) = accepted.iter().zip(&state.registers).position(|(a, b)| a != b) {
+            return Err(format!(
+                "it is another function: register {place:#x} is read-only and differs"
+            ));
+        }
+        let mut live = self.lock();
+        live.registers = registers;
+        self.settle_bars(&mut live);
+        match (&self.msix, &state.vectors) {
+            (Some((control, msix)), Some(vectors)) => msix.set_state(vectors, live.registers.u16(*control)),
+            (None, None) => Ok(()),
+            _ => Err("it has MSI-X on one side only".to_owned()),
         }
     }
 

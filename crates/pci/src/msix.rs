@@ -57,6 +57,16 @@ impl Vector {
     }
 }
 
+savestate::record! {
+    /// A vector as it is saved. Enable and function mask are in the control register, routes follow from all of it.
+    pub(crate) struct VectorState {
+        address: u64,
+        data: u32,
+        masked: bool,
+        pending: bool,
+    }
+}
+
 struct State {
     enabled: bool,
     masked: bool,
@@ -154,6 +164,38 @@ impl Msix {
             self.settle(&mut state, vector);
         }
         state.vectors.fill(Vector::RESET);
+    }
+
+    pub(crate) fn state(&self) -> Vec<VectorState> {
+        let state = self.lock();
+        let saved = |vector: &Vector| VectorState {
+            address: vector.address,
+            data: vector.data,
+            masked: vector.masked,
+            pending: vector.pending,
+        };
+        state.vectors.iter().map(saved).collect()
+    }
+
+    /// Becomes what was saved, with `control` as message control. What is pending and not masked is delivered.
+    pub(crate) fn set_state(&self, saved: &[VectorState], control: u16) -> Result<(), String> {
+        let mut state = self.lock();
+        if saved.len() != state.vectors.len() {
+            let (now, then) = (state.vectors.len(), saved.len());
+            return Err(format!("it has {now} interrupt vectors, and had {then}"));
+        }
+        if saved.iter().any(|vector| vector.address & 0b11 != 0) {
+            return Err("an interrupt message has an address that is not aligned".to_owned());
+        }
+        for (vector, saved) in state.vectors.iter_mut().zip(saved) {
+            vector.address = saved.address;
+            vector.data = saved.data;
+            vector.masked = saved.masked;
+            vector.pending = saved.pending;
+        }
+        drop(state);
+        self.set_control(control);
+        Ok(())
     }
 
     /// Brings the route of `vector` in line with its masks, and sends what waited.

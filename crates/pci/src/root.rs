@@ -2,11 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use device::{Device, Draining, Migrate, Migration, Motion, SaveError};
+use savestate::{LoadError, SaveState, Section, Sections};
 
 use crate::address::Windows;
 use crate::endpoint::{BARS, Endpoint, Identity};
-use crate::function::{BarSpace, Function, Surroundings};
+use crate::function::{BarSpace, Function, FunctionState, Surroundings};
 
 /// Slots on the bus (5 bits of the address).
 pub const SLOTS: u8 = 32;
@@ -52,6 +56,14 @@ pub enum PlugError {
     },
 }
 
+savestate::section! {
+    struct BusState = "pci-bus", version 1 {
+        /// What the guest wrote last to the address port.
+        ports_address: u32,
+        slots: Vec<u8>,
+    }
+}
+
 struct Seat {
     function: Arc<Function>,
     addresses: [Option<u64>; BARS],
@@ -62,6 +74,9 @@ pub struct Root {
     space: Arc<dyn BarSpace>,
     windows: Arc<Mutex<Windows>>,
     seats: RwLock<BTreeMap<u8, Seat>>,
+    /// The address register of [`crate::ConfigPorts`].
+    ports_address: AtomicU32,
+    motion: Motion,
 }
 
 impl Root {
@@ -71,6 +86,8 @@ impl Root {
             space,
             windows: Arc::new(Mutex::new(Windows::new(windows))),
             seats: RwLock::default(),
+            ports_address: AtomicU32::new(0),
+            motion: Motion::default(),
         };
         let bridge = root.seat(Endpoint::new(&HOST_BRIDGE), [None; BARS]);
         root.seats
@@ -121,10 +138,18 @@ impl Root {
         Ok(())
     }
 
-    /// Every function back to power-on. No vCPU runs.
-    pub fn reset(&self) {
+    pub(crate) fn ports_address(&self) -> u32 {
+        self.ports_address.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_ports_address(&self, address: u32) {
+        self.ports_address.store(address, Ordering::Relaxed);
+    }
+
+    fn functions(&self) -> Vec<(u8, Arc<Function>)> {
         let seats = self.seats.read().unwrap_or_else(PoisonError::into_inner);
-        seats.values().for_each(|seat| seat.function.reset());
+        let of = |(&slot, seat): (&u8, &Seat)| (slot, Arc::clone(&seat.function));
+        seats.iter().map(of).collect()
     }
 
     /// A configuration read of `slot`, all ones where nobody sits.
@@ -156,6 +181,76 @@ impl Root {
         let function = Arc::new(Function::new(endpoint, addresses, surroundings));
         Seat { function, addresses }
     }
+}
+
+/// The bus as a part of its machine: configuration space of every function, BARs where the guest put them, MSI-X.
+impl Device for Root {
+    fn name(&self) -> &'static str {
+        "pci"
+    }
+
+    fn start(&self) {
+        self.motion.begin();
+    }
+
+    /// Nothing happens here but by the hands of vCPUs and of the devices in the slots.
+    fn pause(&self) -> Draining {
+        self.motion.hold();
+        Draining::done()
+    }
+
+    fn resume(&self) {
+        self.motion.begin();
+    }
+
+    /// Every function back to power-on.
+    fn reset(&self) {
+        self.set_ports_address(0);
+        self.functions().iter().for_each(|(_, function)| function.reset());
+    }
+
+    fn migration(&self) -> Migration<'_> {
+        Migration::Sections(self)
+    }
+}
+
+impl Migrate for Root {
+    fn save(&self) -> Result<Vec<Section>, SaveError> {
+        self.motion.may_save(self.name())?;
+        let functions = self.functions();
+        let bus = BusState {
+            ports_address: self.ports_address(),
+            slots: functions.iter().map(|(slot, _)| *slot).collect(),
+        };
+        let saved = functions
+            .iter()
+            .map(|(slot, function)| function.state().save(&seat_name(*slot)));
+        Ok(std::iter::once(bus.save(self.name())).chain(saved).collect())
+    }
+
+    /// The slots are filled as they were, and nothing is mapped yet. Where two functions claim one place, the lower slot gets it.
+    fn load(&self, sections: &mut Sections) -> Result<(), LoadError> {
+        self.motion.may_load(self.name())?;
+        let (bus, section) = sections.take::<BusState>(self.name())?;
+        let functions = self.functions();
+        let slots: Vec<u8> = functions.iter().map(|(slot, _)| *slot).collect();
+        if bus.slots != slots {
+            let why = format!("devices are in slots {slots:?}, and were in {:?}", bus.slots);
+            return Err(LoadError::unfit(&section, why));
+        }
+        for (slot, function) in functions {
+            let (state, section) = sections.take::<FunctionState>(&seat_name(slot))?;
+            function
+                .set_state(&state)
+                .map_err(|why| LoadError::unfit(&section, why))?;
+        }
+        self.set_ports_address(bus.ports_address);
+        Ok(())
+    }
+}
+
+fn seat_name(slot: u8) -> String {
+    format!("slot{slot}")
 }
 
 fn lock(windows: &Mutex<Windows>) -> MutexGuard<'_, Windows> {

@@ -4,7 +4,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use device::{Bus, BusHandler, MapError, MsiMessage, MsiRoutes};
+use device::{Bus, BusHandler, Device, MapError, MsiMessage, MsiRoutes};
 use proptest::prelude::*;
 
 use crate::{
@@ -423,4 +423,61 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn configuration_space_bars_and_messages_are_found_in_another_machine() {
+    let bench = Bench::new();
+    let function = 5 << 15;
+    let write = |bench: &Bench, offset: u64, data: &[u8]| bench.ecam.write(function + offset, data);
+    write(&bench, BAR0, &0xe000_8000_u32.to_le_bytes());
+    write(&bench, COMMAND, &6_u16.to_le_bytes());
+    let table = 0xe000_8000 + TABLE;
+    for (vector, masked) in [(0, 0), (1, 1)] {
+        for (word, value) in (0..).zip([0xfee0_0000, 0, 0x40 + vector, masked]) {
+            let address = table + u64::from(vector) * 16 + word * 4;
+            assert!(
+                bench.space.0.write(address, &u32::to_le_bytes(value)),
+                "the bar is mapped"
+            );
+        }
+    }
+    let capability = {
+        let mut at = [0];
+        bench.ecam.read(function + 0x34, &mut at);
+        loop {
+            let mut header = [0; 2];
+            bench.ecam.read(function + u64::from(at[0]), &mut header);
+            if header[0] == 0x11 {
+                break u64::from(at[0]);
+            }
+            at[0] = header[1];
+        }
+    };
+    write(&bench, capability + 2, &0x8000_u16.to_le_bytes());
+    bench.msix.trigger(1);
+    ConfigPorts::new(Arc::clone(&bench.root)).write(0, &0x8000_2810_u32.to_le_bytes());
+    device::conformance::check(&*bench.root, || Bench::new().root);
+
+    let again = Bench::new();
+    device::conformance::load(&*again.root, &device::conformance::save(&*bench.root));
+    assert_eq!(again.routes.take(), [Event::Route(0, Some(0x40))]);
+    again.msix.trigger(0);
+    assert_eq!(again.routes.take(), [Event::Deliver(0)]);
+    assert!(
+        again.space.0.write(table + 16 + 12, &[0; 4]),
+        "mapped where the guest had put it"
+    );
+    assert_eq!(again.routes.take(), [Event::Route(1, Some(0x41)), Event::Deliver(1)]);
+    let mut address = [0; 4];
+    ConfigPorts::new(Arc::clone(&again.root)).read(0, &mut address);
+    assert_eq!(u32::from_le_bytes(address), 0x8000_2810);
+
+    again.root.unplug(5).unwrap();
+    let mut sections = savestate::SavedState::new();
+    for section in device::conformance::save(&*bench.root) {
+        sections.add(section).unwrap();
+    }
+    let error = device::Migrate::load(&*again.root, &mut sections.into_sections()).unwrap_err();
+    assert!(error.to_string().contains("slots [0]"), "{error}");
 }

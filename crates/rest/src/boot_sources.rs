@@ -1,6 +1,6 @@
 //! `/v1/boot-sources`.
 
-use api_types::{BootSource, BootSourceList, BootSourceWish, Operation, ProblemBody};
+use api_types::{BootSource, BootSourceList, BootSourceWish, Operation, OperationList, ProblemBody};
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 
 use crate::extract::{Body, Segment};
-use crate::operations::accepted;
+use crate::operations::{accepted, convert};
 use crate::problem::Problem;
 use crate::shared::Shared;
 
@@ -67,6 +67,15 @@ pub(crate) async fn edit(
 pub(crate) async fn delete(State(shared): State<Shared>, Segment(source): Segment) -> Result<StatusCode, Problem> {
     shared.host.delete_boot_source(&source).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Begins to poll all boot sources that are switched on, each with an operation of its own.
+#[utoipa::path(post, path = "/v1/boot-sources/-/sync", tag = "boot-sources", operation_id = "sync_boot_sources",
+    responses((status = 202, body = OperationList, description = "One for each source, by name")))]
+pub(crate) async fn sync_all(State(shared): State<Shared>) -> Result<impl IntoResponse, Problem> {
+    let begun = shared.host.sync_boot_sources().await?.into_iter();
+    let items = begun.map(convert).collect();
+    Ok((StatusCode::ACCEPTED, Json(OperationList { items })))
 }
 
 /// Begins to poll a boot source now, and to import what is new; what was refused before is tried again.

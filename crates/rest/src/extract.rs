@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 
 use crate::limits::BODY_MAX;
 use crate::problem::Problem;
+use crate::serve::Peer;
 
 /// A JSON body.
 pub(crate) struct Body<T>(pub(crate) T);
@@ -23,6 +24,29 @@ pub(crate) struct Segment(pub(crate) String);
 
 /// All decoded segments of a path that has several.
 pub(crate) struct Segments<const N: usize>(pub(crate) [String; N]);
+
+/// Who asks, as the kernel tells.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Caller {
+    uid: Option<u32>,
+}
+
+impl Caller {
+    /// Whether it is root, or the user the daemon runs as.
+    pub(crate) fn is_admin(self) -> bool {
+        self.uid
+            .is_some_and(|uid| uid == 0 || uid == rustix::process::geteuid().as_raw())
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let uid = parts.extensions.get::<Peer>().map(|peer| peer.uid);
+        Ok(Self { uid })
+    }
+}
 
 /// The revision in `If-Match`, if there is one (RFC 9110 §13.1.1).
 pub(crate) struct IfMatch(pub(crate) Option<u64>);

@@ -9,6 +9,7 @@ use axum::body::Body as AnyBody;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use host::ImageFilter;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -24,6 +25,10 @@ pub(crate) struct ListParams {
     /// Those that are hidden, and no others.
     #[serde(default)]
     hidden: bool,
+    /// Those that are so, and no others.
+    visibility: Option<String>,
+    /// Those that are somebody's.
+    owner: Option<String>,
 }
 
 /// What is asked of an upload.
@@ -38,13 +43,20 @@ pub(crate) struct UploadParams {
 
 /// All images but hidden ones, newest first; or all that are hidden.
 #[utoipa::path(get, path = "/v1/images", tag = "images",
-    params(("hidden" = Option<bool>, Query, description = "List those that are hidden instead")),
-    responses((status = 200, body = ImageList)))]
+    params(("hidden" = Option<bool>, Query, description = "List those that are hidden instead"),
+        ("visibility" = Option<String>, Query, description = "`private`, `shared`, `community` or `public`: list those that are so"),
+        ("owner" = Option<String>, Query, description = "List those that are somebody's")),
+    responses((status = 200, body = ImageList), (status = 422, body = ProblemBody, description = "No such visibility")))]
 pub(crate) async fn list(
     State(shared): State<Shared>,
     Params(params): Params<ListParams>,
 ) -> Result<Json<ImageList>, Problem> {
-    let items = shared.host.images(params.hidden).await?;
+    let wanted = ImageFilter {
+        hidden: params.hidden,
+        visibility: params.visibility,
+        owner: params.owner,
+    };
+    let items = shared.host.images(wanted).await?;
     Ok(Json(ImageList { items }))
 }
 
@@ -138,7 +150,8 @@ pub(crate) async fn upload(
         digests: params.digest.into_iter().collect(),
         sums: None,
         stores: params.store.into_iter().collect(),
-        allow_failure: false,
+        all_stores: false,
+        allow_failure: None,
     };
     let body = body.into_data_stream();
     let (image, operation) = shared.host.receive_image(&image, options, body).await?;

@@ -5,7 +5,8 @@ use axum::response::IntoResponse;
 use utoipa::OpenApi;
 
 use crate::{
-    boot_sources, console, disks, events, health, image_cache, images, metrics, operations, uploads, vms, volumes,
+    boot_sources, console, disks, events, health, image_cache, image_uploads, images, metadefs, metrics, operations,
+    uploads, vms, volumes,
 };
 
 #[derive(OpenApi)]
@@ -28,6 +29,11 @@ use crate::{
         images::edit,
         images::import,
         images::upload,
+        image_uploads::begin,
+        image_uploads::list,
+        image_uploads::show,
+        image_uploads::append,
+        image_uploads::delete,
         images::displace,
         images::verify,
         images::push,
@@ -46,6 +52,11 @@ use crate::{
         boot_sources::edit,
         boot_sources::delete,
         boot_sources::sync,
+        boot_sources::sync_all,
+        metadefs::list,
+        metadefs::show,
+        metadefs::put,
+        metadefs::delete,
         vms::list,
         vms::create,
         vms::show,
@@ -53,6 +64,7 @@ use crate::{
         vms::delete,
         vms::start,
         vms::stop,
+        vms::flatten,
         vms::pause,
         vms::resume,
         vms::reset,

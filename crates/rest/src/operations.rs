@@ -62,7 +62,8 @@ pub(crate) fn location(id: OperationId) -> String {
     format!("/v1/operations/{id}")
 }
 
-fn convert(record: OperationRecord) -> Operation {
+/// As the API has it.
+pub(crate) fn convert(record: OperationRecord) -> Operation {
     Operation {
         id: record.id,
         kind: record.kind,

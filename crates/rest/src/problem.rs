@@ -68,9 +68,12 @@ const fn status(code: ErrorCode) -> StatusCode {
     match code {
         ErrorCode::InvalidRequest => StatusCode::BAD_REQUEST,
         ErrorCode::UnknownPath | ErrorCode::NotFound | ErrorCode::ImageUnknown => StatusCode::NOT_FOUND,
+        ErrorCode::Forbidden => StatusCode::FORBIDDEN,
         ErrorCode::NameTaken
         | ErrorCode::WrongState
         | ErrorCode::InUse
+        | ErrorCode::StoreHasImage
+        | ErrorCode::CopyInProgress
         | ErrorCode::ImageProtected
         | ErrorCode::Cancelled
         | ErrorCode::UploadOffset => StatusCode::CONFLICT,
@@ -99,7 +102,10 @@ const fn title(code: ErrorCode) -> &'static str {
         ErrorCode::NotFound => "There is no such thing",
         ErrorCode::NameTaken => "The name is taken",
         ErrorCode::WrongState => "Not possible in the present state",
+        ErrorCode::Forbidden => "Not for whoever asks",
         ErrorCode::InUse => "In use",
+        ErrorCode::StoreHasImage => "The store has the image",
+        ErrorCode::CopyInProgress => "The image is being copied",
         ErrorCode::KeyReused => "The key was used for another request",
         ErrorCode::RevisionMismatch => "Changed meanwhile",
         ErrorCode::RegistryUnavailable => "The registry is not available",

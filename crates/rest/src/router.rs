@@ -13,8 +13,8 @@ use crate::problem::Problem;
 use crate::serve::Closing;
 use crate::shared::Shared;
 use crate::{
-    boot_sources, console, disks, events, health, image_cache, images, metrics, once, openapi, operations, uploads,
-    vms, volumes,
+    boot_sources, console, disks, events, health, image_cache, image_uploads, images, metadefs, metrics, once, openapi,
+    operations, uploads, vms, volumes,
 };
 
 /// The whole API.
@@ -24,40 +24,12 @@ pub fn router(host: Host, closing: Closing) -> Router {
         .route("/healthz", get(health::show))
         .route("/metrics", get(metrics::show))
         .route("/openapi.json", get(openapi::document))
-        .route("/v1/images", get(images::list).post(images::create))
-        .route("/v1/images/import-info", get(images::import_info))
-        .route("/v1/images/fsck", get(images::fsck))
-        .route(
-            "/v1/images/{image}",
-            get(images::show).patch(images::edit).delete(images::delete),
-        )
-        .route("/v1/images/{image}/import", post(images::import))
-        .route("/v1/images/{image}/data", put(images::upload))
-        .route("/v1/images/{image}/stores/{store}", delete(images::displace))
-        .route("/v1/images/{image}/verify", post(images::verify))
-        .route("/v1/images/{image}/push", post(images::push))
-        .route("/v1/images/{image}/deactivate", post(images::deactivate))
-        .route("/v1/images/{image}/reactivate", post(images::reactivate))
-        .route("/v1/image-stores", get(image_cache::stores))
-        .route("/v1/image-cache", get(image_cache::show).delete(image_cache::clear))
-        .route("/v1/image-cache/prune", post(image_cache::prune))
-        .route(
-            "/v1/image-cache/{image}",
-            put(image_cache::put).delete(image_cache::evict),
-        )
-        .route("/v1/boot-sources", get(boot_sources::list))
-        .route(
-            "/v1/boot-sources/{source}",
-            get(boot_sources::show)
-                .put(boot_sources::put)
-                .patch(boot_sources::edit)
-                .delete(boot_sources::delete),
-        )
-        .route("/v1/boot-sources/{source}/sync", post(boot_sources::sync))
+        .merge(image_routes())
         .route("/v1/vms", get(vms::list).post(vms::create))
         .route("/v1/vms/{vm}", get(vms::show).patch(vms::edit).delete(vms::delete))
         .route("/v1/vms/{vm}/start", post(vms::start))
         .route("/v1/vms/{vm}/stop", post(vms::stop))
+        .route("/v1/vms/{vm}/flatten", post(vms::flatten))
         .route("/v1/vms/{vm}/pause", post(vms::pause))
         .route("/v1/vms/{vm}/resume", post(vms::resume))
         .route("/v1/vms/{vm}/reset", post(vms::reset))
@@ -89,6 +61,58 @@ pub fn router(host: Host, closing: Closing) -> Router {
         .layer(DefaultBodyLimit::max(BODY_MAX))
         .layer(from_fn_with_state(shared.clone(), once::keep))
         .with_state(shared)
+}
+
+/// Images, and what is about them.
+fn image_routes() -> Router<Shared> {
+    Router::new()
+        .route("/v1/images", get(images::list).post(images::create))
+        .route("/v1/images/import-info", get(images::import_info))
+        .route("/v1/images/fsck", get(images::fsck))
+        .route(
+            "/v1/images/{image}",
+            get(images::show).patch(images::edit).delete(images::delete),
+        )
+        .route("/v1/images/{image}/import", post(images::import))
+        .route("/v1/images/{image}/data", put(images::upload))
+        .route(
+            "/v1/images/{image}/uploads",
+            get(image_uploads::list).post(image_uploads::begin),
+        )
+        .route(
+            "/v1/images/{image}/uploads/{upload}",
+            get(image_uploads::show)
+                .patch(image_uploads::append)
+                .delete(image_uploads::delete),
+        )
+        .route("/v1/images/{image}/stores/{store}", delete(images::displace))
+        .route("/v1/images/{image}/verify", post(images::verify))
+        .route("/v1/images/{image}/push", post(images::push))
+        .route("/v1/images/{image}/deactivate", post(images::deactivate))
+        .route("/v1/images/{image}/reactivate", post(images::reactivate))
+        .route("/v1/image-stores", get(image_cache::stores))
+        .route("/v1/image-cache", get(image_cache::show).delete(image_cache::clear))
+        .route("/v1/image-cache/prune", post(image_cache::prune))
+        .route(
+            "/v1/image-cache/{image}",
+            put(image_cache::put).delete(image_cache::evict),
+        )
+        .route("/v1/boot-sources", get(boot_sources::list))
+        .route(
+            "/v1/boot-sources/{source}",
+            get(boot_sources::show)
+                .put(boot_sources::put)
+                .patch(boot_sources::edit)
+                .delete(boot_sources::delete),
+        )
+        .route("/v1/boot-sources/{source}/sync", post(boot_sources::sync))
+        // No source can be called so.
+        .route("/v1/boot-sources/-/sync", post(boot_sources::sync_all))
+        .route("/v1/metadefs", get(metadefs::list))
+        .route(
+            "/v1/metadefs/{namespace}",
+            get(metadefs::show).put(metadefs::put).delete(metadefs::delete),
+        )
 }
 
 async fn unknown_path(uri: Uri) -> Problem {

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api_types::ErrorCode;
-use axum::Router;
 use axum::extract::Request;
 use axum::http::Method;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Router};
 use host::Failure;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -79,14 +79,15 @@ pub async fn serve(
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
-        match peer(&stream) {
-            Some(peer) if may(peer) => {}
+        let peer = match peer(&stream) {
+            Some(peer) if may(peer) => peer,
             peer => {
                 tracing::warn!(?peer, "connection refused: only root and the group of the socket may");
                 continue;
             }
-        }
-        let connection = connection(stream, router.clone(), closing.clone(), tracker.clone());
+        };
+        let router = router.clone().layer(Extension(peer));
+        let connection = connection(stream, router, closing.clone(), tracker.clone());
         tracker.spawn(async move {
             connection.await;
             drop(seat);

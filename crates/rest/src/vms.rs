@@ -107,6 +107,23 @@ pub(crate) async fn stop(
     Ok(accepted(record))
 }
 
+/// Begins to make a machine's root disk stand alone, while the machine runs or while it stands still: what the disk reads from its image
+/// is copied into it, and what the machine is booted with is kept beside it. The image is not in use by the machine then.
+#[utoipa::path(post, path = "/v1/vms/{vm}/flatten", tag = "vms", operation_id = "flatten_vm",
+    params(("vm" = String, Path, description = "Name or id"),
+        ("If-Match" = Option<String>, Header, description = "ETag of the revision this is meant for")),
+    responses((status = 202, body = Operation, headers(("Location" = String))), (status = 404, body = ProblemBody),
+        (status = 409, body = ProblemBody, description = "It has no disk made from an image, or that stands alone"),
+        (status = 412, body = ProblemBody)))]
+pub(crate) async fn flatten(
+    State(shared): State<Shared>,
+    Segment(vm): Segment,
+    IfMatch(revision): IfMatch,
+    OptionalBody(_): OptionalBody<Nothing>,
+) -> Result<impl IntoResponse, Problem> {
+    Ok(accepted(shared.host.flatten_vm(&vm, revision).await?))
+}
+
 /// Holds a running machine still; its memory is kept.
 #[utoipa::path(post, path = "/v1/vms/{vm}/pause", tag = "vms",
     params(("vm" = String, Path, description = "Name or id"),

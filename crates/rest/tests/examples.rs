@@ -4,8 +4,8 @@ use std::path::Path;
 
 use api_types::{
     BootSource, BootSourceWish, DiskLimits, DiskMirror, DiskWish, Event, Image, ImageAccepted, ImageCache, ImageCreate,
-    ImagePatch, ImageStoreList, Operation, ProblemBody, StopRequest, Vm, VmSpec, Volume, VolumeAccepted,
-    VolumeCheckRequest, VolumeConvert, VolumeMeasureRequest, VolumeResize, VolumeWish,
+    ImagePatch, ImageStoreList, Metadef, Operation, ProblemBody, StopRequest, Upload, UploadWish, Vm, VmSpec, Volume,
+    VolumeAccepted, VolumeCheckRequest, VolumeConvert, VolumeMeasureRequest, VolumeResize, VolumeWish,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -63,6 +63,9 @@ fn examples_are_what_they_say() {
             "image-stores",
             "boot-source-wish",
             "boot-source",
+            "upload-wish",
+            "upload",
+            "metadef",
             "vm-spec",
             "stop-request",
             "operation",
@@ -91,6 +94,9 @@ fn examples_are_what_they_say() {
             Some("image-patch") => same::<ImagePatch>(&text),
             Some("boot-source-wish") => same::<BootSourceWish>(&text),
             Some("boot-source") => same::<BootSource>(&text),
+            Some("upload-wish") => same::<UploadWish>(&text),
+            Some("upload") => same::<Upload>(&text),
+            Some("metadef") => same::<Metadef>(&text),
             Some("vm-spec") => same::<VmSpec>(&text),
             Some("stop-request") => same::<StopRequest>(&text),
             Some("operation") => same::<Operation>(&text),
@@ -103,5 +109,5 @@ fn examples_are_what_they_say() {
         assert_eq!(result, Ok(()), "{name}");
         seen += 1;
     }
-    assert!(seen >= 28, "only {seen} examples");
+    assert!(seen >= 31, "only {seen} examples");
 }

@@ -26,6 +26,7 @@ mod device;
 mod events;
 mod execute;
 mod inquiry;
+mod migration;
 mod modes;
 mod provision;
 mod report;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use device::Draining;
+use device::{Draining, Migration};
 use guestmem::GuestMemory;
 
 use crate::queue::VirtQueue;
@@ -103,4 +103,8 @@ pub trait VirtioDevice: Send + Sync {
 
     /// See [`device::Device::resume`].
     fn resume(&self);
+
+    /// What the transport does not know of it. Saved after the transport's own state; loaded after [`VirtioDevice::activate`],
+    /// where the driver was ready, and while paused.
+    fn migration(&self) -> Migration<'_>;
 }

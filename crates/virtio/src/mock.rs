@@ -9,7 +9,8 @@ mod ring;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use device::BusHandler;
+use device::conformance::{load, save};
+use device::{BusHandler, Device};
 use guestmem::{Bytes, GuestAddress, GuestMemory, MemoryConfig};
 use pci::{Ecam, Root};
 
@@ -46,12 +47,22 @@ pub mod status {
     pub const NEEDS_RESET: u8 = 64;
 }
 
+fn ram() -> GuestMemory {
+    let memory = GuestMemory::new(MemoryConfig {
+        size_bytes: RAM,
+        hugepages: None,
+        prefault: false,
+    });
+    memory.unwrap()
+}
+
 /// A guest with one virtio device.
 pub struct MockDriver {
     transport: Arc<VirtioPci>,
     memory: GuestMemory,
     space: Arc<Space>,
     routes: Arc<MockRoutes>,
+    root: Arc<Root>,
     ecam: Ecam,
     bar: u64,
     /// Offsets in the BAR by structure type 1–4.
@@ -63,30 +74,68 @@ pub struct MockDriver {
 impl MockDriver {
     /// Plugs `device` in and finds it: BAR mapped, MSI-X on, status 0.
     pub fn new(device: Arc<dyn VirtioDevice>) -> Self {
-        let memory = GuestMemory::new(MemoryConfig {
-            size_bytes: RAM,
-            hugepages: None,
-            prefault: false,
-        });
-        let memory = memory.unwrap();
+        let mut driver = Self::plug(device, ram());
+        driver.probe();
+        driver
+    }
+
+    fn plug(device: Arc<dyn VirtioDevice>, memory: GuestMemory) -> Self {
         let space = Arc::new(Space::default());
         let routes = Arc::new(MockRoutes::default());
         let root = Root::new(Arc::clone(&space) as _, Vec::from_iter([BARS]));
         let (transport, endpoint) = VirtioPci::new(device, memory.clone(), Arc::clone(&routes) as _).unwrap();
         root.plug(u8::try_from(SLOT).unwrap(), endpoint).unwrap();
-        let mut driver = Self {
+        Self {
             transport,
             memory,
             space,
             routes,
-            ecam: Ecam::new(root),
+            ecam: Ecam::new(Arc::clone(&root)),
+            root,
             bar: BARS.start,
             structures: [0; 5],
             rings: Vec::new(),
             next_free: ALLOCATIONS,
+        }
+    }
+
+    /// A transport with `device` behind it, in no slot, on guest memory of its own, as large and empty.
+    pub fn twin(&self, device: Arc<dyn VirtioDevice>) -> Arc<VirtioPci> {
+        let routes = Arc::new(MockRoutes::default());
+        VirtioPci::new(device, ram(), routes).unwrap().0
+    }
+
+    /// Moves to another machine with `device` in it, as a saved and restored one: driver, rings and memory go on, bus and
+    /// device are new and get what was saved.
+    pub fn move_to(&mut self, device: Arc<dyn VirtioDevice>) {
+        self.transport.pause().wait();
+        self.root.pause().wait();
+        let new = Self::plug(device, self.memory.clone());
+        load(&*new.root, &save(&*self.root));
+        load(&*new.transport, &save(&*self.transport));
+        self.transport.reset();
+        new.root.resume();
+        new.transport.resume();
+        let Self {
+            transport,
+            space,
+            routes,
+            root,
+            ecam,
+            ..
+        } = new;
+        *self = Self {
+            transport,
+            space,
+            routes,
+            root,
+            ecam,
+            memory: self.memory.clone(),
+            bar: self.bar,
+            structures: self.structures,
+            rings: std::mem::take(&mut self.rings),
+            next_free: self.next_free,
         };
-        driver.probe();
-        driver
     }
 
     fn probe(&mut self) {

@@ -1,7 +1,7 @@
 //! One virtqueue as its worker holds it.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use device::EventFd;
 use guestmem::{Bytes, GuestAddress, GuestMemory};
@@ -27,6 +27,31 @@ pub(crate) struct RingSetup {
     pub(crate) used: u64,
 }
 
+/// Where a queue is, for whoever saves it while its worker stands still.
+#[derive(Debug, Default)]
+pub(crate) struct Position(AtomicU32);
+
+impl Position {
+    /// Next entry of the available and of the used ring.
+    pub(crate) fn get(&self) -> (u16, u16) {
+        let [a0, a1, u0, u1] = self.0.load(Ordering::Acquire).to_le_bytes();
+        (u16::from_le_bytes([a0, a1]), u16::from_le_bytes([u0, u1]))
+    }
+
+    pub(crate) fn set(&self, (available, used): (u16, u16)) {
+        let both = u32::from(used) << 16 | u32::from(available);
+        self.0.store(both, Ordering::Release);
+    }
+}
+
+/// What a queue has of its own, beside what the driver programmed.
+#[derive(Clone, Copy)]
+pub(crate) struct Ends<'a> {
+    pub(crate) kick: &'a Arc<EventFd>,
+    /// Where it begins, and tells where it is.
+    pub(crate) position: &'a Arc<Position>,
+}
+
 /// A split virtqueue with its position, its doorbell and its way to the driver.
 ///
 /// Owned by exactly one worker while the device is active. A worker serves it so:
@@ -44,6 +69,7 @@ pub struct VirtQueue {
     signals: Arc<dyn Signals>,
     /// Chains were pushed since the last [`VirtQueue::signal`].
     unsignalled: bool,
+    shown: Arc<Position>,
 }
 
 impl VirtQueue {
@@ -52,7 +78,7 @@ impl VirtQueue {
         setup: RingSetup,
         event_idx: bool,
         memory: &GuestMemory,
-        kick: &Arc<EventFd>,
+        ends: Ends<'_>,
         signals: &Arc<dyn Signals>,
     ) -> Result<Self, RingError> {
         let mut ring = Queue::new(setup.size)?;
@@ -62,6 +88,9 @@ impl VirtQueue {
         ring.try_set_used_ring_address(GuestAddress(setup.used))?;
         ring.set_event_idx(event_idx);
         ring.set_ready(true);
+        let (available, used) = ends.position.get();
+        ring.set_next_avail(available);
+        ring.set_next_used(used);
         let size = usize::from(setup.size);
         let extents = [
             (setup.descriptors, 16 * size),
@@ -80,9 +109,10 @@ impl VirtQueue {
             index,
             ring,
             memory: memory.clone(),
-            kick: Arc::clone(kick),
+            kick: Arc::clone(ends.kick),
             signals: Arc::clone(signals),
             unsignalled: false,
+            shown: Arc::clone(ends.position),
         })
     }
 
@@ -117,18 +147,26 @@ impl VirtQueue {
         let Some(chain) = self.ring.iter(ram)?.next() else {
             return Ok(None);
         };
+        self.show();
         Chain::collect(chain).map(Some)
     }
 
     /// Makes the chain popped last available again, unless it was pushed. Chains come back in the reverse order of their pops.
     pub fn unpop(&mut self) {
         self.ring.go_to_previous_position();
+        self.show();
+    }
+
+    fn show(&self) {
+        self.shown.set(self.position());
     }
 
     /// Gives a chain back with `written` bytes at the front of its writable buffers filled.
     pub fn push(&mut self, head: u16, written: u32) -> Result<(), RingError> {
         self.unsignalled = true;
-        Ok(self.ring.add_used(self.memory.inner(), head, written)?)
+        self.ring.add_used(self.memory.inner(), head, written)?;
+        self.show();
+        Ok(())
     }
 
     /// Interrupts for what was pushed since the last call, if the driver wants to know.

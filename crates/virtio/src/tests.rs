@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use device::{Device, Draining};
+use device::{Device, Draining, Migration};
 use guestmem::{Bytes, GuestAddress};
 use proptest::prelude::*;
 
@@ -94,6 +94,9 @@ impl VirtioDevice for Turner {
         Draining::done()
     }
     fn resume(&self) {}
+    fn migration(&self) -> Migration<'_> {
+        Migration::Stateless
+    }
 }
 
 fn running(features: u64) -> (Arc<Turner>, MockDriver) {
@@ -386,4 +389,101 @@ proptest! {
         }
         prop_assert!(broken || given_back > 0);
     }
+}
+
+#[test]
+fn a_driver_goes_on_in_another_machine() {
+    for features in [0, feature::EVENT_IDX | feature::INDIRECT_DESC] {
+        let (device, mut driver) = running(features);
+        let ask = |driver: &mut MockDriver, device: &Turner, text: &[u8]| {
+            let input = driver.place(text);
+            let output = driver.allocate(text.len());
+            let length = u32::try_from(text.len()).unwrap();
+            driver.submit(0, &[Buf::Readable(input, length), Buf::Writable(output, length)]);
+            device.serve();
+            assert_eq!(driver.wait_used(0).len, length);
+            driver.bytes(output, text.len())
+        };
+        assert_eq!(ask(&mut driver, &device, b"abc"), b"cba");
+        driver.transport().pause().wait();
+        let transport = Arc::clone(driver.transport());
+        device::conformance::check(&*transport, || driver.twin(Arc::new(Turner::default())));
+        transport.resume();
+        let mut last = device;
+        for round in 0..100_u8 {
+            let next = Arc::new(Turner::default());
+            driver.move_to(Arc::clone(&next) as _);
+            assert_eq!(last.queues.lock().unwrap().len(), 0, "the old machine is gone");
+            assert_eq!(ask(&mut driver, &next, &[round, 7]), [7, round]);
+            last = next;
+        }
+        let status = driver.status();
+        assert_eq!(status, 15);
+        driver.reset();
+    }
+}
+
+#[test]
+fn a_device_that_gave_up_has_given_up_in_another_machine_too() {
+    let (device, mut driver) = running(0);
+    driver.submit(0, &[Buf::Readable(1 << 50, 16)]);
+    device.serve();
+    driver.wait_needs_reset();
+    let next = Arc::new(Turner::default());
+    driver.move_to(Arc::clone(&next) as _);
+    assert_ne!(driver.status() & status::NEEDS_RESET, 0);
+    assert!(next.queues.lock().unwrap().is_empty());
+    driver.reset();
+    driver.start(0);
+    assert_eq!(driver.status(), 15);
+}
+
+#[test]
+fn the_state_of_another_device_is_refused() {
+    struct Other(Turner);
+    impl VirtioDevice for Other {
+        fn name(&self) -> &str {
+            self.0.name()
+        }
+        fn kind(&self) -> DeviceKind {
+            DeviceKind::BLOCK
+        }
+        fn features(&self) -> u64 {
+            self.0.features()
+        }
+        fn queue_sizes(&self) -> &[u16] {
+            self.0.queue_sizes()
+        }
+        fn config_read(&self, offset: u64, data: &mut [u8]) {
+            self.0.config_read(offset, data);
+        }
+        fn config_write(&self, _offset: u64, _data: &[u8]) {}
+        fn activate(&self, activation: Activation) -> Result<(), ActivateError> {
+            self.0.activate(activation)
+        }
+        fn deactivate(&self) -> Vec<VirtQueue> {
+            self.0.deactivate()
+        }
+        fn pause(&self) -> Draining {
+            Draining::done()
+        }
+        fn resume(&self) {}
+        fn migration(&self) -> Migration<'_> {
+            Migration::Immovable {
+                why: "it is here by mistake",
+            }
+        }
+    }
+    let (_device, driver) = running(0);
+    driver.transport().pause().wait();
+    let sections = device::conformance::save(&**driver.transport());
+    let mut state = savestate::SavedState::new();
+    sections.into_iter().for_each(|section| state.add(section).unwrap());
+    let other = driver.twin(Arc::new(Other(Turner::default())));
+    assert!(matches!(other.migration(), Migration::Immovable { .. }));
+    let error = device::Migrate::load(&*other, &mut state.into_sections()).unwrap_err();
+    assert!(
+        error.to_string().contains("type 2") && error.to_string().contains("type 4"),
+        "{error}"
+    );
 }

@@ -11,19 +11,22 @@
 mod configuration;
 mod doorbells;
 mod link;
+mod migration;
 mod status;
 mod window;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use device::{BusHandler, Device, Draining, EventFd, MsiRoutes};
+use device::{BusHandler, Device, Draining, Migration, Motion, MsiRoutes};
 use guestmem::GuestMemory;
 use pci::{Capability, Endpoint, EndpointError, Identity, Msix, Regions};
 
 use crate::contract::{Activation, VirtioDevice};
 use crate::fault::RingError;
 use crate::feature;
-use crate::queue::VirtQueue;
+use crate::queue::{Ends, Position, VirtQueue};
+use crate::signals::Signals;
 use configuration::Registers;
 use doorbells::{DOORBELL_STRIDE, Doorbells};
 use link::{IsrStatus, Link};
@@ -98,6 +101,8 @@ struct State {
     /// [`status::FAILED`], or 0.
     failed: u8,
     registers: Registers,
+    /// Where the queues are; told by the workers that have them.
+    positions: Vec<Arc<Position>>,
 }
 
 /// A virtio device as a PCI function, and as a [`Device`] of the machine.
@@ -108,6 +113,9 @@ pub struct VirtioPci {
     doorbells: Arc<Doorbells>,
     /// Held while a status write activates or deactivates. Workers never take it: what they need is in [`Link`].
     state: Mutex<State>,
+    motion: Motion,
+    /// It was loaded, and has not run since.
+    loaded: AtomicBool,
 }
 
 impl VirtioPci {
@@ -139,7 +147,10 @@ impl VirtioPci {
                 phase: Phase::Blank,
                 failed: 0,
                 registers: Registers::new(sizes),
+                positions: sizes.iter().map(|_| Arc::default()).collect(),
             }),
+            motion: Motion::default(),
+            loaded: AtomicBool::new(false),
             memory,
             device,
         });
@@ -226,7 +237,7 @@ impl VirtioPci {
         match step {
             Step::Nothing => state.phase = next,
             Step::Reset => self.clear(state),
-            Step::Activate => match self.activate(&state.registers) {
+            Step::Activate => match self.activate(state) {
                 Ok(()) => state.phase = next,
                 Err(error) => {
                     // The driver does see DRIVER_OK, and then that the device needs a reset.
@@ -237,16 +248,18 @@ impl VirtioPci {
         }
     }
 
-    fn activate(&self, registers: &Registers) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    fn activate(&self, state: &State) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let registers = &state.registers;
         let features = registers.driver_features;
-        let signals: Arc<dyn crate::Signals> = Arc::clone(&self.link) as _;
+        let signals: Arc<dyn Signals> = Arc::clone(&self.link) as _;
         let event_idx = features & feature::EVENT_IDX != 0;
-        let queue = |(index, setup, kick): (u16, _, &Arc<EventFd>)| {
-            VirtQueue::new(index, setup, event_idx, &self.memory, kick, &signals)
+        let queue = |(index, setup, ends): (u16, _, Ends<'_>)| {
+            VirtQueue::new(index, setup, event_idx, &self.memory, ends, &signals)
         };
         let enabled = registers.enabled().filter_map(|(index, setup)| {
             let kick = self.doorbells.event(index)?;
-            Some((index, setup, kick))
+            let position = state.positions.get(usize::from(index))?;
+            Some((index, setup, Ends { kick, position }))
         });
         let queues = enabled.map(queue).collect::<Result<Vec<_>, RingError>>()?;
         let activation = Activation {
@@ -264,6 +277,7 @@ impl VirtioPci {
         state.phase = Phase::Blank;
         state.failed = 0;
         state.registers = Registers::new(self.device.queue_sizes());
+        state.positions.iter().for_each(|position| position.set((0, 0)));
         self.link.clear();
     }
 
@@ -278,18 +292,32 @@ impl Device for VirtioPci {
     }
 
     /// Nothing runs before the driver is ready.
-    fn start(&self) {}
+    fn start(&self) {
+        self.motion.begin();
+    }
 
     fn pause(&self) -> Draining {
+        self.motion.hold();
         self.device.pause()
     }
 
     fn resume(&self) {
+        self.motion.begin();
+        if self.loaded.swap(false, Ordering::SeqCst) {
+            self.interrupt_again();
+        }
         self.device.resume();
     }
 
     fn reset(&self) {
         self.clear(&mut self.lock());
+    }
+
+    fn migration(&self) -> Migration<'_> {
+        match self.device.migration() {
+            Migration::Immovable { why } => Migration::Immovable { why },
+            Migration::Stateless | Migration::Sections(_) => Migration::Sections(self),
+        }
     }
 }
 

@@ -52,6 +52,13 @@ pub enum Action {
         /// The files that came along.
         files: Vec<OwnedFd>,
     },
+    /// Save the machine.
+    Save {
+        /// Who asks.
+        ticket: Ticket,
+        /// Into which directory; none where none came along.
+        directory: Option<OwnedFd>,
+    },
     /// A job on a disk has something to say.
     DiskJob {
         /// The disk.

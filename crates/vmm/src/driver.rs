@@ -10,12 +10,15 @@
 //!            └──── Quit, Terminate (from any) ──┴──────────────▶ Ended
 //! ```
 //!
+//! A saved machine is *Paused* after Create.
+//!
 //! All waiting for events is in [`Driver::run`]: one queue for the daemon's requests and the guest's doings. All change of
 //! state is in [`Driver::apply`], which returns when the change is complete. What may be asked when is
 //! [`control::VmState::may`]'s matter.
 
 mod disk_changes;
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
@@ -28,14 +31,16 @@ use spec::MachineSpec;
 use crate::action::{Action, GuestEvent, Notice, Outlet, Reporter, Ticket};
 use crate::build::BuildError;
 use crate::disks::Disks;
-use crate::files::MachineFiles;
+use crate::files::{MachineFiles, SavedFiles};
 use crate::hardware::{Blueprint, Hardware};
+use crate::story::whole;
 
 /// Stack of the driver's thread, bytes; building a machine is the deepest it goes.
 const STACK_BYTES: usize = 512 << 10;
 
 /// Builds a machine that does not run yet.
-pub(crate) type Builder = Box<dyn Fn(&Blueprint, Reporter) -> Result<Box<dyn Hardware>, BuildError> + Send>;
+pub(crate) type Builder =
+    Box<dyn Fn(&Blueprint, Reporter, Option<&SavedFiles>) -> Result<Box<dyn Hardware>, BuildError> + Send>;
 
 struct Machine {
     blueprint: Blueprint,
@@ -75,7 +80,8 @@ impl DriverHandle {
 
 /// Starts a state driver without a machine, on a thread of its own.
 pub fn spawn(console: Arc<dyn crate::Console>, outlet: Outlet) -> std::io::Result<DriverHandle> {
-    let builder: Builder = Box::new(move |blueprint, reporter| crate::build::build(blueprint, &console, &reporter));
+    let builder: Builder =
+        Box::new(move |blueprint, reporter, saved| crate::build::build(blueprint, &console, &reporter, saved));
     let (queue, actions) = mpsc::channel();
     let driver = Driver::new(builder, outlet, queue.clone());
     thread::Builder::new()
@@ -124,6 +130,7 @@ impl Driver {
                 change,
                 files,
             } => self.change_disk(ticket, &disk, change, files),
+            Action::Save { ticket, directory } => self.save(ticket, directory),
             Action::DiskJob { disk, news } => self.disk_job(&disk, news),
             Action::Terminate { message } => self.quit(message),
             Action::Guest { generation, event } if generation == self.generation => self.guest(event),
@@ -173,8 +180,13 @@ impl Driver {
         let built = files.and_then(|files| self.build_first(spec, *files).map_err(|error| error.refusal()));
         match built {
             Ok(machine) => {
+                let state = if machine.started {
+                    VmState::Paused
+                } else {
+                    VmState::Created
+                };
                 self.machine = Some(machine);
-                self.enter(VmState::Created);
+                self.enter(state);
                 self.answer(ticket, Ok(self.status()));
             }
             Err(refusal) => {
@@ -191,12 +203,14 @@ impl Driver {
     fn build_first(&mut self, spec: MachineSpec, mut files: MachineFiles) -> Result<Machine, BuildError> {
         let chains = std::mem::take(&mut files.disks);
         let disks = Disks::open(spec.disks(), chains).map_err(BuildError::Disk)?;
+        // Where it was saved matters once: a reset boots it.
+        let saved = files.saved.take();
         let blueprint = Blueprint { spec, files, disks };
-        match self.build(&blueprint) {
+        match self.build(&blueprint, saved.as_ref()) {
             Ok(hardware) => Ok(Machine {
                 blueprint,
                 hardware: Some(hardware),
-                started: false,
+                started: saved.is_some(),
             }),
             Err(error) => {
                 blueprint.disks.close();
@@ -205,9 +219,30 @@ impl Driver {
         }
     }
 
-    fn build(&mut self, blueprint: &Blueprint) -> Result<Box<dyn Hardware>, BuildError> {
+    fn build(&mut self, blueprint: &Blueprint, saved: Option<&SavedFiles>) -> Result<Box<dyn Hardware>, BuildError> {
         self.generation += 1;
-        (self.builder)(blueprint, Reporter::new(self.generation, self.queue.clone()))
+        let reporter = Reporter::new(self.generation, self.queue.clone());
+        (self.builder)(blueprint, reporter, saved)
+    }
+
+    fn save(&mut self, ticket: Ticket, directory: Option<OwnedFd>) {
+        let saved = self.check(VmAction::Save).and_then(|()| {
+            let missing = || Refusal {
+                kind: RefusalKind::BadFile,
+                message: "no directory came along to save the machine into".to_owned(),
+            };
+            let directory = directory.ok_or_else(missing)?;
+            let hardware = self.machine.as_ref().and_then(|machine| machine.hardware.as_ref());
+            let saved = hardware.map_or(Ok(()), |hardware| hardware.save(directory.as_fd()));
+            saved.map_err(|error| Refusal {
+                kind: RefusalKind::Failed,
+                message: format!("machine can not be saved: {}", whole(&error)),
+            })
+        });
+        if saved.is_ok() {
+            tracing::info!("machine saved");
+        }
+        self.answer(ticket, saved.map(|()| self.status()));
     }
 
     fn ask(&mut self, ticket: Ticket, action: VmAction, at: Instant) {
@@ -241,7 +276,7 @@ impl Driver {
             }
             VmAction::DiskReports => return self.report_disks(ticket),
             // They have their own ways in; the status is part of every answer.
-            VmAction::Create | VmAction::ChangeDisk | VmAction::Status => {}
+            VmAction::Create | VmAction::ChangeDisk | VmAction::Save | VmAction::Status => {}
         }
         self.answer(ticket, Ok(self.status()));
     }
@@ -320,7 +355,7 @@ impl Driver {
     fn reset(&mut self) {
         self.stop_hardware();
         let Some(mut machine) = self.machine.take() else { return };
-        let built = self.build(&machine.blueprint);
+        let built = self.build(&machine.blueprint, None);
         machine.started = false;
         let failure = match built {
             Ok(hardware) => {

@@ -1,11 +1,14 @@
 //! The state driver with hardware that only remembers what was done to it.
 
+use std::fs::File;
+use std::os::fd::BorrowedFd;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 use crate::disks::AttachError;
 use crate::disks::MachineDisk;
+use crate::saved::SaveMachineError;
 use crate::testing::spec;
 use spec::Name;
 use virtio_devices::DiskSnapshot;
@@ -29,6 +32,13 @@ impl Hardware for Recorder {
     }
     fn resume(&mut self) {
         self.note("resume");
+    }
+    fn save(&self, directory: BorrowedFd<'_>) -> Result<(), SaveMachineError> {
+        self.note("save");
+        match rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(directory).unwrap().st_mode) {
+            rustix::fs::FileType::Directory => Ok(()),
+            _ => Err(SaveMachineError::Occupied),
+        }
     }
     fn press_power_button(&self) {
         self.note("press");
@@ -69,11 +79,14 @@ impl Rig {
         let deeds = Deeds::default();
         let broken = Arc::new(AtomicBool::new(false));
         let (record, fail) = (Arc::clone(&deeds), Arc::clone(&broken));
-        let builder: Builder = Box::new(move |_, _| {
+        let builder: Builder = Box::new(move |_, _, saved| {
             if fail.load(Ordering::SeqCst) {
                 return Err(BuildError::Threads(std::io::ErrorKind::OutOfMemory.into()));
             }
-            record.lock().unwrap().push("build");
+            record
+                .lock()
+                .unwrap()
+                .push(if saved.is_some() { "restore" } else { "build" });
             Ok(Box::new(Recorder(Arc::clone(&record))))
         });
         let (queue, actions) = mpsc::channel();
@@ -96,12 +109,17 @@ impl Rig {
     }
 
     fn create(&mut self) -> Option<Result<VmStatus, Refusal>> {
-        let null = || std::fs::File::open("/dev/null").unwrap();
+        self.create_from(None)
+    }
+
+    fn create_from(&mut self, saved: Option<SavedFiles>) -> Option<Result<VmStatus, Refusal>> {
+        let null = || File::open("/dev/null").unwrap();
         let files = MachineFiles {
             kernel: null(),
             initrd: None,
             disks: vec![],
             taps: vec![],
+            saved,
         };
         self.driver.apply(Action::Create {
             ticket: TICKET,
@@ -116,6 +134,14 @@ impl Rig {
             ticket: TICKET,
             action,
             at: Instant::now(),
+        });
+        self.answer().unwrap()
+    }
+
+    fn save(&mut self, directory: Option<&str>) -> Result<VmStatus, Refusal> {
+        self.driver.apply(Action::Save {
+            ticket: TICKET,
+            directory: directory.map(|path| File::open(path).unwrap().into()),
         });
         self.answer().unwrap()
     }
@@ -324,4 +350,36 @@ fn every_way_to_end_has_its_reason() {
         rig.guest(event);
         assert_eq!(rig.report().reason, reason);
     }
+}
+
+#[test]
+fn a_machine_is_saved_while_it_is_paused_and_in_no_other_state() {
+    let mut rig = Rig::running();
+    assert_eq!(rig.save(Some("/")).unwrap_err().kind, RefusalKind::WrongState);
+    rig.ask(VmAction::Pause).unwrap();
+    assert_eq!(rig.save(Some("/")).unwrap().state, VmState::Paused);
+    let refusal = rig.save(Some("/dev/null")).unwrap_err();
+    assert!(
+        refusal.kind == RefusalKind::Failed && refusal.message.contains("already"),
+        "{refusal:?}"
+    );
+    assert_eq!(rig.save(None).unwrap_err().kind, RefusalKind::BadFile);
+    assert_eq!(rig.ask(VmAction::Resume).unwrap().state, VmState::Running);
+    assert_eq!(rig.take_deeds(), ["pause", "save", "save", "resume"]);
+}
+
+#[test]
+fn a_saved_machine_is_paused_when_it_is_created_and_boots_when_it_is_reset() {
+    let mut rig = Rig::new();
+    let created = rig.create_from(Some(SavedFiles {
+        directory: File::open("/").unwrap().into(),
+        lazy: false,
+    }));
+    assert_eq!(created.unwrap().unwrap().state, VmState::Paused);
+    assert_eq!(rig.ask(VmAction::Start).unwrap_err().kind, RefusalKind::WrongState);
+    assert_eq!(rig.save(Some("/")).unwrap().state, VmState::Paused);
+    rig.ask(VmAction::Resume).unwrap();
+    rig.ask(VmAction::Reset).unwrap();
+    let deeds = ["restore", "save", "resume", "tear down", "build", "start"];
+    assert_eq!(rig.take_deeds(), deeds);
 }

@@ -17,6 +17,17 @@ pub struct MachineFiles {
     pub disks: Vec<ChainFiles>,
     /// One per queue pair of each interface, in the specification's order.
     pub taps: Vec<Vec<OwnedFd>>,
+    /// The directory of the saved machine that this one goes on from, where it is not booted.
+    pub saved: Option<SavedFiles>,
+}
+
+/// Where a saved machine is.
+#[derive(Debug)]
+pub struct SavedFiles {
+    /// The directory.
+    pub directory: OwnedFd,
+    /// Memory is mapped instead of read.
+    pub lazy: bool,
 }
 
 /// A chain and its files, top first.
@@ -104,6 +115,11 @@ pub fn sort(create: &CreateVm, fds: Vec<OwnedFd>) -> Result<(MachineFiles, Direc
         })
         .collect::<Result<_, _>>()?;
     let initrd = files.remove(&FdRole::Initrd).map(File::from);
+    let mut from = |lazy| {
+        let directory = files.remove(&FdRole::SavedDirectory { lazy })?;
+        Some(SavedFiles { directory, lazy })
+    };
+    let saved = from(true).or_else(|| from(false));
     if let Some(&role) = files.keys().next() {
         return Err(FilesError::Unused(role));
     }
@@ -112,6 +128,7 @@ pub fn sort(create: &CreateVm, fds: Vec<OwnedFd>) -> Result<(MachineFiles, Direc
         initrd,
         disks,
         taps,
+        saved,
     };
     Ok((machine, directories))
 }

@@ -1,5 +1,6 @@
 //! What the state driver drives, and what it is built from.
 
+use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
 use spec::{MachineSpec, Name};
@@ -7,6 +8,7 @@ use virtio_devices::DiskSnapshot;
 
 use crate::disks::{AttachError, Disks, MachineDisk};
 use crate::files::MachineFiles;
+use crate::saved::SaveMachineError;
 
 /// A built machine as the driver sees it. Called from the driver's thread only.
 pub(crate) trait Hardware: Send {
@@ -18,6 +20,9 @@ pub(crate) trait Hardware: Send {
 
     /// Undoes [`Hardware::pause`].
     fn resume(&mut self);
+
+    /// Saves all of it but the disks into a directory. Legal while paused, and changes nothing.
+    fn save(&self, directory: BorrowedFd<'_>) -> Result<(), SaveMachineError>;
 
     /// Presses the power button.
     fn press_power_button(&self);

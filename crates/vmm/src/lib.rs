@@ -8,6 +8,8 @@
 //!              Machine: vCPU threads ─▶ buses ─▶ chipset, PCI ─▶ virtio devices ─▶ disks, taps
 //! ```
 //!
+//! A machine that stands still can be saved into a directory, and another process goes on with it from there: see `saved`.
+//!
 //! [`spawn`] starts a state driver; all else happens by [`Action`]s. Addresses and interrupts are [`Layout`]'s matter alone,
 //! the parts are put together in `build`, and there is nothing that "manages devices": a machine is a list of them.
 
@@ -25,6 +27,7 @@ mod hardware;
 mod interrupts;
 mod layout;
 mod machine;
+mod saved;
 mod story;
 #[cfg(test)]
 mod testing;
@@ -35,5 +38,6 @@ pub use build::BuildError;
 pub use console::Console;
 pub use disks::{AttachError, JobNews, StackError};
 pub use driver::{DriverHandle, spawn};
-pub use files::{ChainFiles, Directories, FilesError, LayerFiles, MachineFiles, pair, sort};
+pub use files::{ChainFiles, Directories, FilesError, LayerFiles, MachineFiles, SavedFiles, pair, sort};
 pub use layout::{DISK_SLOTS, FIRST_DISK_SLOT, FIRST_NET_SLOT, FREE_SLOTS, Layout, NET_SLOTS, RNG_SLOT, SCSI_SLOT};
+pub use saved::RestoreError;

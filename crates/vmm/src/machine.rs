@@ -1,21 +1,25 @@
 //! A machine that was built: its threads and devices, started, paused and torn down together.
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
 use chipset::EventRegister;
 use device::{Device, Draining};
+use kvm::Vm;
 use spec::Name;
 use virtio_devices::DiskSnapshot;
 
 use crate::disks::AttachError;
 use crate::disks::{DiskDevices, MachineDisk};
 use crate::hardware::Hardware;
+use crate::saved::{self, Parts, SaveMachineError};
 use crate::vcpu::{Buses, VcpuThreads};
 
 /// All parts. Order of fields is order of destruction: threads first.
 pub(crate) struct Machine {
     threads: VcpuThreads,
+    vm: Arc<Vm>,
     devices: Vec<Arc<dyn Device>>,
     disks: DiskDevices,
     /// Where the power button is.
@@ -27,6 +31,7 @@ pub(crate) struct Machine {
 impl Machine {
     pub(crate) const fn new(
         threads: VcpuThreads,
+        vm: Arc<Vm>,
         devices: Vec<Arc<dyn Device>>,
         disks: DiskDevices,
         events: Arc<EventRegister>,
@@ -34,6 +39,7 @@ impl Machine {
     ) -> Self {
         Self {
             threads,
+            vm,
             devices,
             disks,
             events,
@@ -60,6 +66,15 @@ impl Hardware for Machine {
         self.threads.release();
     }
 
+    fn save(&self, directory: BorrowedFd<'_>) -> Result<(), SaveMachineError> {
+        let parts = Parts {
+            vm: &self.vm,
+            devices: &self.devices,
+            vcpus: self.threads.save().map_err(SaveMachineError::Kvm)?,
+        };
+        saved::save(&parts, directory)
+    }
+
     fn press_power_button(&self) {
         self.events.press_power_button();
     }
@@ -83,6 +98,7 @@ impl Hardware for Machine {
     fn tear_down(self: Box<Self>) {
         let Self {
             threads,
+            vm: _vm,
             devices,
             disks: _,
             events: _,

@@ -9,13 +9,13 @@
 //!                          └──────▶ finished ───────────────────▶ gone
 //! ```
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use chipset::{GuestRequest, PowerSink};
 use device::Bus;
-use kvm::{Exit, Kicker, SystemEventKind, Vcpu};
+use kvm::{CallError, Exit, Kicker, SystemEventKind, Vcpu, VcpuState};
 
 use crate::action::{GuestEvent, Reporter};
 use crate::gate::{Gate, Passage};
@@ -37,6 +37,8 @@ pub(crate) struct Buses {
 pub(crate) struct VcpuThreads {
     gate: Arc<Gate>,
     kickers: Vec<Kicker>,
+    /// Locked by its thread unless that is held.
+    vcpus: Vec<Arc<Mutex<Vcpu>>>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -47,11 +49,13 @@ impl VcpuThreads {
             gate: Arc::default(),
             kickers: vcpus.iter().map(Vcpu::kicker).collect(),
             threads: Vec::with_capacity(vcpus.len()),
+            vcpus: vcpus.into_iter().map(Mutex::new).map(Arc::new).collect(),
         };
-        for vcpu in vcpus {
-            let name = format!("vcpu{}", vcpu.index());
+        for (index, vcpu) in (0..).zip(&this.vcpus) {
+            let name = format!("vcpu{index}");
             let runner = Runner {
-                vcpu,
+                index,
+                vcpu: Arc::clone(vcpu),
                 buses: buses.clone(),
                 reporter: reporter.clone(),
                 gate: Arc::clone(&this.gate),
@@ -70,6 +74,11 @@ impl VcpuThreads {
     /// Lets them run.
     pub(crate) fn release(&self) {
         self.gate.open();
+    }
+
+    /// The state of each, while they are held.
+    pub(crate) fn save(&self) -> Result<Vec<VcpuState>, CallError> {
+        self.vcpus.iter().map(|vcpu| lock(vcpu).save()).collect()
     }
 
     /// Holds them; none is in the guest or touches a device when this returns.
@@ -115,8 +124,13 @@ enum Next {
     Finish(fn(String) -> GuestEvent, String),
 }
 
+fn lock(vcpu: &Mutex<Vcpu>) -> MutexGuard<'_, Vcpu> {
+    vcpu.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 struct Runner {
-    vcpu: Vcpu,
+    index: u32,
+    vcpu: Arc<Mutex<Vcpu>>,
     buses: Buses,
     reporter: Reporter,
     gate: Arc<Gate>,
@@ -125,23 +139,35 @@ struct Runner {
 
 impl Runner {
     fn run(mut self) {
-        let index = self.vcpu.index();
+        let index = self.index;
         if self.gate.pass() == Passage::Leave {
             return;
         }
         if index == 0 {
             self.reporter.tell(GuestEvent::FirstEntry { at: Instant::now() });
         }
+        let shared = Arc::clone(&self.vcpu);
         loop {
-            match self.step() {
+            let mut vcpu = lock(&shared);
+            let next = loop {
+                match self.step(&mut vcpu) {
+                    Next::Run => {}
+                    next => break next,
+                }
+            };
+            match next {
                 Next::Run => {}
-                Next::Gate => match self.gate.pass() {
-                    Passage::Open => {}
-                    Passage::Reopened => self.vcpu.tell_paused(),
-                    Passage::Leave => break,
-                },
+                Next::Gate => {
+                    drop(vcpu);
+                    match self.gate.pass() {
+                        Passage::Open => {}
+                        Passage::Reopened => lock(&shared).tell_paused(),
+                        Passage::Leave => break,
+                    }
+                }
                 Next::Finish(event, what) => {
-                    let message = self.describe(&what);
+                    let message = describe(&vcpu, &what);
+                    drop(vcpu);
                     self.reporter.tell(event(message));
                     self.gate.wait_to_leave();
                     break;
@@ -150,15 +176,15 @@ impl Runner {
         }
         if tracing::enabled!(tracing::Level::DEBUG) {
             let exits = &self.exits;
-            let state = self.describe("state at its end");
+            let state = describe(&lock(&shared), "state at its end");
             tracing::debug!(vcpu = index, ?exits, state, "vcpu ends");
         }
     }
 
     /// Runs the guest until its next exit, and answers that.
-    fn step(&mut self) -> Next {
+    fn step(&mut self, vcpu: &mut Vcpu) -> Next {
         let exits = &mut self.exits;
-        let exit = match self.vcpu.run() {
+        let exit = match vcpu.run() {
             Ok(exit) => exit,
             Err(error) => return Next::Finish(|message| GuestEvent::VcpuFailed { message }, whole(&error)),
         };
@@ -195,7 +221,11 @@ impl Runner {
             Exit::Hlt => {}
             Exit::Interrupted => {
                 exits.interruptions += 1;
-                return Next::Gate;
+                // Whoever is let through to the vCPU's state while it is held finds all of it.
+                return match vcpu.settle() {
+                    Ok(()) => Next::Gate,
+                    Err(error) => Next::Finish(|message| GuestEvent::VcpuFailed { message }, whole(&error)),
+                };
             }
             Exit::SystemEvent(SystemEventKind::Shutdown) => self.reporter.request(GuestRequest::PowerOff),
             Exit::SystemEvent(SystemEventKind::Reset) => self.reporter.request(GuestRequest::Reset),
@@ -203,14 +233,14 @@ impl Runner {
         }
         Next::Run
     }
+}
 
-    /// For people: which vCPU, what happened, and what it was doing.
-    fn describe(&self, what: &str) -> String {
-        let index = self.vcpu.index();
-        match self.vcpu.registers() {
-            Ok(registers) => format!("vcpu {index}: {what}\n{registers}"),
-            Err(error) => format!("vcpu {index}: {what}; its registers can not be read: {}", whole(&error)),
-        }
+/// For people: which vCPU, what happened, and what it was doing.
+fn describe(vcpu: &Vcpu, what: &str) -> String {
+    let index = vcpu.index();
+    match vcpu.registers() {
+        Ok(registers) => format!("vcpu {index}: {what}\n{registers}"),
+        Err(error) => format!("vcpu {index}: {what}; its registers can not be read: {}", whole(&error)),
     }
 }
 

@@ -85,7 +85,19 @@ fn with_guests(name: &str) -> Result<String> {
 /// As it is: in the build directory, whose file system is the one measured.
 fn on_this_host(name: &str) -> Result<String> {
     packages::install(&[packages::QEMU_IMAGES, packages::REGISTRY])?;
-    run(cargo().args(["build", "--release", "--package", "perf", "--bin", name]))?;
+    // Some figures are those of a daemon, which is looked for beside the program.
+    run(cargo().args([
+        "build",
+        "--release",
+        "--package",
+        "perf",
+        "--bin",
+        name,
+        "--package",
+        "karatd",
+        "--bin",
+        "karatd",
+    ]))?;
     let work = target().join("perf").join(name);
     fs::create_dir_all(&work)?;
     let json = work.join("figures.jsonl");

@@ -215,6 +215,11 @@ async fn carries(guest: &mut Guest, device: &str, kind: FileSystem, image: &Path
     Ok(())
 }
 
+/// By how much the image grows before fio is surely at work, bytes.
+const CUT_BYTES: u64 = 1 << 20;
+/// How long that may take, seconds: a busy emulated host takes tens.
+const CUT_WAIT_S: u32 = 120;
+
 pub(super) async fn power_cut_under_fio(daemon: &mut Daemon) -> anyhow::Result<()> {
     let image = chain(&daemon.files(), "disk")?;
     let device = "/dev/vda";
@@ -233,13 +238,19 @@ pub(super) async fn power_cut_under_fio(daemon: &mut Daemon) -> anyhow::Result<(
             )
             .await?;
         let before = used_bytes(&image)?;
-        // Long enough for fio to lay its file out and to write over it.
-        tokio::time::sleep(Duration::from_secs(20)).await;
+        // Until fio writes, and then for as long as it takes to write over some of it.
+        for _ in 0..CUT_WAIT_S {
+            if used_bytes(&image)? >= before + CUT_BYTES {
+                break;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
         ensure!(
             used_bytes(&image)? > before,
-            "fio wrote nothing: {}",
+            "fio wrote nothing in {CUT_WAIT_S} s: {}",
             guest.run("busybox cat /tmp/fio").await?
         );
+        tokio::time::sleep(Duration::from_secs(15)).await;
         let vm = daemon.client.vm("guest").await?;
         let pid = i32::try_from(vm.status.pid.context("no process")?)?;
         kill_process(Pid::from_raw(pid).context("no process")?, Signal::KILL)?;

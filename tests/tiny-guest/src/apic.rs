@@ -18,6 +18,13 @@ const END_OF_INTERRUPT: u32 = 0xb0;
 const SPURIOUS: u32 = 0xf0;
 const COMMAND: u32 = 0x300;
 const COMMAND_HIGH: u32 = 0x310;
+const TIMER: u32 = 0x320;
+const TIMER_START: u32 = 0x380;
+const TIMER_DIVIDER: u32 = 0x3e0;
+/// Timer: again and again.
+const PERIODIC: u32 = 1 << 17;
+/// Divider of the timer's clock: 1.
+const DIVIDE_BY_1: u32 = 0b1011;
 
 /// Interrupt command: INIT, asserted.
 pub const INIT: u32 = 0x4500;
@@ -66,6 +73,13 @@ pub fn send(target: u32, command: u32) {
         write(LAPIC + u64::from(COMMAND_HIGH), target << 24);
         write(LAPIC + u64::from(COMMAND), command);
     }
+}
+
+/// Has the timer send `vector` every `cycles` of its clock.
+pub fn start_timer(vector: u8, cycles: u32) {
+    set(TIMER_DIVIDER, DIVIDE_BY_1);
+    set(TIMER, u32::from(vector) | PERIODIC);
+    set(TIMER_START, cycles);
 }
 
 /// The handler is done.

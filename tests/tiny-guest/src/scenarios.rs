@@ -23,6 +23,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("blk", disk),
     ("blk-verify", disk_verify),
     ("echo", echo),
+    ("count", count),
     ("power-button", power_button),
 ];
 
@@ -49,6 +50,7 @@ const PM_TIMER: u16 = 0x608;
 const PM_TIMER_HZ: u32 = 3_579_545;
 const PIN_INTERRUPT: u8 = 0x42;
 const SELF_INTERRUPT: u8 = 0x43;
+const TIMER_INTERRUPT: u8 = 0x44;
 
 /// Runs what the command line names; returns how many failed.
 pub fn run(info: &BootInfo) -> u32 {
@@ -300,6 +302,53 @@ fn echo(_: &BootInfo) -> Outcome {
             }
         }
     }
+}
+
+/// Counts interrupts of its timer, in memory and aloud, until `q` comes in. Every count is written to a page of its own, and all
+/// that were written are looked at again, a few each time, and at the end all of them.
+fn count(info: &BootInfo) -> Outcome {
+    /// 20 ms of the timer's clock, which KVM has run at 1 GHz.
+    const PERIOD: u32 = 20_000_000;
+    const PAGES: u64 = 1024;
+    let base = memory::program_end().next_multiple_of(4096);
+    let mut disk = None;
+    if info.option("disk").is_some() {
+        disk = Some(start_disk(info)?);
+    }
+    let place = |number: u64| base + number % PAGES * 4096 + number % 500 * 8;
+    let right = |number: u64| memory::read::<u64>(place(number)) == number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    println!("READY count");
+    apic::start_timer(TIMER_INTERRUPT, PERIOD);
+    let mut seen = interrupts::count(TIMER_INTERRUPT);
+    for number in 0_u64.. {
+        memory::write(place(number), number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        for back in [0, 1, 10, 100] {
+            if number >= back && !right(number - back) {
+                return Err("memory does not hold a count that was written");
+            }
+        }
+        if let Some(disk) = &mut disk {
+            blk::fill(blk::SECTOR, number);
+            disk.run(Request::Write(number % 64, blk::SECTOR as u32))?;
+            blk::fill(blk::SECTOR, !number);
+            disk.run(Request::Read(number % 64, blk::SECTOR as u32))?;
+            if !blk::matches(blk::SECTOR, number) {
+                return Err("the disk does not hold a count that was written");
+            }
+        }
+        println!("count {number}");
+        while interrupts::count(TIMER_INTERRUPT) == seen {
+            cpu::wait_for_interrupt();
+        }
+        seen = interrupts::count(TIMER_INTERRUPT);
+        match console::get() {
+            None => {}
+            Some(b'q') if (number.saturating_sub(PAGES - 1)..=number).all(right) => return Ok(()),
+            Some(b'q') => return Err("memory does not hold all counts"),
+            Some(byte) => println!("typed {}", byte as char),
+        }
+    }
+    Ok(())
 }
 
 /// A number every 20 ms, for ever.

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::io::Read;
 use std::sync::Arc;
 
-use flate2::read::DeflateDecoder;
+use flate2::{Decompress, FlushDecompress};
 
 use crate::meta::entry::Compressed;
 use crate::meta::header::Compression;
@@ -22,7 +22,14 @@ const SPARE_MAX: usize = 4;
 /// Decompresses one cluster into `bytes`, which has its length. `None` if the data is none, or ends early.
 pub(crate) fn inflate(compression: Compression, data: &[u8], mut bytes: Vec<u8>) -> Option<Vec<u8>> {
     match compression {
-        Compression::Zlib => DeflateDecoder::new(data).read_exact(&mut bytes).ok()?,
+        Compression::Zlib => {
+            // In one go: no buffer in between, and no window to be kept up for a next call.
+            let mut inflater = Decompress::new(false);
+            inflater.decompress(data, &mut bytes, FlushDecompress::Finish).ok()?;
+            if inflater.total_out() != bytes.len() as u64 {
+                return None;
+            }
+        }
         Compression::Zstd => {
             let mut decoder = zstd::stream::read::Decoder::with_buffer(data).ok()?;
             decoder.window_log_max(ZSTD_WINDOW_LOG).ok()?;

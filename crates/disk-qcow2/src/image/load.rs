@@ -55,7 +55,7 @@ impl Engine {
         };
         match first {
             Ok(done) => (stay, Ok(done)),
-            Err(_) => (stay, self.step(step).await),
+            Err(_) => (stay, Box::pin(self.step(step)).await),
         }
     }
 

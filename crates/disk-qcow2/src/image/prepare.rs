@@ -22,7 +22,7 @@ impl Engine {
         if self.image.prepared.load(Ordering::Acquire) {
             return Ok(());
         }
-        self.prepare_first(Marking::Auto).await
+        Box::pin(self.prepare_first(Marking::Auto)).await
     }
 
     /// Before the first change, or one that makes all bitmaps meaningless.

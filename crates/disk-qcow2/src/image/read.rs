@@ -36,7 +36,7 @@ impl Engine {
                 let (result, bufs) = self.read_run(guest, run, bufs).await;
                 (result.map_err(Fault::from), bufs)
             }
-            Ok(_) => self.read_parts(guest, bufs).await,
+            Ok(_) => Box::pin(self.read_parts(guest, bufs)).await,
         }
     }
 

@@ -54,7 +54,7 @@ impl Engine {
             Ok(Some((host, there))) if there == len => self.write_data(host, len, bufs).await,
             Ok(_) => {
                 let mut parts = Parts::new(bufs);
-                let result = self.write_parts(guest, len, &mut parts).await;
+                let result = Box::pin(self.write_parts(guest, len, &mut parts)).await;
                 (result, parts.finish())
             }
         }
@@ -112,7 +112,7 @@ impl Engine {
             let cut = layout.cluster_floor(host + len - 1);
             let covered = match cut >= there && self.data.is_none() {
                 true => Err(Damage::Outside(cut).into()),
-                false => self.cover(store, cut + layout.cluster_bytes()).await,
+                false => Box::pin(self.cover(store, cut + layout.cluster_bytes())).await,
             };
             if let Err(fault) = covered {
                 return (Err(fault), bufs);

@@ -9,7 +9,7 @@ use super::definitions::{overlay, with_wish};
 use super::settle::gate;
 use crate::failure::Failure;
 use crate::host::Host;
-use crate::registry::{OperationRecord, SourceRow};
+use crate::registry::{Change, OperationRecord, SourceRow};
 
 /// What every refused boot source is told first; the fields follow.
 const REFUSED: &str = "the boot source can not be defined as it is written";
@@ -125,6 +125,35 @@ impl Host {
         Ok(())
     }
 
+    /// Begins to poll all boot sources that are switched on now, as if each was asked for.
+    pub async fn sync_boot_sources(&self) -> Result<Vec<OperationRecord>, Failure> {
+        let (files, _) = self.file_definitions().await?;
+        let gate = gate(self.0.context.config.boot_sources.system_sources);
+        let host = self.clone();
+        let begun = self.registry().change(move |change| -> Result<_, Failure> {
+            let rows = change.boot_sources()?;
+            let (defined, _) = overlay(files, &rows);
+            let mut begun = Vec::new();
+            for (name, _) in defined.iter().filter(|(_, one)| gate.lets(&one.source)) {
+                let known = rows.iter().find(|row| row.name == *name).cloned();
+                begun.push(host.begin_sync(change, known.unwrap_or_else(|| SourceRow::new(name)))?);
+            }
+            Ok(begun)
+        });
+        let begun = begun.await?;
+        self.0.boot.wake.notify_one();
+        Ok(begun)
+    }
+
+    fn begin_sync(&self, change: &Change<'_>, mut row: SourceRow) -> Result<OperationRecord, Failure> {
+        row.state.sync();
+        change.put_boot_source(&row)?;
+        let id = OperationId::random();
+        let operation = change.begin_operation(id, OperationKind::BootSourceSync, &row.name)?;
+        self.0.boot.waiting().entry(row.name).or_default().push(id);
+        Ok(operation)
+    }
+
     /// Begins to poll a boot source now, and to import what is new; also what was refused before.
     pub async fn sync_boot_source(&self, name: &str) -> Result<OperationRecord, Failure> {
         let (files, _) = self.file_definitions().await?;
@@ -137,13 +166,7 @@ impl Host {
             let (defined, _) = overlay(files, &rows);
             let one = defined.get(&called).ok_or_else(|| unknown(&called))?;
             check_on(&called, gate, &one.source)?;
-            let mut row = known.unwrap_or_else(|| SourceRow::new(&called));
-            row.state.sync();
-            change.put_boot_source(&row)?;
-            let id = OperationId::random();
-            let operation = change.begin_operation(id, OperationKind::BootSourceSync, &called)?;
-            host.0.boot.waiting().entry(called).or_default().push(id);
-            Ok(operation)
+            host.begin_sync(change, known.unwrap_or_else(|| SourceRow::new(&called)))
         });
         let operation = begun.await?;
         self.0.boot.wake.notify_one();

@@ -158,6 +158,9 @@ impl Look<'_, '_> {
                 self.row.state.import_cancelled();
             }
         }
+        if consequence.retry {
+            self.row.state.sync();
+        }
         let current = self.row.state.current().map(|import| import.image.clone());
         match (&consequence.alias, current) {
             (Alias::Lead(alias), Some(image)) => self.change.lead_alias(alias.as_str(), &image)?,

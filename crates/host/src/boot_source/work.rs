@@ -1,7 +1,7 @@
 //! A poll of one source, and the import that follows from it.
 
 use api_types::{ErrorCode, ImageImport, ImageSums, ImportOptions, OperationPhase};
-use boot_sources::{BootSource, FailureKind, Finding, SourceDigest, SourceRef, Step};
+use boot_sources::{BootSource, FailureKind, Finding, Place, STORE_DEFAULT, SourceDigest, SourceRef, Step};
 use image_catalog::ImageState;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
@@ -10,7 +10,7 @@ use crate::catalogue::intake::{self, Intake, IntakeError};
 use crate::catalogue::{Ended, label, plain_record};
 use crate::failure::Failure;
 use crate::host::Host;
-use crate::registry::{Change, ImageRow, Known, RegistryError, SourceRow};
+use crate::registry::{Change, ImageRow, ImportJob, Known, RegistryError, SourceRow};
 
 /// What came of work on a source: the id of the image its alias leads to.
 type Worked = Result<Option<String>, Failure>;
@@ -52,14 +52,31 @@ impl Host {
                 "the source gives no digest that can be kept",
             ));
         };
-        let (known, seen) = (source.clone(), digest.clone());
-        let finding = self.with_source(source, move |change, row| {
-            let stored = change.stored(&known, &seen)?;
-            let finding = row.state.polled(&known, seen, stored.as_deref(), change.now());
+        let (host, known) = (self.clone(), source.clone());
+        // One transaction in all: where many sources are polled at once, the disk's syncs are what takes the time.
+        let polled = self.with_source(source, move |change, row| {
+            let is_current = row.state.current().is_some_and(|current| current.digest == digest);
+            let stored = if is_current {
+                None
+            } else {
+                change.stored(&known, &digest)?
+            };
+            let finding = row.state.polled(&known, digest, stored.as_deref(), change.now());
             change.lead(&known, &finding)?;
-            Ok(finding)
+            let current = row.state.current().map(|import| import.image.clone());
+            let is_over = matches!(finding, Finding::Unchanged | Finding::AlreadyThere(_));
+            let waiting = host.0.boot.waiting().get(&row.name).cloned();
+            let ended = waiting.filter(|_| is_over).unwrap_or_default();
+            for id in &ended {
+                change.end_operation(*id, OperationPhase::Succeeded, Ok(current.as_deref()))?;
+            }
+            Ok((finding, current, ended))
         });
-        match finding.await? {
+        let (finding, current, ended) = polled.await?;
+        if let Some(waiting) = self.0.boot.waiting().get_mut(source.name.as_str()) {
+            waiting.retain(|id| !ended.contains(id));
+        }
+        match finding {
             Finding::Import(digest) => self.import_from(source, digest, cancel).await,
             Finding::Refused(digest) => Err(Failure::new(
                 ErrorCode::ImageRefused,
@@ -67,7 +84,7 @@ impl Host {
                     "{digest} was refused before and is not fetched again; what is wrong with it is in the source's last error"
                 ),
             )),
-            Finding::Unchanged | Finding::AlreadyThere(_) => self.current(source).await,
+            Finding::Unchanged | Finding::AlreadyThere(_) => Ok(current),
         }
     }
 
@@ -102,13 +119,6 @@ impl Host {
             Ended::Failed(error) => Err(error.failure),
             Ended::Postponed => Err(IntakeError::cancelled().failure),
         }
-    }
-
-    async fn current(&self, source: &BootSource) -> Worked {
-        self.with_source(source, |_, row| {
-            Ok(row.state.current().map(|import| import.image.clone()))
-        })
-        .await
     }
 
     /// Changes what is remembered of a source.
@@ -151,18 +161,18 @@ impl Host {
 }
 
 impl Change<'_> {
-    /// Id of the image the store already has of what a source calls `digest`.
+    /// Id of the image that came from a source before, into the same store and with the same proof asked for, when it called `digest`
+    /// what it has. Of what came from elsewhere, the import says whether it can be had without fetching it: other things may have
+    /// been proved of it, and it may be larger.
     fn stored(&self, source: &BootSource, digest: &SourceDigest) -> Result<Option<String>, RegistryError> {
-        let mut usable = self.images_from(&digest.to_string())?;
-        usable.retain(|row| row.state.state == ImageState::Active);
-        let own = |row: &&ImageRow| row.boot_source.as_deref() == Some(source.name.as_str());
-        let of_others = || {
-            // What servers call versions says nothing of what other servers have.
-            let is_content = matches!(source.source, SourceRef::Registry { .. });
-            usable.first().filter(|_| is_content)
+        let from = import_of(source);
+        let is_it = |row: &&ImageRow| {
+            let is_own = row.boot_source.as_deref() == Some(source.name.as_str());
+            let is_same = row.import.as_ref().is_some_and(|job| job.from == from);
+            is_own && is_same && row.state.state == ImageState::Active
         };
-        let found = usable.iter().find(own).or_else(of_others);
-        Ok(found.map(|row| row.id.to_string()))
+        let rows = self.images_from(&digest.to_string())?;
+        Ok(rows.iter().find(is_it).map(|row| row.id.to_string()))
     }
 
     /// The alias follows what a poll found to be there.
@@ -191,7 +201,9 @@ impl Change<'_> {
             Ok(intake) => {
                 let digest = intake.origin.parse::<SourceDigest>();
                 let digest = digest.map_err(|error| Failure::of(ErrorCode::Internal, &error))?;
-                row.state.imported(digest, id.clone(), self.now());
+                if let Some(place) = image.import.as_ref().and_then(|job| place_of(&job.from)) {
+                    row.state.imported(digest, id.clone(), place, self.now());
+                }
                 if let Some(source) = row.known.as_ref().and_then(Known::source) {
                     self.lead_alias(source.managed.as_str(), &id)?;
                 }
@@ -212,10 +224,12 @@ impl Change<'_> {
 
     /// The record to import into: one that is being filled already, or a new one.
     fn begin_source_import(&self, source: &BootSource, digest: &SourceDigest) -> Result<ImageRow, Failure> {
+        let most = source.max_size.map(spec::ByteSize::bytes);
         let begun = self.images()?.into_iter().find(|row| {
             let is_its = row.boot_source.as_deref() == Some(source.name.as_str());
-            // Of where it is now: what is filled from where it was before goes.
-            let is_from_there = row.import.as_ref().is_some_and(|job| job.from == import_of(source));
+            // Of what is asked for now: what is filled from where it was before goes.
+            let is_wanted = |job: &ImportJob| job.from == import_of(source) && job.max_disk_bytes == most;
+            let is_from_there = row.import.as_ref().is_some_and(is_wanted);
             is_its && is_from_there && row.state.state == ImageState::Importing
         });
         if let Some(row) = begun {
@@ -223,7 +237,6 @@ impl Change<'_> {
         }
         let mut row = self.source_image(source, digest)?;
         self.insert_image(&row)?;
-        let most = source.max_size.map(spec::ByteSize::bytes);
         self.begin_import(&mut row, import_of(source), most)?;
         Ok(row)
     }
@@ -267,4 +280,53 @@ pub(super) fn import_of(source: &BootSource) -> ImageImport {
         SourceRef::File { path } => ImageImport::file(path),
     };
     from.with(options)
+}
+
+/// Where such an import comes from and goes to; the reverse of [`import_of`].
+pub(super) fn place_of(import: &ImageImport) -> Option<Place> {
+    let options = import.options()?;
+    let from = match import {
+        ImageImport::Registry { reference, .. } => SourceRef::Registry {
+            reference: reference.clone(),
+        },
+        ImageImport::WebDownload { url, .. } => SourceRef::Url {
+            url: url.clone(),
+            checksums: options.sums.as_ref().map(|sums| sums.url.clone()),
+            checksums_signature: options.sums.as_ref().and_then(|sums| sums.signature_url.clone()),
+        },
+        ImageImport::S3 { url, .. } => SourceRef::S3 { url: url.clone() },
+        ImageImport::File { path, .. } => SourceRef::File { path: path.clone() },
+        ImageImport::Upload { .. } | ImageImport::Snapshot { .. } | ImageImport::Copy { .. } => return None,
+    };
+    let store = options.stores.first().filter(|store| *store != STORE_DEFAULT).cloned();
+    Some(Place { from, store })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_import_tells_its_place() {
+        for (source, store) in [
+            (r#"{"registry": "r/a:1"}"#, "archive"),
+            (
+                r#"{"url": "https://a/b", "checksums": "https://a/S", "checksums_signature": "https://a/S.gpg"}"#,
+                "archive",
+            ),
+            (r#"{"s3": "s3://a/b"}"#, "default"),
+            (r#"{"file": "/a/b"}"#, "default"),
+        ] {
+            let wish = boot_sources::BootSourceWish {
+                name: "a".to_owned(),
+                source: Some(serde_json::from_str(source).unwrap()),
+                schedule: Some("@daily".to_owned()),
+                managed: Some("a".to_owned()),
+                store: Some(store.to_owned()),
+                ..Default::default()
+            };
+            let source = BootSource::check(&wish, None, boot_sources::Origin::Custom).unwrap();
+            assert_eq!(place_of(&import_of(&source)), Some(source.place()));
+        }
+    }
 }

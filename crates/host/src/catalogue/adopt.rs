@@ -21,7 +21,7 @@ impl Change<'_> {
         let rows = self.images()?.into_iter();
         let coming = rows.filter(|row| row.state.state == ImageState::Importing);
         let coming: HashSet<String> = coming.filter_map(|row| location(&row)).collect();
-        for image in sealed.iter().filter(|image| !coming.contains(&image.reference)) {
+        for image in sealed.iter().filter(|image| !coming.contains(bare(&image.reference))) {
             let origin = image.origin.as_ref().map(origin_text);
             self.adopt_image(&image.digest.to_string(), &image.reference, origin)?;
         }
@@ -68,14 +68,25 @@ impl Change<'_> {
     }
 }
 
-/// Where an image is imported from, as the store writes it.
+/// A location as the store writes it, without the server that it names behind an object of an object store.
+fn bare(location: &str) -> &str {
+    match location.rsplit_once(" (") {
+        Some((object, _)) if location.starts_with("s3://") => object,
+        _ => location,
+    }
+}
+
+/// Where an image is imported from, as the store writes it; see [`bare`].
 fn location(row: &ImageRow) -> Option<String> {
     match &row.import.as_ref()?.from {
         ImageImport::Registry { reference, .. } => Some(reference.parse::<Reference>().ok()?.to_string()),
-        ImageImport::WebDownload { url, .. } | ImageImport::S3 { url, .. } => Some(url.clone()),
+        // What a record keeps is without user, password and query, which may be secrets.
+        ImageImport::WebDownload { url, .. } => image_sources::without_secrets(url),
+        ImageImport::S3 { url, .. } => Some(bare(url).to_owned()),
         ImageImport::File { path, .. } => Some(path.clone()),
         ImageImport::Upload { .. } => Some("upload".to_owned()),
-        ImageImport::Copy { .. } => None,
+        // What the store calls a snapshot tells of no record.
+        ImageImport::Snapshot { .. } | ImageImport::Copy { .. } => None,
     }
 }
 
@@ -129,6 +140,17 @@ pub(crate) fn label(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_import_under_way_is_known_by_what_the_store_writes() {
+        assert_eq!(bare("s3://images/a (1).raw (s3.test)"), "s3://images/a (1).raw");
+        assert_eq!(bare("/srv/a (1).raw"), "/srv/a (1).raw");
+        let url = "https://me:word@Mirror.test/a.raw?token=1#f";
+        assert_eq!(
+            image_sources::without_secrets(url).as_deref(),
+            Some("https://mirror.test/a.raw")
+        );
+    }
 
     #[test]
     fn names_come_from_references() {

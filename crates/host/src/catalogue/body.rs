@@ -1,5 +1,6 @@
 //! The bytes of an upload, between the request and the import.
 
+use std::fs::File;
 use std::io::{self, Read};
 
 use bytes::{Buf, Bytes};
@@ -12,8 +13,16 @@ pub(super) enum Piece {
     End,
 }
 
-/// A body on its way into the store; read where blocking is allowed.
-pub(crate) struct Received {
+/// What a client sends, or has sent before, on its way into the store; read where blocking is allowed.
+pub(crate) enum Received {
+    /// As it comes.
+    Body(Body),
+    /// From the file it was kept in.
+    File(File),
+}
+
+/// A body.
+pub(crate) struct Body {
     pieces: mpsc::Receiver<Piece>,
     rest: Bytes,
     is_over: bool,
@@ -22,15 +31,24 @@ pub(crate) struct Received {
 impl Received {
     /// What comes out of a channel.
     pub(super) const fn new(pieces: mpsc::Receiver<Piece>) -> Self {
-        Self {
+        Self::Body(Body {
             pieces,
             rest: Bytes::new(),
             is_over: false,
-        }
+        })
     }
 }
 
 impl Read for Received {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Body(body) => body.read(buffer),
+            Self::File(file) => file.read(buffer),
+        }
+    }
+}
+
+impl Read for Body {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.rest.is_empty() && !self.is_over {
             match self.pieces.blocking_recv() {

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 
 use api_types::{ErrorCode, Image, ImageCondition, ImageFailure};
-use image_catalog::{Abilities, Severity, machine_hints};
+use image_catalog::{Abilities, Severity, Visibility, machine_hints};
 use images::{ImageDigest, StoreError};
 
 use super::find::state_word;
@@ -24,6 +24,17 @@ struct Ties {
     used_by_volumes: Vec<String>,
 }
 
+/// Which images are listed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ImageFilter {
+    /// Those that are hidden, or those that are not.
+    pub hidden: bool,
+    /// Those of this visibility.
+    pub visibility: Option<String>,
+    /// Those of this owner.
+    pub owner: Option<String>,
+}
+
 impl Change<'_> {
     fn ties(&self, row: &ImageRow) -> Result<Ties, RegistryError> {
         let digest = row.digest.as_deref().unwrap_or_default();
@@ -37,11 +48,26 @@ impl Change<'_> {
 }
 
 impl Host {
-    /// All images that are hidden, or all that are not; newest first.
-    pub async fn images(&self, hidden: bool) -> Result<Vec<Image>, Failure> {
+    /// All images that are hidden, or all that are not, as far as they are asked for; newest first.
+    pub async fn images(&self, wanted: ImageFilter) -> Result<Vec<Image>, Failure> {
+        let visibility = wanted.visibility.as_deref().map(|text| {
+            Visibility::of(text).ok_or_else(|| {
+                let message = format!("{text:?}; take one of {}", Visibility::TEXTS.join(", "));
+                Failure::refused_field("images can not be listed so", "visibility", message)
+            })
+        });
+        let visibility = visibility.transpose()?;
         let found = self.registry().change(move |change| -> Result<_, RegistryError> {
             let rows = change.images()?.into_iter().rev();
-            let rows = rows.filter(|row| row.record.hidden() == hidden);
+            let rows = rows.filter(|row| {
+                let record = &row.record;
+                record.hidden() == wanted.hidden
+                    && visibility.is_none_or(|visibility| record.visibility() == visibility)
+                    && wanted
+                        .owner
+                        .as_deref()
+                        .is_none_or(|owner| record.owner() == Some(owner))
+            });
             rows.map(|row| Ok((change.ties(&row)?, row)))
                 .collect::<Result<Vec<_>, _>>()
         });
@@ -91,6 +117,8 @@ impl Host {
             operation: row.operation(),
             references: ties.references,
             stores: stores.collect(),
+            importing_to_stores: row.placement.importing_to_stores.clone(),
+            failed_import: row.placement.failed_import.clone(),
             source_format: sealed
                 .as_ref()
                 .map(|sealed| sealed.disk.source_format.name().to_owned()),
@@ -160,7 +188,8 @@ fn blocks(file: &File) -> u64 {
         .map_or(0, |metadata| metadata.blocks() * STAT_BLOCK_BYTES)
 }
 
-pub(super) const fn store_code(error: &StoreError) -> ErrorCode {
+/// What kind of trouble it is.
+pub(crate) const fn store_code(error: &StoreError) -> ErrorCode {
     match error {
         StoreError::NotFound(_) | StoreError::NoSuchPart { .. } => ErrorCode::NotFound,
         StoreError::Damaged { .. } => ErrorCode::DigestMismatch,

@@ -8,6 +8,7 @@ use spec::{OperationId, Problem};
 use super::{REFUSED, no_image, not_allowed, source};
 use crate::failure::Failure;
 use crate::host::Host;
+use crate::image_config::DISK_FORMATS;
 use crate::registry::{About, Change, ImageRow, ImportJob, OperationRecord};
 
 /// Names that paths of the API have.
@@ -37,10 +38,14 @@ impl Host {
             let operation = Some(self.pull_image(reference).await?.id);
             return Ok(Begun { image: None, operation });
         }
-        let import = wish.import.clone();
-        if let Some(from) = &import {
-            self.check_begun(from)?;
-        }
+        let import = match wish.import.clone() {
+            Some(from) => {
+                self.check_begun(&from)?;
+                Some(self.pin_snapshot(from).await?)
+            }
+            None => None,
+        };
+        self.check_format(wish.disk_format.as_deref())?;
         let record = checked(&wish)?;
         let made = self.registry().change(move |change| -> Result<_, Failure> {
             let mut row = ImageRow::queued(record, change.now());
@@ -70,6 +75,7 @@ impl Host {
             return self.copy_image(wanted, &from).await;
         }
         self.check_begun(&from)?;
+        let from = self.pin_snapshot(from).await?;
         let name = wanted.to_owned();
         let begun = self.registry().change(move |change| -> Result<_, Failure> {
             let mut row = change.find_image(&name)?.ok_or_else(|| no_image(&name))?;
@@ -83,6 +89,7 @@ impl Host {
 
     /// Changes a record by a merge patch (RFC 7396).
     pub async fn edit_image(&self, wanted: &str, revision: Option<u64>, patch: Value) -> Result<Image, Failure> {
+        self.check_format(patch.get("disk_format").and_then(Value::as_str))?;
         let name = wanted.to_owned();
         let edited = self.registry().change(move |change| -> Result<_, Failure> {
             let mut row = change.find_image(&name)?.ok_or_else(|| no_image(&name))?;
@@ -138,6 +145,19 @@ impl Host {
             stores: self.image_stores().await?,
             s3_servers: servers.map(|server| server.name.clone()).collect(),
         })
+    }
+
+    /// Whether disks of a format are taken. What is none is told with all other faults.
+    fn check_format(&self, format: Option<&str>) -> Result<(), Failure> {
+        let Some(format) = format.filter(|format| DISK_FORMATS.contains(format)) else {
+            return Ok(());
+        };
+        let taken = &self.0.context.config.images.disk_formats;
+        if taken.iter().any(|one| one == format) {
+            return Ok(());
+        }
+        let text = format!("{format:?} is not taken here; take one of: {}", taken.join(", "));
+        Err(Failure::refused_field(REFUSED, "disk_format", text))
     }
 
     /// Whether an import can be begun by saying where it is from.

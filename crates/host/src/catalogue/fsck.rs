@@ -65,7 +65,9 @@ impl Change<'_> {
         let images = self.images()?.into_iter();
         let images = images.filter(|row| row.state.state != ImageState::Deleting);
         let images = images.filter_map(|row| row.digest);
-        let machines = self.vms()?.into_iter().filter_map(|vm| vm.image_digest);
+        let alone = |vm: &api_types::Vm| vm.status.root_disk.as_ref().is_some_and(|root| root.stands_alone);
+        let machines = self.vms()?.into_iter().filter(|vm| !alone(vm));
+        let machines = machines.filter_map(|vm| vm.image_digest);
         let volumes = self.volumes()?.into_iter();
         let volumes = volumes.filter(crate::registry::VolumeRecord::shares_image);
         let volumes = volumes.filter_map(|volume| volume.image);
@@ -90,6 +92,14 @@ fn shown(store: String, finding: &Finding) -> ImageFinding {
             let text = "has no record; the next start of the daemon makes one";
             (digest.to_string(), text.to_owned())
         }
+        Finding::Beginning { name, bytes, age_s } => (
+            name.clone(),
+            format!(
+                "is the beginning of an image, {bytes} bytes, last gone on with {} hours ago; the next import of it goes on \
+                 there, and after a week it is removed",
+                age_s / 3600
+            ),
+        ),
         Finding::Leftover { name } => (
             name.clone(),
             "was left by an import; the next one may go on with it".to_owned(),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use api_types::{ErrorCode, EventReason, OperationPhase};
+use api_types::{ErrorCode, EventReason, ImageImport, OperationPhase};
 use image_catalog::{Failure as ImportFailure, ImageAction, ImageId, ImageState};
 use spec::OperationId;
 use tokio::sync::watch;
@@ -48,6 +48,7 @@ impl Host {
 
     /// Takes up imports where the daemon before left them, and finishes deletions.
     pub(crate) fn resume_images(&self, rows: Vec<ImageRow>) {
+        self.end_copies(&rows);
         for row in rows {
             match row.state.state {
                 // Those of boot sources are taken up by their schedule.
@@ -79,8 +80,12 @@ impl Host {
         let Some(job) = row.import.clone() else {
             return Ended::Postponed;
         };
+        self.note_targets(row.id, &job.from).await;
         let operations = &self.0.context.operations;
         let ended = loop {
+            if received.is_none() && matches!(job.from, ImageImport::Upload { .. }) {
+                received = self.whole_upload(row.id).await.map(Received::File);
+            }
             let taken = if begun::too_often(row.begun) {
                 Err(IntakeError::begun_too_often())
             } else {
@@ -89,6 +94,7 @@ impl Host {
                     record: Some(&row.record),
                     max_disk_bytes: job.max_disk_bytes,
                     received: received.take(),
+                    frozen: None,
                 };
                 self.fetch(job.operation, wanted, &cancel).await
             };
@@ -108,6 +114,9 @@ impl Host {
             }
             let noted = self.note_import(row.id, job.operation, &taken).await;
             drop(bytes_stay);
+            if matches!(job.from, ImageImport::Upload { .. }) {
+                self.drop_whole_uploads(row.id).await;
+            }
             if matches!(noted, Noted::IsToGo)
                 && let Err(failure) = self.finish_removal(row.id).await
             {
@@ -141,7 +150,7 @@ impl Host {
     async fn fetch(
         &self,
         id: OperationId,
-        wanted: Wanted<'_>,
+        mut wanted: Wanted<'_>,
         cancel: &CancellationToken,
     ) -> Result<Intake, IntakeError> {
         let (progress, watched) = watch::channel(images::Progress::default());
@@ -152,7 +161,10 @@ impl Host {
             () = cancel.cancelled() => None,
         };
         match turn {
-            Some(_turn) => intake::take_in(context, wanted, &progress, cancel).await,
+            Some(_turn) => {
+                wanted.frozen = self.freeze(id, wanted.from, &progress, cancel).await?;
+                intake::take_in(context, wanted, &progress, cancel).await
+            }
             None => Err(IntakeError::cancelled()),
         }
     }
@@ -203,13 +215,26 @@ impl Change<'_> {
                 let digest = intake.digest.to_string();
                 row.digest = Some(digest.clone());
                 row.origin = Some(intake.origin.clone());
-                if intake.store == images::StoreName::default() {
+                if let Some(lineage) = &intake.lineage {
+                    row.record = self.inherited(&row, lineage)?;
+                }
+                for (store, _) in &intake.failed {
+                    row.placement.failed(store);
+                }
+                for store in &intake.stores {
+                    row.placement.succeeded(store, intake.was_there);
+                }
+                if intake
+                    .stores
+                    .iter()
+                    .any(|store| *store == *images::StoreName::default().to_string())
+                {
                     // It is there to stay.
                     self.drop_cache_row(&digest)?;
                 }
                 self.act_on_image(&mut row, ImageAction::Activate)?;
-                for failed in &intake.failed {
-                    let text = format!("image {} did not get into store {failed}", row.name());
+                for (store, why) in &intake.failed {
+                    let text = format!("image {} did not get into store {store}: {why}", row.name());
                     let about = About::Image(&digest, Some(row.name()));
                     self.event(&about, EventReason::ConditionChanged, &text)?;
                 }
@@ -220,6 +245,7 @@ impl Change<'_> {
             }
             Err(error) => {
                 let reason = ImportFailure::new(error.code, &error.failure.detail);
+                row.placement.call_off();
                 let next = row.state.fail(reason, self.now());
                 row.state = next.map_err(|error| super::not_allowed(row.name(), &error))?;
                 self.update_image(&mut row)?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use api_types::{ErrorCode, ImageImport};
 use image_catalog::ImageRecord;
-use image_formats::Expectations;
+use image_formats::{Expectations, Format, Refusal};
 use image_sources::{Identity, SourceError};
 use images::{ImageDigest, ImportError, ImportRequest, ImportSource, Origin, PullError, StoreName};
 use sha2::{Digest, Sha256};
@@ -12,6 +12,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::body::Received;
+use super::freeze::Frozen;
+use super::lineage::Lineage;
 use super::source;
 use crate::begun;
 use crate::context::Context;
@@ -30,6 +32,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) max_disk_bytes: Option<u64>,
     /// What a client sends.
     pub(crate) received: Option<Received>,
+    /// A disk of this host that nobody writes.
+    pub(crate) frozen: Option<Frozen>,
 }
 
 /// What came in.
@@ -45,8 +49,12 @@ pub(crate) struct Intake {
     pub(crate) reference: Option<String>,
     /// The store it was imported to first.
     pub(crate) store: StoreName,
+    /// All stores it was imported to.
+    pub(crate) stores: Vec<String>,
     /// Stores that did not take it, where that was allowed, and why.
-    pub(crate) failed: Vec<String>,
+    pub(crate) failed: Vec<(String, String)>,
+    /// Where a disk of this host was from.
+    pub(crate) lineage: Option<Lineage>,
 }
 
 /// Why nothing came in.
@@ -79,6 +87,16 @@ impl IntakeError {
             code: "begun_too_often",
             failure: begun::failure(),
             is_refusal: true,
+            left: None,
+        }
+    }
+
+    /// A disk of this host could not be had.
+    pub(crate) fn not_frozen(failure: Failure) -> Self {
+        Self {
+            code: "snapshot_failed",
+            failure,
+            is_refusal: false,
             left: None,
         }
     }
@@ -116,36 +134,73 @@ impl IntakeError {
 /// Fetches and seals what `wanted` names, unless the store has it.
 pub(crate) async fn take_in(
     context: &Context,
-    wanted: Wanted<'_>,
+    mut wanted: Wanted<'_>,
     progress: &watch::Sender<images::Progress>,
     cancel: &CancellationToken,
 ) -> Result<Intake, IntakeError> {
-    let allow_failure = wanted.from.options().is_some_and(|options| options.allow_failure);
-    let (request, reference) = request(context, wanted)?;
+    let lineage = wanted.frozen.as_ref().map(|frozen| frozen.lineage.clone());
+    // Copies of disks go when this is over.
+    let _part = wanted.frozen.as_mut().and_then(|frozen| frozen.part.take());
+    let allow_failure = wanted
+        .from
+        .options()
+        .and_then(|options| options.allow_failure)
+        .unwrap_or(true);
+    let most = most_bytes(context, &wanted);
+    let stores = source::stores(context, wanted.from).map_err(IntakeError::refused)?;
+    let (request, reference) = request(context, &mut wanted, stores)?;
     let imported = context.stores.import(request, allow_failure, progress, cancel).await;
     let placed = imported.map_err(|not_placed| IntakeError {
         left: not_placed.left,
         ..IntakeError::of(&not_placed.error)
     })?;
-    let default = context.store.name();
+    let size_bytes = placed.imported.image.disk.virtual_bytes;
+    if placed.imported.was_there && size_bytes > most {
+        // It came when more was allowed, or for somebody who allows more.
+        let error = ImportError::from(Refusal::VirtualSize {
+            size_bytes,
+            limit_bytes: most,
+        });
+        return Err(IntakeError {
+            left: Some(placed.imported.image.digest),
+            ..IntakeError::of(&error)
+        });
+    }
     let failed = placed.failed.iter();
+    let first = placed.stores.first().unwrap_or_else(|| context.store.name()).clone();
     Ok(Intake {
         failed: failed
-            .map(|(store, error)| format!("{store}: {}", crate::failure::chain(error)))
+            .map(|(store, error)| (store.to_string(), crate::failure::chain(error)))
             .collect(),
-        origin: origin_text(&placed.imported.origin),
+        origin: match &lineage {
+            Some(lineage) => lineage.origin(),
+            None => origin_text(&placed.imported.origin),
+        },
+        lineage,
         digest: placed.imported.image.digest,
         was_there: placed.imported.was_there,
         reference,
-        store: placed.stores.into_iter().next().unwrap_or_else(|| default.clone()),
+        stores: placed.stores.into_iter().map(String::from).collect(),
+        store: first,
     })
 }
 
-fn request(context: &Context, wanted: Wanted<'_>) -> Result<(ImportRequest, Option<String>), IntakeError> {
-    let from = wanted.from;
-    let source = match wanted.received {
-        Some(received) => ImportSource::Upload(Box::new(received)),
-        None => {
+/// Largest disk that is taken, bytes.
+fn most_bytes(context: &Context, wanted: &Wanted<'_>) -> u64 {
+    let most = context.config.image_max_bytes;
+    wanted.max_disk_bytes.map_or(most, |bytes| bytes.min(most))
+}
+
+fn request(
+    context: &Context,
+    wanted: &mut Wanted<'_>,
+    stores: Vec<StoreName>,
+) -> Result<(ImportRequest, Option<String>), IntakeError> {
+    let (from, most) = (wanted.from, most_bytes(context, wanted));
+    let source = match (wanted.received.take(), wanted.frozen.take()) {
+        (Some(received), _) => ImportSource::Upload(Box::new(received)),
+        (None, Some(frozen)) => ImportSource::LocalDisk(frozen.disk),
+        (None, None) => {
             source::check(context, from).map_err(IntakeError::refused)?;
             let found = source::source(context, from).map_err(IntakeError::refused)?;
             found.ok_or_else(IntakeError::nothing_received)?
@@ -156,9 +211,11 @@ fn request(context: &Context, wanted: Wanted<'_>) -> Result<(ImportRequest, Opti
         _ => None,
     };
     let evidence = source::proof(context, from, wanted.record).map_err(IntakeError::refused)?;
-    let most = context.config.image_max_bytes;
-    let most = wanted.max_disk_bytes.map_or(most, |bytes| bytes.min(most));
-    let expected = Expectations::up_to(most);
+    let allowed = context.config.images.disk_formats.iter();
+    let expected = Expectations {
+        allowed: allowed.filter_map(|name| format_named(name)).collect(),
+        ..Expectations::up_to(most)
+    };
     let claim = wanted.record.and_then(ImageRecord::disk_format);
     let claimed = claim.and_then(|claim| expected.clone().claimed_by_name(claim.as_str()));
     let request = ImportRequest {
@@ -166,9 +223,14 @@ fn request(context: &Context, wanted: Wanted<'_>) -> Result<(ImportRequest, Opti
         expected: claimed.unwrap_or(expected),
         evidence,
         trust: Arc::clone(&context.config.images.trust),
-        stores: source::stores(context, from).map_err(IntakeError::refused)?,
+        stores,
     };
     Ok((request, reference))
+}
+
+/// The format that the configuration calls so.
+fn format_named(name: &str) -> Option<Format> {
+    Expectations::up_to(0).claimed_by_name(name)?.claimed
 }
 
 /// What the source has now, without fetching it.
@@ -238,9 +300,10 @@ fn source_code(error: &SourceError) -> ErrorCode {
 pub(crate) const fn pull_code(error: &PullError) -> ErrorCode {
     match error {
         PullError::NotFound(_) | PullError::Unauthorized(_) => ErrorCode::ImageUnknown,
-        PullError::Unreachable { .. } | PullError::Status { .. } | PullError::BrokeOff { .. } => {
-            ErrorCode::RegistryUnavailable
-        }
+        PullError::Unreachable { .. }
+        | PullError::Status { .. }
+        | PullError::BadAnswer { .. }
+        | PullError::BrokeOff { .. } => ErrorCode::RegistryUnavailable,
         PullError::Insecure { .. } => ErrorCode::InsecureRegistry,
         PullError::DigestMismatch { .. } | PullError::TooLong { .. } => ErrorCode::DigestMismatch,
         PullError::DiskFull { .. } => ErrorCode::NoSpace,
@@ -251,15 +314,21 @@ pub(crate) const fn pull_code(error: &PullError) -> ErrorCode {
         | PullError::Layer { .. }
         | PullError::NoDisk { .. }
         | PullError::Ambiguous { .. }
-        | PullError::Disk { .. }
         | PullError::Cmdline(_)
-        | PullError::Convert { .. } => ErrorCode::ImageRefused,
+        | PullError::Denied { .. } => ErrorCode::ImageRefused,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_format_that_can_be_configured_is_known() {
+        let known: Vec<_> = crate::DISK_FORMATS.into_iter().filter_map(format_named).collect();
+        assert_eq!(known.len(), Expectations::FORMATS.len());
+        assert!(known.iter().all(|format| Expectations::FORMATS.contains(format)));
+    }
 
     #[test]
     fn what_tells_versions_apart_is_short_and_says_what_it_is() {

@@ -9,31 +9,40 @@
 //! - `edit`: made and changed by people.
 //! - `import`: data comes in; `intake` is the only part that asks the store for it.
 //! - `source`: what requests say of imports, checked and made into what the store is asked for.
-//! - `receive`: data that clients send.
-//! - `place`: in which stores it is.
+//! - `receive`: data that clients send in one request; what they send piece by piece is in the module `upload`.
+//! - `freeze`: disks of this host at one instant; `mirror` has machines that run copy theirs; `lineage` is what their images tell
+//!   of where they are from.
+//! - `place`: in which stores it is; `spread` brings it into further ones.
 //! - `remove`: deletion, whole or not at all.
 //! - `fsck`: whether records and stores agree.
 //! - `verify`: whether bytes are still what they were.
 //! - `publish`: out again, to a registry.
-//! - `shape`: what an image asks of a machine made from it.
+//! - `shape`: what an image asks of a machine made from it; `named_boot` finds the images that are its kernel and ramdisk.
 
 mod adopt;
 mod body;
 mod describe;
 mod edit;
 mod find;
+pub(crate) mod freeze;
 mod fsck;
 mod import;
 pub(crate) mod intake;
+mod lineage;
+mod mirror;
+mod named_boot;
 mod place;
 mod publish;
 mod receive;
 mod remove;
 mod shape;
 pub(crate) mod source;
+mod spread;
 mod verify;
 
 pub(crate) use adopt::{label, plain_record};
+pub use describe::ImageFilter;
+pub(crate) use describe::store_code;
 pub use edit::Begun;
 pub(crate) use find::Usable;
 pub(crate) use import::Ended;

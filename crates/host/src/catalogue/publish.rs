@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::intake::pull_code;
-use super::{no_image, not_allowed};
+use super::{no_image, not_allowed, store_code};
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::operations::Worker;
@@ -91,7 +91,7 @@ impl Host {
 
 const fn push_code(error: &PushError) -> ErrorCode {
     match error {
-        PushError::Store(_) => ErrorCode::NotFound,
+        PushError::Store(error) => store_code(error),
         PushError::NoTag(_) => ErrorCode::InvalidSpec,
         PushError::Registry { source, .. } => pull_code(source),
         PushError::Convert(_) | PushError::Io { .. } => ErrorCode::Internal,

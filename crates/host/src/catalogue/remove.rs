@@ -54,14 +54,20 @@ impl Host {
         tokio::time::timeout(CLONES_TIMEOUT, self.0.images.write()).await.ok()
     }
 
+    /// The same, however long that takes.
+    pub(super) async fn exclusively(&self) -> RwLockWriteGuard<'_, ()> {
+        loop {
+            if let Some(nobody_clones) = self.nobody_clones().await {
+                return nobody_clones;
+            }
+            // Those who have waited behind this get their turn.
+            tokio::time::sleep(CLONES_TIMEOUT).await;
+        }
+    }
+
     /// Removes what an import that failed has left in stores, unless somebody has the same bytes by now.
     pub(crate) async fn drop_unwanted(&self, digest: ImageDigest) {
-        let _nobody_clones = loop {
-            if let Some(nobody_clones) = self.nobody_clones().await {
-                break nobody_clones;
-            }
-            tokio::time::sleep(CLONES_TIMEOUT).await;
-        };
+        let _nobody_clones = self.exclusively().await;
         let text = digest.to_string();
         let wanted = self.registry().change(move |change| -> Result<_, RegistryError> {
             let users = [change.image_users(&text)?, change.image_volumes(&text)?];

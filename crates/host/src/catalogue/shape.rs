@@ -87,11 +87,5 @@ fn not_yet(hints: &MachineHints) -> Vec<Condition> {
         let message = "the root disk is a virtio disk; further disks are on the bus that the machine names";
         conditions.push(unmet(ConditionKind::BusNotAvailable, "hw_disk_bus", message));
     }
-    for (property, image) in [("kernel_id", hints.kernel), ("ramdisk_id", hints.ramdisk)] {
-        if image.is_some() {
-            let message = "images are not used as kernels and ramdisks; name files in the machine's boot";
-            conditions.push(unmet(ConditionKind::FeatureNotAvailable, property, message));
-        }
-    }
     conditions
 }

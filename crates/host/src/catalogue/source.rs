@@ -74,7 +74,7 @@ pub(crate) fn source(context: &Context, from: &ImageImport) -> Result<Option<Imp
             let roots = roots.map_err(|error| Failure::of(ErrorCode::Internal, &error))?;
             ImportSource::File(FileSource::new(&roots, path.into()))
         }
-        ImageImport::Upload { .. } | ImageImport::Copy { .. } => return Ok(None),
+        ImageImport::Upload { .. } | ImageImport::Snapshot { .. } | ImageImport::Copy { .. } => return Ok(None),
     }))
 }
 
@@ -144,7 +144,17 @@ fn sums_request(context: &Context, from: &ImageImport, sums: &ImageSums) -> Resu
 /// The stores that are named.
 pub(crate) fn stores(context: &Context, from: &ImageImport) -> Result<Vec<StoreName>, Failure> {
     let (field, names) = match (from, from.options()) {
-        (ImageImport::Copy { stores }, _) => ("stores", stores.as_slice()),
+        (ImageImport::Copy { stores, .. }, _) => ("stores", stores.as_slice()),
+        (_, Some(options)) if options.all_stores => {
+            if !options.stores.is_empty() {
+                let text = "name stores, or take all of them";
+                return Err(Failure::refused_field(REFUSED, "options.stores", text));
+            }
+            // The default one first: machines are made from it.
+            let mut all: Vec<_> = context.stores.all().map(|store| store.name().clone()).collect();
+            all.sort_by_key(|name| name != context.store.name());
+            return Ok(all);
+        }
         (_, Some(options)) => ("options.stores", options.stores.as_slice()),
         (_, None) => return Ok(Vec::new()),
     };

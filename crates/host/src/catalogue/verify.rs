@@ -2,12 +2,12 @@
 
 use api_types::{ErrorCode, OperationKind, OperationPhase};
 use image_catalog::{ImageAction, ImageState};
-use images::{ImageDigest, StoreError};
+use images::ImageDigest;
 use spec::OperationId;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::no_image;
+use super::{no_image, store_code};
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::operations::Worker;
@@ -62,7 +62,7 @@ impl Host {
         let outcome = match read {
             _ if cancel.is_cancelled() => Err(Failure::new(ErrorCode::Cancelled, "the verification was cancelled")),
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(Failure::of(verify_code(&error), &error)),
+            Ok(Err(error)) => Err(Failure::of(store_code(&error), &error)),
             Err(_) => Err(Failure::new(ErrorCode::Internal, "the work was lost")),
         };
         if cancel.is_cancelled() && self.0.context.operations.closing() {
@@ -79,30 +79,27 @@ impl Host {
 }
 
 impl Change<'_> {
+    /// Keeps everybody from using images whose bytes are not what they were.
+    pub(crate) fn deactivate_damaged(&self, digest: &str) -> Result<(), Failure> {
+        for mut row in self.images_of(digest)? {
+            if row.state.state == ImageState::Active {
+                self.act_on_image(&mut row, ImageAction::Deactivate)?;
+            }
+        }
+        Ok(())
+    }
+
     fn note_verified(&self, id: OperationId, digest: &str, failure: Option<&Failure>) -> Result<(), Failure> {
         let Some(failure) = failure else {
             return Ok(self.end_operation(id, OperationPhase::Succeeded, Ok(Some(digest)))?);
         };
         if failure.code == ErrorCode::DigestMismatch {
-            for mut row in self.images_of(digest)? {
-                if row.state.state == ImageState::Active {
-                    self.act_on_image(&mut row, ImageAction::Deactivate)?;
-                }
-            }
+            self.deactivate_damaged(digest)?;
         }
         let phase = match failure.code {
             ErrorCode::Cancelled => OperationPhase::Cancelled,
             _ => OperationPhase::Failed,
         };
         Ok(self.end_operation(id, phase, Err(failure))?)
-    }
-}
-
-const fn verify_code(error: &StoreError) -> ErrorCode {
-    match error {
-        StoreError::Damaged { .. } => ErrorCode::DigestMismatch,
-        StoreError::NotFound(_) | StoreError::NoSuchPart { .. } => ErrorCode::NotFound,
-        StoreError::Unavailable { .. } => ErrorCode::StoreUnavailable,
-        StoreError::Io { .. } => ErrorCode::Internal,
     }
 }

@@ -23,6 +23,7 @@ use rustix::io::Errno;
 use spec::{DiskFormat, DiskPlan, DiskSource, VmPlan};
 use uring::blocking::LockKind;
 
+use super::boot::stands_alone;
 use super::files_error::FilesError;
 use crate::context::Context;
 use crate::volume_store;
@@ -37,7 +38,7 @@ pub(super) struct OpenDisk {
 pub(super) fn open(context: &Context, vm: &Vm, plan: &VmPlan) -> Result<Vec<OpenDisk>, FilesError> {
     let mut disks = Vec::new();
     if plan.image.is_some() {
-        disks.push(hand_over(0, root(context, vm)?)?);
+        disks.push(hand_over(0, root(context, vm, 1)?)?);
     }
     for (index, disk) in (0..).skip(disks.len()).zip(&plan.disks) {
         disks.push(open_planned(context, index, disk)?);
@@ -67,17 +68,22 @@ pub(crate) fn open_one(context: &Context, plan: &DiskPlan) -> Result<(DiskChain,
 pub(super) fn resolve(context: &Context, plan: &DiskPlan) -> Result<Chain, FilesError> {
     match &plan.source {
         DiskSource::Path { path, format } => from_path(context, plan, path, *format),
-        DiskSource::Volume(volume) => from_volume(context, plan, volume),
+        DiskSource::Volume(volume) => {
+            let field = format!("disks[{}].volume", plan.index);
+            from_volume(context, field, volume, writable_layers(plan))
+        }
     }
 }
 
-fn root(context: &Context, vm: &Vm) -> Result<Chain, FilesError> {
+/// The chain of a machine's own disk, `writable_layers` of it to be written; locks nothing.
+pub(super) fn root(context: &Context, vm: &Vm, writable_layers: usize) -> Result<Chain, FilesError> {
     let format = vm.status.root_disk.as_ref().map_or(DiskFormat::Raw, |root| root.format);
     let path = context.root_disk(vm.id, format);
-    let image = vm.image_digest.as_deref().and_then(|digest| digest.parse().ok());
+    let image = vm.image_digest.as_deref().filter(|_| !stands_alone(vm));
+    let image = image.and_then(|digest| digest.parse().ok());
     let mut directories = vec![context.vm_dir(vm.id)];
     directories.extend(sealed_directory(context, image.as_ref()));
-    let chain = follow(&path, format, 1, directories).map_err(|source| FilesError::Root {
+    let chain = follow(&path, format, writable_layers, directories).map_err(|source| FilesError::Root {
         path: path.clone(),
         source: Box::new(source),
     })?;
@@ -124,15 +130,20 @@ fn from_path(context: &Context, plan: &DiskPlan, path: &Path, format: DiskFormat
     })
 }
 
-fn from_volume(context: &Context, plan: &DiskPlan, volume: &str) -> Result<Chain, FilesError> {
-    let field = format!("disks[{}].volume", plan.index);
+/// The chain of a volume, which `field` names; locks nothing.
+pub(super) fn from_volume(
+    context: &Context,
+    field: String,
+    volume: &str,
+    writable_layers: usize,
+) -> Result<Chain, FilesError> {
     let found = volume_store::locate(context, volume).map_err(|failure| FilesError::Volume {
         field: field.clone(),
         failure: Box::new(failure),
     })?;
     let mut directories = vec![context.volumes_dir()];
     directories.extend(sealed_directory(context, found.image.as_ref()));
-    let chain = follow(&found.path, found.format, writable_layers(plan), directories);
+    let chain = follow(&found.path, found.format, writable_layers, directories);
     let chain = chain.map_err(|source| FilesError::Chain {
         field: field.clone(),
         source: Box::new(source),

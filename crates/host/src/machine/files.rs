@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use spec::{DiskSource, MachineSpec, Problems, VmPlan};
 
+use super::boot::boot_parts;
 use super::disks;
 use super::files_error::FilesError;
 
@@ -94,25 +95,16 @@ pub(crate) fn probe(context: &Context, plan: &VmPlan) -> Result<(), Problems> {
 }
 
 fn open_boot(context: &Context, vm: &Vm, plan: &VmPlan) -> Result<Vec<(FdRole, OwnedFd)>, FilesError> {
-    let image = match vm.image_digest.as_deref().map(str::parse::<images::ImageDigest>) {
-        Some(Ok(digest)) => Some(context.store.get(&digest).map_err(FilesError::Image)?),
-        _ => None,
-    };
+    let image = boot_parts(context, vm)?;
     let mut files = Vec::new();
-    match (&plan.boot.kernel, &image) {
+    match (&plan.boot.kernel, image.kernel) {
         (Some(path), _) => files.push((FdRole::Kernel, open_named(context, "boot.kernel", path)?.into())),
-        (None, Some(image)) if image.kernel.is_some() => {
-            let kernel = context.store.open_kernel(&image.digest).map_err(FilesError::Image)?;
-            files.push((FdRole::Kernel, kernel.into()));
-        }
-        _ => return Err(FilesError::NoKernel),
+        (None, Some(kernel)) => files.push((FdRole::Kernel, kernel.into())),
+        (None, None) => return Err(FilesError::NoKernel),
     }
-    match (&plan.boot.initrd, &image) {
+    match (&plan.boot.initrd, image.initrd) {
         (Some(path), _) => files.push((FdRole::Initrd, open_named(context, "boot.initrd", path)?.into())),
-        (None, Some(image)) if plan.boot.kernel.is_none() && image.initrd.is_some() => {
-            let initrd = context.store.open_initrd(&image.digest).map_err(FilesError::Image)?;
-            files.push((FdRole::Initrd, initrd.into()));
-        }
+        (None, Some(initrd)) if plan.boot.kernel.is_none() => files.push((FdRole::Initrd, initrd.into())),
         _ => {}
     }
     Ok(files)

@@ -14,10 +14,12 @@ use control::{CONSOLE_LISTENER_FD, CONTROL_LISTENER_FD, CreateVm, Refusal, Refus
 use spec::{MachineSpec, VmPlan};
 use tokio_util::sync::CancellationToken;
 
+use super::boot::boot_parts;
 use super::files::{self, Handed};
 use super::link::{Link, LinkError};
 use super::process::{self, Process};
 use super::run_dir::{Listeners, RunDir};
+use super::verified::verified;
 use crate::context::Context;
 use crate::failure::Failure;
 
@@ -116,6 +118,7 @@ async fn launch_in(
     asked_at: Instant,
     give_up: &CancellationToken,
 ) -> Result<Launched, Failure> {
+    verified(context, &vm, give_up).await?;
     let (parts, mut process) = {
         let (context, run) = (Arc::clone(context), run.clone());
         tokio::task::spawn_blocking(move || prepare(&context, &vm, &run))
@@ -159,10 +162,8 @@ async fn launch_in(
 fn prepare(context: &Context, vm: &Vm, run: &RunDir) -> Result<(Parts, Process), Failure> {
     let refused = |problems| Failure::refused("the machine does not fit this host any more", &problems);
     let plan = VmPlan::new(&vm.spec, &context.limits).map_err(refused)?;
-    let cmdline = match vm.image_digest.as_deref().map(str::parse) {
-        Some(Ok(digest)) => context.store.get(&digest).ok().and_then(|image| image.cmdline),
-        _ => None,
-    };
+    // What is wrong with it is told when its files are opened.
+    let cmdline = boot_parts(context, vm).ok().and_then(|parts| parts.cmdline);
     let machine = plan.machine(vm.id, cmdline.as_deref()).map_err(refused)?;
     let prepared = run.prepare().map_err(|source| LaunchError::RunDir {
         path: run.path().to_owned(),

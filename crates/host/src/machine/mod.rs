@@ -6,6 +6,7 @@
 //! is written.
 
 mod adopt;
+mod boot;
 mod disks;
 mod files;
 mod files_error;
@@ -13,9 +14,11 @@ mod launch;
 mod lifecycle;
 mod link;
 mod process;
+mod read;
 mod run_dir;
 mod save;
 mod task;
+mod verified;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -28,8 +31,10 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::Instrument;
 
 pub(crate) use adopt::{clear_strays, run_dirs};
+pub(crate) use boot::{boot_parts, keep_boot, put_boot, rebase_root};
 pub(crate) use disks::open_one;
 pub(crate) use files::probe;
+pub(crate) use read::{Standing, read};
 pub(crate) use run_dir::RunDir;
 
 use crate::context::Context;
@@ -73,6 +78,10 @@ enum Order {
         edit: Edit,
         /// For a machine that runs, in a way its process was told of.
         live: bool,
+        reply: Reply<()>,
+    },
+    /// Its root disk needs nothing of its image any more.
+    StandsAlone {
         reply: Reply<()>,
     },
     Delete {
@@ -185,6 +194,11 @@ impl Machine {
             Err(failure) if failure.code == ErrorCode::WrongState => self.edit(None, edit()).await,
             noted => noted,
         }
+    }
+
+    /// Writes down that its root disk needs nothing of its image any more.
+    pub(crate) async fn stands_alone(&self) -> Result<(), Failure> {
+        self.order(None, |reply| Order::StandsAlone { reply }).await
     }
 
     /// Removes its record and everything that is kept of it; the task ends.

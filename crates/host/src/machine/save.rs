@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use api_types::{ErrorCode, EventReason, OperationKind, VmStatus};
+use api_types::{CloneMethod, ErrorCode, EventReason, OperationKind, VmStatus};
 use spec::OperationId;
 
 use super::task::Task;
@@ -111,6 +111,19 @@ impl Task {
         });
         self.vm.spec = written.await?;
         Ok(())
+    }
+
+    /// Writes down that the root disk needs nothing of its image any more.
+    pub(super) async fn note_flattened(&mut self) -> Result<(), Failure> {
+        let status = &mut self.life.status;
+        if let Some(root) = &mut status.root_disk {
+            root.method = CloneMethod::Copy;
+            "it was made to stand alone".clone_into(&mut root.reason);
+            root.stands_alone = true;
+            status.clone_method = Some(root.method.as_str().to_owned());
+        }
+        self.vm.status.root_disk.clone_from(&self.life.status.root_disk);
+        self.write(None).await.map(drop)
     }
 
     /// Removes the record, then all that is kept of the machine. What can not be removed goes when the daemon starts next.

@@ -212,6 +212,9 @@ impl Task {
                 };
                 let _ = reply.send(answer); // As above.
             }
+            Order::StandsAlone { reply } => {
+                let _ = reply.send(self.note_flattened().await); // As above.
+            }
             Order::Delete { reply } => {
                 let answer = match checked.and_then(|()| self.life.ask(Ask::Delete)) {
                     Ok(_) => self.delete_record().await,

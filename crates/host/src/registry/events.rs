@@ -1,7 +1,7 @@
 //! Events: appended by changes, read by number.
 
 use api_types::{Event, EventReason, Subject};
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{Change, RegistryError, to_row};
 
@@ -26,6 +26,13 @@ pub(crate) enum About<'a> {
     Host,
 }
 
+/// An event that happens again.
+struct Repeated {
+    id: i64,
+    first_at: String,
+    count: u32,
+}
+
 impl About<'_> {
     fn subject(&self) -> Subject {
         let (collection, id, name) = match self {
@@ -45,18 +52,31 @@ impl About<'_> {
 }
 
 impl Change<'_> {
-    /// Appends an event.
+    /// Appends an event. What was the last to happen to the same subject, and happens again, is one event with a count: it gets a new
+    /// number, so that those who follow are told, and what it was before goes.
     pub(crate) fn event(&self, about: &About<'_>, reason: EventReason, message: &str) -> Result<(), RegistryError> {
         let subject = about.subject();
+        let reason = serde_json::to_string(&reason)?;
+        let before = self.repeated(&subject, &reason, message)?;
+        let (first_at, count) = match before {
+            Some(before) => {
+                self.transaction
+                    .execute("DELETE FROM events WHERE id = ?", [before.id])?;
+                (before.first_at, before.count.saturating_add(1))
+            }
+            None => (self.now.to_string(), 1),
+        };
         self.transaction.execute(
-            "INSERT INTO events (at, collection, subject, name, reason, message) VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO events (at, collection, subject, name, reason, message, first_at, count) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             params![
                 self.now.to_string(),
                 subject.collection,
                 subject.id,
                 subject.name,
-                serde_json::to_string(&reason)?,
-                message
+                reason,
+                message,
+                first_at,
+                count
             ],
         )?;
         let id = self.transaction.last_insert_rowid();
@@ -67,11 +87,32 @@ impl Change<'_> {
         Ok(())
     }
 
+    /// The last event of a subject, if it was the same.
+    fn repeated(&self, subject: &Subject, reason: &str, message: &str) -> Result<Option<Repeated>, RegistryError> {
+        let last = self
+            .transaction
+            .prepare_cached(
+                "SELECT id, COALESCE(first_at, at), count, reason, message FROM events WHERE collection = ? AND subject = ? \
+                 ORDER BY id DESC LIMIT 1",
+            )?
+            .query_row([&subject.collection, &subject.id], |row| {
+                let is_same = row.get::<_, String>(3)? == reason && row.get::<_, String>(4)? == message;
+                let repeated = Repeated {
+                    id: row.get(0)?,
+                    first_at: row.get(1)?,
+                    count: row.get(2)?,
+                };
+                Ok(is_same.then_some(repeated))
+            })
+            .optional()?;
+        Ok(last.flatten())
+    }
+
     /// Up to `limit` events that came after the one with number `after`, oldest first.
     pub(crate) fn events_after(&self, after: u64, limit: u32) -> Result<Vec<Event>, RegistryError> {
         let after = to_row(after.min(i64::MAX.unsigned_abs()))?;
         let mut statement = self.transaction.prepare_cached(
-            "SELECT id, at, collection, subject, name, reason, message FROM events WHERE id > ? ORDER BY id LIMIT ?",
+            "SELECT id, at, collection, subject, name, reason, message, COALESCE(first_at, at), count FROM events WHERE id > ? ORDER BY id LIMIT ?",
         )?;
         let mut rows = statement.query(params![after, limit])?;
         let mut events = Vec::new();
@@ -94,6 +135,8 @@ fn read(row: &Row<'_>) -> Result<Event, RegistryError> {
         },
         reason: serde_json::from_str(&row.get::<_, String>(5)?)?,
         message: row.get(6)?,
+        first_at: super::vms::timestamp(row, 7)?,
+        count: row.get(8)?,
     })
 }
 

@@ -1,7 +1,7 @@
 //! Image records, and the aliases that lead to them.
 
 use api_types::ImageImport;
-use image_catalog::{ImageId, ImageRecord, ImageState, SavedState};
+use image_catalog::{ImageId, ImageRecord, ImageState, Placement, SavedState};
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
@@ -27,6 +27,9 @@ pub(crate) struct ImageRow {
     pub(crate) origin: Option<String>,
     /// The last import into it.
     pub(crate) import: Option<ImportJob>,
+    /// In which stores it is to be, and how that goes.
+    #[serde(default)]
+    pub(crate) placement: Placement,
     /// The boot source that made it.
     pub(crate) boot_source: Option<String>,
     /// How many daemons in a row have begun the import that is under way, without stopping in order.
@@ -64,6 +67,7 @@ impl ImageRow {
             digest: None,
             origin: None,
             import: None,
+            placement: Placement::default(),
             boot_source: None,
             begun: 0,
             resumes: 0,

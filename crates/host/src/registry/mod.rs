@@ -10,6 +10,7 @@ mod events;
 mod holders;
 mod image_rows;
 mod keys;
+mod metadef_rows;
 mod operations;
 mod references;
 mod schema;

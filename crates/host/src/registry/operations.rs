@@ -179,6 +179,7 @@ const fn describe(kind: OperationKind) -> &'static str {
         OperationKind::BootSourceSync => "synchronising the boot source",
         OperationKind::VmStart => "starting the machine",
         OperationKind::VmStop => "stopping the machine",
+        OperationKind::VmFlatten => "making the root disk stand alone",
         OperationKind::VolumeCreate => "creating the volume",
         OperationKind::VolumeUpload => "taking over the upload",
         OperationKind::VolumeResize => "resizing the volume",

@@ -9,7 +9,7 @@ const BUSY_TIMEOUT_MS: u64 = 5000;
 
 /// Steps from each schema version to the next; a file of version *n* gets all from the *n*-th on. Steps are never edited
 /// once released, only added.
-const MIGRATIONS: [&str; 6] = [
+const MIGRATIONS: [&str; 7] = [
     r"
     CREATE TABLE vms (
         id           TEXT PRIMARY KEY,
@@ -85,6 +85,15 @@ const MIGRATIONS: [&str; 6] = [
     ) STRICT;
 ",
     r"
+    CREATE TABLE metadefs (
+        name   TEXT PRIMARY KEY,
+        record TEXT NOT NULL
+    ) STRICT;
+    ALTER TABLE events ADD COLUMN first_at TEXT;
+    ALTER TABLE events ADD COLUMN count INTEGER NOT NULL DEFAULT 1;
+    CREATE INDEX events_by_subject ON events (collection, subject, id);
+",
+    r"
     CREATE TABLE image_cache (
         digest TEXT PRIMARY KEY,
         record TEXT NOT NULL
@@ -134,7 +143,7 @@ mod tests {
             connection.query_row(&query, [], |row| row.get(0)).unwrap()
         };
         assert_eq!(count("image_references"), 1);
-        for table in ["images", "image_aliases", "boot_sources"] {
+        for table in ["images", "image_aliases", "boot_sources", "metadefs"] {
             assert_eq!(count(table), 0, "{table}");
         }
         let version: u32 = connection

@@ -30,6 +30,7 @@ fn vm(name: &str) -> Vm {
                 method: CloneMethod::Overlay,
                 reason: "because".to_owned(),
                 format: DiskFormat::Qcow2,
+                stands_alone: false,
             }),
         },
         created_at: Timestamp::now(),
@@ -153,14 +154,41 @@ fn old_operations_go_and_events_are_bounded() {
         for _ in 0..1100 {
             change.begin_operation(OperationId::random(), OperationKind::ImagePull, "x")?;
         }
-        for _ in 0..10_000 {
-            change.event(&About::Host, EventReason::DaemonStarted, "x")?;
+        for number in 0..10_000 {
+            change.event(&About::Host, EventReason::DaemonStarted, &number.to_string())?;
         }
         Ok(())
     });
     assert_eq!(now(&registry, |change| change.operation(first)), None);
     let left = now(&registry, |change| change.events_after(0, 20_000)).len();
     assert!((10_000..10_300).contains(&left), "{left}");
+}
+
+#[test]
+fn what_happens_again_is_counted() {
+    let (_dir, registry) = open();
+    let tell = |text: &'static str| {
+        now(&registry, |change| {
+            change.event(&About::Host, EventReason::DaemonStarted, text)
+        });
+        now(&registry, |change| change.events_after(0, 10))
+    };
+    let first = tell("x");
+    assert_eq!((first[0].count, first[0].first_at), (1, first[0].at));
+    let again = tell("x");
+    assert_eq!((again.len(), again[0].count, again[0].first_at), (1, 2, first[0].at));
+    assert!(again[0].id > first[0].id && *registry.newest_event().borrow() == again[0].id);
+    // Something else in between is something else; so is another subject.
+    assert_eq!(tell("y").len(), 2);
+    assert_eq!(tell("x").len(), 3);
+    let other = About::BootSource("a");
+    now(&registry, |change| {
+        change.event(&other, EventReason::DaemonStarted, "x")
+    });
+    assert_eq!(
+        tell("x").iter().map(|event| event.count).collect::<Vec<_>>(),
+        [2, 1, 1, 2]
+    );
 }
 
 #[test]
@@ -293,7 +321,13 @@ fn what_daemons_begin_is_counted_until_one_stops_in_order() {
         now(&registry, |change| {
             let (volumes, pulls) = (change.volumes()?, vec![(pull.clone(), 0)]);
             let images = change.images()?;
-            let mut begun = crate::begun::Begun { volumes, pulls, images };
+            let flattens = Vec::new();
+            let mut begun = crate::begun::Begun {
+                volumes,
+                pulls,
+                flattens,
+                images,
+            };
             crate::begun::count(change, &mut begun)?;
             let jobs = begun.volumes.iter().filter_map(|volume| volume.job);
             let imports: Vec<_> = change.images()?.iter().map(|row| row.begun).collect();

@@ -88,11 +88,11 @@ impl Change<'_> {
         Ok(vms)
     }
 
-    /// Names of the machines made from an image.
+    /// Names of the machines made from an image whose disks do not stand alone.
     pub(crate) fn image_users(&self, digest: &str) -> Result<Vec<String>, RegistryError> {
         let mut statement = self
             .transaction
-            .prepare_cached("SELECT name FROM vms WHERE image_digest = ? ORDER BY name")?;
+            .prepare_cached("SELECT name FROM vms WHERE image_digest = ? AND json_extract(status, '$.root_disk.stands_alone') IS NOT 1 ORDER BY name")?;
         let names = statement.query_map([digest], |row| row.get(0))?;
         Ok(names.collect::<Result<_, _>>()?)
     }
@@ -125,6 +125,7 @@ fn root_of_old(status: &VmStatus) -> RootDisk {
         method,
         reason: "the machine was made before others were possible".to_owned(),
         format: DiskFormat::Raw,
+        stands_alone: false,
     }
 }
 

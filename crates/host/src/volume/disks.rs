@@ -158,7 +158,8 @@ fn changed(vm: &str) -> Failure {
     Failure::new(ErrorCode::WrongState, text)
 }
 
-fn name_at(spec: &VmSpec, index: usize) -> Result<Name, Failure> {
+/// What a machine calls the disk at this place.
+pub(crate) fn name_at(spec: &VmSpec, index: usize) -> Result<Name, Failure> {
     let name = spec.disks.get(index).and_then(|disk| disk.name.clone());
     let parsed = name.unwrap_or_else(|| format!("disk{}", index + 1)).parse();
     parsed.map_err(|error: NameError| Failure::of(ErrorCode::Internal, &error))

@@ -75,7 +75,7 @@ pub(super) fn limiting(disk: String, limits: DiskLimits) -> Edit {
 }
 
 /// The place of a disk in a machine: by its volume, else by its name.
-pub(super) fn position(change: &Change<'_>, spec: &VmSpec, wanted: &str) -> Result<usize, Failure> {
+pub(crate) fn position(change: &Change<'_>, spec: &VmSpec, wanted: &str) -> Result<usize, Failure> {
     let mut named = spec.clone();
     name_disks(&mut named);
     let volume = change.volume(wanted)?;

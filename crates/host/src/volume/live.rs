@@ -128,7 +128,11 @@ impl Host {
         let (name, disk) = (vm.spec.name.clone(), disk.to_owned());
         let found = self.registry().change(move |change| -> Result<_, Failure> {
             if disk == "root" && vm.spec.image.is_some() {
-                return Err(not_a_volume(&disk));
+                let text = format!(
+                    "the root disk is not a volume; karat flatten {} makes it stand alone",
+                    vm.spec.name
+                );
+                return Err(Failure::new(ErrorCode::WrongState, text));
             }
             let wish = vm.spec.disks.get(position(change, &vm.spec, &disk)?);
             let volume = wish.and_then(|wish| wish.volume.as_deref());

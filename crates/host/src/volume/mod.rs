@@ -17,7 +17,8 @@ use std::sync::Arc;
 
 use api_types::{ErrorCode, Volume, VolumeAttachment};
 
-pub(crate) use edits::check_disks;
+pub(crate) use disks::name_at;
+pub(crate) use edits::{check_disks, position};
 pub use upload::Piece;
 
 use crate::failure::Failure;

@@ -380,7 +380,7 @@ fn is_of_host(error: &(dyn Error + 'static)) -> bool {
 }
 
 /// `what`, why, and what kind of trouble that is: the deepest cause that is of a known kind decides.
-fn trouble(what: &str, error: &(dyn Error + 'static)) -> Failure {
+pub(crate) fn trouble(what: &str, error: &(dyn Error + 'static)) -> Failure {
     let mut code = ErrorCode::Internal;
     let mut cause = Some(error);
     while let Some(error) = cause {

@@ -31,6 +31,7 @@ use api_types::{ErrorCode, VmPhase, Volume, VolumeAttachment, VolumeState};
 use spec::{DiskFormat, VolumeId};
 use tokio::sync::Semaphore;
 
+pub(crate) use disk::trouble;
 pub(crate) use files::{Files, clear, code, failure};
 pub(crate) use meter::{Meter, cancelled};
 pub(crate) use settle::{NewFile, empty_layer, new_layer, new_part, settled};

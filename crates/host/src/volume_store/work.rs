@@ -15,6 +15,7 @@ use super::files::{self, Files};
 use super::meter::Meter;
 use super::room::Room;
 use super::wish::{SECTOR_BYTES, SIZE_MAX};
+use crate::catalogue::store_code;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::registry::{Task, VolumeRecord};
@@ -126,7 +127,7 @@ fn sealed(context: &Context, digest: &ImageDigest) -> Result<Source, Failure> {
         let format = super::sealed_format(&image);
         Ok(Source { file, format })
     });
-    opened.map_err(|error| Failure::of(ErrorCode::NotFound, &error))
+    opened.map_err(|error| Failure::of(store_code(&error), &error))
 }
 
 fn image_of(record: &VolumeRecord) -> Result<ImageDigest, Failure> {

@@ -115,6 +115,7 @@ pub(super) const KEYS: &[KeySpec] = &[
     row("os_type", Reference, Kvm, Machine, Choice(&["linux", "windows"]), "family of the operating system"),
     row("os_version", Reference, All, Provenance, Text { max: 255 }, "version of the operating system, as its makers write it"),
     row("ramdisk_id", Reference, All, Machine, ImageId, "image that is the ramdisk of machines made from this one"),
+    row("verify_on_boot", Beyond, All, Verification, TRUE_FALSE, "whether the image is compared with its digest before each start of a machine"),
     row("vm_mode", Reference, All, Machine, Choice(&["hvm", "xen", "uml", "exe"]), "interface between guest and host; KVM has hvm"),
     row("vmware_adaptertype", Reference, Vmware, Machine, Choice(&["lsiLogic", "busLogic", "ide"]), "VMware's disk controller"),
     row("vmware_image_version", Reference, Vmware, Machine, Choice(&["1"]), "not used by VMware either"),

@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::process::Command;
 
-use images::{Examination, ImportSource, Settings, Store};
+use images::{Examination, ImageDigest, ImportSource, Settings, Store};
 
-use crate::registry_stub::{GZIP, Registry, ZSTD, gzip, noise, tar, zstd};
-use crate::{have, import, names, request, run, settings, web};
+use crate::registry_stub::{GZIP, Registry, TAR, ZSTD, blob_path, gzip, noise, tar, zstd};
+use crate::{have, import, names, pull, request, run, settings, web};
 
 /// Set in the copy of this program that has small file systems: the directory they are in.
 const SMALL: &str = "KARAT_TEST_IMPORTS_INTO_SMALL_FILE_SYSTEMS";
@@ -90,6 +90,20 @@ fn fill(dir: &Path) {
             assert!(names(&root.join("partial")).is_empty(), "{what}");
         }
     }
+    // A layer that cannot fit is refused before it is fetched.
+    let huge = tar(&[("disk/a.img", &noise(6 << 20))]);
+    registry.push("huge", &[(TAR, huge.clone())], "");
+    let (store, _) = Store::open(Settings {
+        insecure_registries: vec![registry.host.clone()],
+        ..settings(&dir.join("4096"))
+    })
+    .unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let error = runtime
+        .block_on(pull(&store, &registry.reference("demo:huge")))
+        .unwrap_err();
+    assert_eq!(error.code(), "store_full");
+    assert!(registry.requests(&blob_path(&ImageDigest::of(&huge))).is_empty());
     eprintln!("{full} imports found no room, {taken} did");
     assert!(full >= 12 && taken >= 12, "{full} and {taken}");
 }

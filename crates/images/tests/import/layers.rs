@@ -219,25 +219,35 @@ async fn a_disk_that_is_refused_ends_the_import_at_the_byte_that_shows_it() {
 }
 
 #[tokio::test]
-async fn a_cancelled_import_keeps_what_it_noted() {
-    let served = served(GZIP, gzip);
-    let half = served.length / 2;
-    served.registry.misbehave(&served.path, &[Fault::Stall(half)]);
-    let store = served.open();
-    let (progress, mut watched) = watch::channel(Progress::default());
-    let cancel = CancellationToken::new();
-    let reference = served.registry.reference("demo:v1");
-    let importing = store.import(request(ImportSource::Registry { reference }), &progress, &cancel);
-    let cancelling = async {
+async fn an_import_that_is_cancelled_or_dropped_keeps_what_it_noted() {
+    for is_dropped in [false, true] {
+        let served = served(GZIP, gzip);
+        let half = served.length / 2;
+        served.registry.misbehave(&served.path, &[Fault::Stall(half)]);
+        let store = served.open();
+        let (progress, mut watched) = watch::channel(Progress::default());
+        let cancel = CancellationToken::new();
+        let reference = served.registry.reference("demo:v1");
+        let importing = store.import(request(ImportSource::Registry { reference }), &progress, &cancel);
         let stalled = watched.wait_for(|now| now.phase == Phase::Fetching && now.done_bytes + 4096 > half as u64);
-        stalled.await.unwrap();
-        cancel.cancel();
-    };
-    let (result, ()) = tokio::join!(importing, cancelling);
-    assert_eq!(result.unwrap_err().code(), "cancelled");
-    assert!(names(&served.root.path().join("tmp")).is_empty());
-    served.import(&store).await.unwrap();
-    assert!(*served.registry.requests(&served.path).last().unwrap() > 1 << 20);
-    assert!(served.kept().is_empty());
-    sound(&store);
+        if is_dropped {
+            tokio::select! {
+                result = importing => panic!("ended early: {result:?}"),
+                _ = stalled => {}
+            }
+        } else {
+            let cancelling = async {
+                stalled.await.unwrap();
+                cancel.cancel();
+            };
+            let (result, ()) = tokio::join!(importing, cancelling);
+            assert_eq!(result.unwrap_err().code(), "cancelled");
+            assert!(names(&served.root.path().join("tmp")).is_empty());
+        }
+        let finished = tokio::time::timeout(Duration::from_secs(5), served.import(&store)).await;
+        finished.expect("not behind the import that stalled").unwrap();
+        assert!(*served.registry.requests(&served.path).last().unwrap() > 1 << 20);
+        assert!(served.kept().is_empty());
+        sound(&store);
+    }
 }

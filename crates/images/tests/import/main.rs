@@ -12,14 +12,17 @@ mod containers;
 mod formats;
 mod full;
 mod hostile;
+mod hostile_registry;
 mod kills;
 mod layers;
 mod nginx;
 mod objects;
 mod publish;
-#[allow(dead_code, reason = "shared with the tests of pulls, which use all of it")]
-#[path = "../pull/registry_stub.rs"]
+mod real_registry;
+mod registries;
 mod registry_stub;
+mod scripted;
+mod sealed;
 mod stores;
 mod trusted;
 mod uploads;
@@ -30,7 +33,9 @@ use std::sync::Arc;
 
 use image_formats::Expectations;
 use image_sources::{AddressPolicy, Agent, AgentOptions, Limits, WebSource};
-use images::{ImportError, ImportRequest, ImportSource, Imported, Progress, RequestedProof, Settings, Store};
+use images::{
+    ImportError, ImportRequest, ImportSource, Imported, Progress, Reference, RequestedProof, Settings, Store,
+};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -65,6 +70,11 @@ fn settings(root: &Path) -> Settings {
         root: root.to_path_buf(),
         max_disk_bytes: 1 << 30,
         checkpoint_bytes: 1 << 20,
+        // Those that the tests begin, also where none of them is listed as insecure.
+        registry_policy: AddressPolicy {
+            allowed_networks: vec!["127.0.0.0/8".parse().unwrap()],
+            ..images::registry_policy()
+        },
         ..Settings::default()
     }
 }
@@ -86,6 +96,23 @@ fn request(source: ImportSource) -> ImportRequest {
 async fn import(store: &Store, request: ImportRequest) -> Result<Imported, ImportError> {
     let (progress, _) = watch::channel(Progress::default());
     store.import(request, &progress, &CancellationToken::new()).await
+}
+
+/// Imports a container disk.
+async fn pull(store: &Store, reference: &Reference) -> Result<Imported, ImportError> {
+    let reference = reference.clone();
+    import(store, request(ImportSource::Registry { reference })).await
+}
+
+/// The error and all its sources on one line, as an operator sees it.
+fn told(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
 }
 
 /// The code of an import that has to fail, with nothing left in the store.

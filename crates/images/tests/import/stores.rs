@@ -10,8 +10,8 @@ use images::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::registry_stub::noise;
-use crate::{disk, import, left, open, refused, request, settings};
+use crate::registry_stub::{Registry, noise};
+use crate::{disk, import, left, open, refused, request, settings, web};
 
 fn name(text: &str) -> StoreName {
     text.parse().unwrap()
@@ -112,6 +112,75 @@ async fn a_store_that_is_full_fails_the_import_unless_that_is_allowed() {
     assert_eq!(states.len(), 2);
     assert!(states[0].is_default && states[0].usage.unwrap().images_bytes >= 4 << 20);
     assert!(states[1].usage.unwrap().images_bytes <= states[1].quota_bytes.unwrap());
+}
+
+#[tokio::test]
+async fn the_first_store_may_fail_too_where_that_is_allowed() {
+    let (registry, root) = (Registry::start(), tempfile::tempdir().unwrap());
+    let stores = stores(root.path());
+    let url = registry.url(&registry.push_blob(&noise(4 << 20)));
+    let (progress, _) = watch::channel(Progress::default());
+    let import = async |allow_failure| {
+        let mut request = request(web(&url));
+        request.stores = vec![name("small"), name("fast")];
+        stores
+            .import(request, allow_failure, &progress, &CancellationToken::new())
+            .await
+    };
+    assert_eq!(import(false).await.unwrap_err().error.code(), "store_quota");
+    let placed = import(true).await.unwrap();
+    assert_eq!(placed.stores, [name("fast")]);
+    assert_eq!(
+        (&placed.failed[0].0, placed.failed[0].1.code()),
+        (&name("small"), "store_quota")
+    );
+    // What a client sends goes to the first store that is there at all.
+    let (path, away) = (root.path().join("small"), root.path().join("away"));
+    std::fs::rename(&path, &away).unwrap();
+    let placed = place(&stores, disk(), &["small", "fast"], true).await.unwrap();
+    assert_eq!(placed.stores, [name("fast")]);
+    assert_eq!(placed.failed[0].1.code(), "store_unavailable");
+    std::fs::rename(&away, &path).unwrap();
+}
+
+#[tokio::test]
+async fn a_damaged_image_is_replaced_by_the_next_import_of_it() {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path());
+    let image = import(&store, request(upload(disk()))).await.unwrap().image;
+    let path = store.disk_path(&image.digest);
+    let write = |bytes: &[u8]| {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        file.write_all_at(bytes, 5000).unwrap();
+    };
+    let right = disk()[5000..5001].to_vec();
+    write(&[!right[0]]);
+    assert_eq!(
+        store.verify(&image.digest, &|| false).unwrap_err().code(),
+        "store_damaged"
+    );
+    // It is known from now on, after a restart too.
+    drop(store);
+    let (store, recovery) = images::Store::open(settings(root.path())).unwrap();
+    assert_eq!(recovery.damaged.len(), 1);
+    assert_eq!(store.get(&image.digest).unwrap_err().code(), "store_damaged");
+    assert!(store.list().unwrap().is_empty());
+    // Whoever reads it again and finds it right takes that back: it was the machine.
+    write(&right);
+    store.verify(&image.digest, &|| false).unwrap();
+    store.get(&image.digest).unwrap();
+    write(&[!right[0]]);
+    store.verify(&image.digest, &|| false).unwrap_err();
+    let again = import(&store, request(upload(disk()))).await.unwrap();
+    assert!(!again.was_there);
+    store.verify(&image.digest, &|| false).unwrap();
+    assert!(std::fs::read(store.disk_path(&image.digest)).unwrap() == disk());
+    let plain = Examination {
+        read_all: true,
+        ..Examination::default()
+    };
+    assert_eq!(store.fsck(&plain, &|| false).unwrap(), []);
 }
 
 #[test]

@@ -1,11 +1,15 @@
 //! Digests, sums files and their signatures, and what a policy demands.
 
+use std::path::Path;
 use std::sync::Arc;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use image_sources::{Source, WebSource};
 use image_trust::policy::{Proof, RuleSection, TrustPolicy, TrustSection, Verdict};
+use image_trust::x509::{self, ImageSignature};
 use image_trust::{HashMethod, Pinned};
-use images::{ImportRequest, SumsRequest};
+use images::{ImportRequest, ImportSource, SumsRequest};
 
 use crate::nginx::Nginx;
 use crate::registry_stub::gzip;
@@ -149,4 +153,99 @@ async fn a_signed_sums_file_vouches_for_an_image() {
     // The list is right, the image has changed.
     nginx.put("disk.raw", &disk()[..4 << 20]);
     assert_eq!(refused(&store, signed(&sums_url)).await, "digest_mismatch");
+}
+
+/// Properties of an image of [`disk`] that the key of `name` in `dir` signed, over `signed`.
+fn signature(dir: &Path, name: &str, uuid: &str, signed: &[u8]) -> ImageSignature {
+    std::fs::write(dir.join("signed"), signed).unwrap();
+    run(
+        dir,
+        &format!("openssl dgst -sha512 -sign {name}.key -out signature signed"),
+    );
+    let signature = STANDARD.encode(std::fs::read(dir.join("signature")).unwrap());
+    let read = ImageSignature::from_properties(|name| match name {
+        x509::SIGNATURE => Some(&signature),
+        x509::HASH_METHOD => Some("SHA-512"),
+        x509::KEY_TYPE => Some("ECC_SECP384R1"),
+        x509::CERTIFICATE_UUID => Some(uuid),
+        _ => None,
+    });
+    read.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn signature_properties_are_judged_by_the_bytes_of_the_whole_import() {
+    if !have("openssl") {
+        return;
+    }
+    const SIGNER: &str = "125e6199-2de4-46e3-b091-8e2401ef0d63";
+    const EXPIRED: &str = "225e6199-2de4-46e3-b091-8e2401ef0d63";
+    const OTHER: &str = "325e6199-2de4-46e3-b091-8e2401ef0d63";
+    const MISSING: &str = "425e6199-2de4-46e3-b091-8e2401ef0d63";
+    let work = tempfile::tempdir().unwrap();
+    let dir = work.path();
+    for (uuid, until) in [(SIGNER, 2100), (EXPIRED, 2021), (OTHER, 2100)] {
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
+        let mut params = rcgen::CertificateParams::default();
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_after = rcgen::date_time_ymd(until, 1, 1);
+        let certificate = params.self_signed(&key).unwrap();
+        std::fs::write(dir.join(format!("{uuid}.pem")), certificate.pem()).unwrap();
+        std::fs::write(dir.join(format!("{uuid}.key")), key.serialize_pem()).unwrap();
+    }
+    std::fs::copy(dir.join(format!("{SIGNER}.key")), dir.join(format!("{MISSING}.key"))).unwrap();
+    let section = TrustSection {
+        certificates: Some(dir.to_path_buf()),
+        rule: vec![RuleSection {
+            name: "signed".to_owned(),
+            sources: vec!["upload://".to_owned()],
+            demand: "x509".to_owned(),
+            signers: [SIGNER, EXPIRED, MISSING].map(str::to_owned).to_vec(),
+            ..RuleSection::default()
+        }],
+        ..TrustSection::default()
+    };
+    let policy = Arc::new(TrustPolicy::build(&section, |path| std::fs::read(path)).unwrap());
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path());
+    let sent = |bytes: Vec<u8>, x509: Option<ImageSignature>| {
+        let mut request = request(ImportSource::Upload(Box::new(std::io::Cursor::new(bytes))));
+        request.trust = Arc::clone(&policy);
+        request.evidence.x509 = x509;
+        request
+    };
+    let signed = |uuid| Some(signature(dir, uuid, uuid, &disk()));
+    let mut changed = disk();
+    changed[5000] ^= 1;
+    for (bytes, x509, code) in [
+        (disk(), None, "proof_missing"),
+        (changed, signed(SIGNER), "x509_mismatch"),
+        (
+            disk(),
+            Some(signature(dir, SIGNER, SIGNER, b"other bytes")),
+            "x509_mismatch",
+        ),
+        // Somebody else's key under the signer's name.
+        (disk(), Some(signature(dir, OTHER, SIGNER, &disk())), "x509_mismatch"),
+        (disk(), signed(EXPIRED), "x509_certificate_expired"),
+        (disk(), signed(OTHER), "x509_signer_not_allowed"),
+        (disk(), signed(MISSING), "x509_certificate_missing"),
+    ] {
+        assert_eq!(refused(&store, sent(bytes, x509)).await, code);
+        assert!(store.list().unwrap().is_empty(), "{code}");
+    }
+    // As it is sent and as it is unpacked: both are the image.
+    for bytes in [disk(), gzip(&disk())] {
+        let imported = import(&store, sent(bytes, signed(SIGNER))).await.unwrap();
+        assert_eq!(proofs(imported.verdict), [Proof::X509(SIGNER.parse().unwrap())]);
+    }
+    // Also where no rule asks for it, a signature that is there has to hold.
+    let mut unasked = sent(disk(), Some(signature(dir, SIGNER, SIGNER, b"other bytes")));
+    unasked.source = ImportSource::Upload(Box::new(std::io::Cursor::new(disk())));
+    let section = TrustSection {
+        certificates: Some(dir.to_path_buf()),
+        ..TrustSection::default()
+    };
+    unasked.trust = Arc::new(TrustPolicy::build(&section, |path| std::fs::read(path)).unwrap());
+    assert_eq!(refused(&store, unasked).await, "x509_mismatch");
 }

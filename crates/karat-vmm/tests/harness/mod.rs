@@ -50,6 +50,10 @@ pub(crate) struct Setup {
     pub(crate) disks: Vec<Vec<(PathBuf, DiskFormat)>>,
     /// One list of queue pairs per interface of `parts`.
     pub(crate) taps: Vec<Vec<OwnedFd>>,
+    /// Where the machine was saved, if it is to go on from there.
+    pub(crate) saved: Option<PathBuf>,
+    /// Its memory is mapped from there.
+    pub(crate) lazy: bool,
     pub(crate) log_max_bytes: u64,
     pub(crate) log_keep: u32,
 }
@@ -71,6 +75,8 @@ impl Setup {
             initrd: None,
             disks: vec![],
             taps: vec![],
+            saved: None,
+            lazy: false,
             log_max_bytes: 1 << 20,
             log_keep: 2,
         }
@@ -164,6 +170,10 @@ impl Vmm {
             roles.push(FdRole::Initrd);
             files.push(open(initrd).into());
         }
+        if let Some(saved) = &setup.saved {
+            roles.push(FdRole::SavedDirectory { lazy: setup.lazy });
+            files.push(open(saved).into());
+        }
         let mut chains = Vec::new();
         for (index, images) in (0..).zip(&setup.disks) {
             let (chain, opened) = open_chain(images);
@@ -186,6 +196,13 @@ impl Vmm {
         }));
         let borrowed: Vec<BorrowedFd<'_>> = files.iter().map(AsFd::as_fd).collect();
         link.ask_with_files(create, &borrowed)
+    }
+
+    /// Has it save the paused machine into `directory`, which is made.
+    pub(crate) fn save(&self, link: &mut Link, directory: &Path) -> Result<VmStatus, Refusal> {
+        std::fs::create_dir_all(directory).unwrap();
+        let directory = File::open(directory).unwrap();
+        link.ask_with_files(VmRequest::Save, &[directory.as_fd()])
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {

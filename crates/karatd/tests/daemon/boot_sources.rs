@@ -5,44 +5,44 @@ use serde_json::{Value, json};
 use crate::harness::{Daemon, wait_for};
 use crate::registry::Registry;
 
-const DIRECTORIES: &str =
+pub(crate) const DIRECTORIES: &str =
     "[boot_sources]\nsystem_directory = \"@DIR@/system.d\"\ncustom_directory = \"@DIR@/custom.d\"\n";
 const PATCH: &str = "Content-Type: application/merge-patch+json\r\n";
 
-fn start(registry: &Registry) -> Daemon {
+pub(crate) fn start(registry: &Registry) -> Daemon {
     Daemon::start_with(&format!("{}{DIRECTORIES}", registry.config()))
 }
 
-fn wish(registry: &Registry) -> Value {
+pub(crate) fn wish(registry: &Registry) -> Value {
     json!({
         "source": {"registry": format!("docker://{}", registry.reference("12"))},
         "schedule": "0 */12 * * *", "managed": "debian12",
     })
 }
 
-fn put(daemon: &Daemon, name: &str, wish: &Value) -> crate::harness::Answer {
+pub(crate) fn put(daemon: &Daemon, name: &str, wish: &Value) -> crate::harness::Answer {
     let path = format!("/v1/boot-sources/{name}");
     daemon.request("PUT", &path, "Content-Type: application/json\r\n", &wish.to_string())
 }
 
-fn edit(daemon: &Daemon, name: &str, change: &Value) -> Value {
+pub(crate) fn edit(daemon: &Daemon, name: &str, change: &Value) -> Value {
     let path = format!("/v1/boot-sources/{name}");
     let answer = daemon.request("PATCH", &path, PATCH, &change.to_string());
     assert_eq!(answer.status, 200, "{answer:?}");
     answer.json()
 }
 
-fn show(daemon: &Daemon, name: &str) -> Value {
+pub(crate) fn show(daemon: &Daemon, name: &str) -> Value {
     daemon.get(&format!("/v1/boot-sources/{name}")).json()
 }
 
-fn condition<'a>(source: &'a Value, kind: &str) -> &'a Value {
+pub(crate) fn condition<'a>(source: &'a Value, kind: &str) -> &'a Value {
     let all = source["conditions"].as_array().unwrap();
     all.iter().find(|one| one["type"] == kind).unwrap_or(&Value::Null)
 }
 
 /// Waits until a source has so many imports and is up to date.
-fn until_current(daemon: &Daemon, name: &str, imports: usize) -> Value {
+pub(crate) fn until_current(daemon: &Daemon, name: &str, imports: usize) -> Value {
     wait_for("the source to be up to date", || {
         let source = show(daemon, name);
         let current = condition(&source, "UpToDate")["status"] == "True";
@@ -50,7 +50,7 @@ fn until_current(daemon: &Daemon, name: &str, imports: usize) -> Value {
     })
 }
 
-fn sync(daemon: &Daemon, name: &str) -> Value {
+pub(crate) fn sync(daemon: &Daemon, name: &str) -> Value {
     daemon.begin(&format!("/v1/boot-sources/{name}/sync"), &json!({}))
 }
 

@@ -117,6 +117,14 @@ impl Daemon {
         wait_for("the daemon", || UnixStream::connect(self.path("karat.sock")).ok());
     }
 
+    /// Changes the configuration; the next daemon reads it.
+    pub(crate) fn reconfigure(&self, from: &str, to: &str) {
+        let path = self.path("karat.toml");
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{from} is missing in {text}");
+        std::fs::write(path, text.replace(from, to)).unwrap();
+    }
+
     pub(crate) fn connect(&self) -> UnixStream {
         let stream = UnixStream::connect(self.path("karat.sock")).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();

@@ -108,9 +108,16 @@ fn a_pull_from_a_plain_registry_that_is_not_listed_is_refused_and_names_the_sett
             let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n");
         }
     });
-    let daemon = Daemon::start();
-    let answer = daemon.post("/v1/images", &json!({"reference": format!("{registry}/demo/x:1")}));
-    let operation = daemon.over(answer.header("location").unwrap());
+    let pull = |config: &str| {
+        let daemon = Daemon::start_with(config);
+        let answer = daemon.post("/v1/images", &json!({"reference": format!("{registry}/demo/x:1")}));
+        daemon.over(answer.header("location").unwrap())
+    };
+    // This host itself is nobody's registry unless the operator says so.
+    let operation = pull("");
+    assert_eq!(operation["error"]["code"], "image_refused", "{operation}");
+    assert!(operation["error"].to_string().contains("loopback"), "{operation}");
+    let operation = pull("[images.registry]\nallowed_networks = [\"127.0.0.0/8\"]");
     assert_eq!(operation["error"]["code"], "insecure_registry", "{operation}");
     let text = operation["error"].to_string();
     assert!(

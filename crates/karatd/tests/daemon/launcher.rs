@@ -11,7 +11,7 @@ use crate::registry::{Registry, digest};
 use crate::web::{CONFIG, Web};
 
 /// The launcher, which is another package's program: built with all others, or now.
-static KARAT: LazyLock<PathBuf> = LazyLock::new(|| {
+pub(crate) static KARAT: LazyLock<PathBuf> = LazyLock::new(|| {
     let path = Path::new(env!("CARGO_BIN_EXE_karatd")).with_file_name("karat");
     if !path.exists() {
         let built = Command::new(env!("CARGO"))
@@ -40,7 +40,7 @@ pub(crate) fn says(daemon: &Daemon, words: &[&str]) -> String {
 
 /// What it tells people; it has to fail.
 #[track_caller]
-fn fails(daemon: &Daemon, words: &[&str]) -> String {
+pub(crate) fn fails(daemon: &Daemon, words: &[&str]) -> String {
     let output = karat(daemon, words);
     assert!(!output.status.success(), "{words:?}");
     told(&output)
@@ -120,6 +120,26 @@ fn images_come_in_by_every_method_that_can_be_typed() {
         &["image", "rm", "web", "bad", "file", "sent", "pulled", "none"],
     );
     assert_eq!(daemon.get("/v1/images").json(), json!({"items": []}));
+}
+
+#[test]
+fn disks_become_images_which_are_copied_to_further_stores() {
+    let config = "reserved_space = 0\n[[images.store]]\nname = \"archive\"\npath = \"@DIR@/archive\"\n";
+    let daemon = Daemon::start_with(config);
+    let volume = daemon.make(&json!({"name": "data", "size": "1Mi"}));
+    assert_eq!(volume["state"], "ready");
+    says(&daemon, &["image", "create", "of-data", "--from-volume", "data"]);
+    assert_eq!(image(&daemon, "of-data")["virtual_size_bytes"], 1 << 20);
+    let nobody = fails(&daemon, &["image", "create", "of-nobody", "--from-vm", "nobody"]);
+    assert!(nobody.contains("nobody"), "{nobody}");
+    says(&daemon, &["image", "copy", "of-data", "archive"]);
+    let there = fails(&daemon, &["image", "copy", "of-data", "archive"]);
+    assert!(there.contains("leave it out"), "{there}");
+    let all = ["image", "copy", "of-data", "--all-stores", "--allow-failure", "false"];
+    says(&daemon, &all);
+    let shown = says(&daemon, &["image", "show", "of-data"]);
+    assert!(shown.contains("default, archive"), "{shown}");
+    says(&daemon, &["image", "rm", "of-data"]);
 }
 
 #[test]

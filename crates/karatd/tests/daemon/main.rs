@@ -8,14 +8,22 @@
 )]
 
 mod alerts;
+mod amazon;
+mod boot_source_rules;
 mod boot_sources;
 mod cache;
+mod copies;
+mod damaged;
+mod flatten;
 mod harness;
+mod image_rules;
+mod image_uploads;
 mod images;
 mod intake;
 mod keys;
 mod launcher;
 mod machines;
+mod metadefs;
 mod publish;
 mod real_registry;
 mod records;
@@ -23,6 +31,7 @@ mod registry;
 mod requests;
 mod restarts;
 mod roots;
+mod snapshots;
 mod stores;
 mod volumes;
 mod web;

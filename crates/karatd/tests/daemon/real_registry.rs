@@ -157,3 +157,58 @@ fn what_is_pushed_is_imported_the_alias_moves_and_what_is_old_and_unused_goes() 
     let images = daemon.get("/v1/images").json();
     assert_eq!(images["items"].as_array().unwrap().len(), 2, "{images}");
 }
+
+#[test]
+fn a_hundred_sources_that_have_nothing_new_are_polled_at_once() {
+    const SOURCES: usize = 100;
+    let Some(registry) = Distribution::start() else { return };
+    let host = &registry.host;
+    let daemon = Daemon::start_with(&format!(
+        "reserved_space = 0\ninsecure_registries = [{host:?}]\n[boot_sources]\nsystem_directory = \"@DIR@/system.d\"\n\
+         custom_directory = \"@DIR@/custom.d\"\n"
+    ));
+    // All before any is fetched: the registry takes no blob anew while it gives it away.
+    for number in 0..SOURCES {
+        registry.push(&format!("t{number}"), 1);
+    }
+    for number in 0..SOURCES {
+        let wish = json!({
+            "source": {"registry": format!("docker://{host}/demo:t{number}")}, "schedule": "@yearly",
+            "managed": format!("alias-{number}"),
+        });
+        let path = format!("/v1/boot-sources/source-{number}");
+        let answer = daemon.request("PUT", &path, "Content-Type: application/json\r\n", &wish.to_string());
+        assert_eq!(answer.status, 201, "{answer:?}");
+    }
+    let imports = || {
+        let list = daemon.get("/v1/boot-sources").json();
+        let items = list["items"].as_array().unwrap().clone();
+        let imports = |one: &Value| one["imports"].as_array().unwrap().clone();
+        items.iter().map(imports).collect::<Vec<_>>()
+    };
+    wait_for("all imports", || {
+        imports().iter().all(|one| one.len() == 1).then_some(())
+    });
+    let before = imports();
+    for _ in 0..4 {
+        let begun = std::time::Instant::now();
+        let answer = daemon.post("/v1/boot-sources/-/sync", &json!({}));
+        assert_eq!(answer.status, 202, "{answer:?}");
+        let operations = answer.json()["items"].as_array().unwrap().clone();
+        assert_eq!(operations.len(), SOURCES);
+        wait_for("all polls", || {
+            let all = daemon.get("/v1/operations").json();
+            let all = all["items"].as_array().unwrap();
+            let is_over =
+                |one: &&Value| one["phase"] == "Succeeded" && operations.iter().any(|op| op["id"] == one["id"]);
+            (all.iter().filter(is_over).count() == SOURCES).then_some(())
+        });
+        told(begun.elapsed());
+    }
+    assert_eq!(imports(), before, "nothing was imported again");
+}
+
+#[expect(clippy::print_stderr, reason = "a figure is told and not judged")]
+fn told(took: std::time::Duration) {
+    eprintln!("100 polls took {} ms", took.as_millis());
+}

@@ -3,8 +3,9 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use device::Draining;
+use device::{Draining, Migrate, Migration, SaveError};
 use disk::{Disk, Geometry};
+use savestate::{LoadError, SaveState, Section, Sections};
 use telemetry::RateLimited;
 use virtio::{ActivateError, Activation, DeviceKind, Signals, VirtQueue, VirtioDevice};
 
@@ -14,6 +15,15 @@ use super::worker::{Shared, Worker};
 use crate::config_space;
 use crate::crew::{Crew, Job};
 use crate::figures::DiskFigures;
+
+savestate::section! {
+    struct BlkState = "virtio-blk", version 1 {
+        /// The guest may lose completed writes until it flushes.
+        writeback: bool,
+        /// The write cache was given up, and is not flushed yet.
+        flush_owed: bool,
+    }
+}
 
 /// A virtio block device on a disk.
 pub struct Blk {
@@ -144,5 +154,26 @@ impl VirtioDevice for Blk {
 
     fn resume(&self) {
         self.crew.resume();
+    }
+
+    fn migration(&self) -> Migration<'_> {
+        Migration::Sections(self)
+    }
+}
+
+impl Migrate for Blk {
+    fn save(&self) -> Result<Vec<Section>, SaveError> {
+        let state = BlkState {
+            writeback: self.shared.writeback.load(Ordering::SeqCst),
+            flush_owed: self.shared.flush_owed.load(Ordering::SeqCst),
+        };
+        Ok(vec![state.save(&self.shared.name)])
+    }
+
+    fn load(&self, sections: &mut Sections) -> Result<(), LoadError> {
+        let (state, _) = sections.take::<BlkState>(&self.shared.name)?;
+        self.shared.writeback.store(state.writeback, Ordering::SeqCst);
+        self.shared.flush_owed.store(state.flush_owed, Ordering::SeqCst);
+        Ok(())
     }
 }

@@ -482,3 +482,29 @@ proptest! {
         prop_assert_eq!(bench.status_of(IN, 0, &[], 512), OK);
     }
 }
+
+#[test]
+fn goes_on_in_another_machine() {
+    let disk = InMemory::new(Geometry::of_size(1 << 20));
+    for wanted in [EVENT_IDX | feature::CONFIG_WCE | feature::FLUSH, 0] {
+        let mut bench = Bench::on(disk.clone(), 2, wanted);
+        let fresh = || Arc::new(Blk::new(Arc::new(disk.clone()), options(2)));
+        bench.driver.set_device_config(32, &[0]);
+        assert_eq!(bench.status_of(OUT, 3, &[3; 512], 0), OK);
+        let transport = Arc::clone(bench.driver.transport());
+        transport.pause().wait();
+        device::conformance::check(&*transport, || bench.driver.twin(fresh()));
+        // Asked for while it is paused, done in the next machine.
+        let waiting = bench.send(1, IN, 3, &[], 512);
+        let mode = bench.driver.device_config::<1>(32);
+        bench.driver.move_to(fresh());
+        assert_eq!(bench.driver.device_config::<1>(32), mode);
+        assert_eq!(bench.driver.wait_used(1).head, waiting.head);
+        assert_eq!(bench.driver.bytes(waiting.data, 512), [3; 512]);
+        for round in 0..20_u8 {
+            bench.driver.move_to(fresh());
+            assert_eq!(bench.status_of(OUT, 7, &[round; 512], 0), OK);
+            assert_eq!(bench.ask(IN, 7, &[], 512).2, [round; 512]);
+        }
+    }
+}

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use device::Draining;
+use device::{Draining, Migrate, Migration, SaveError};
+use savestate::{LoadError, SaveState, Section, Sections};
 use virtio::{ActivateError, Activation, DeviceKind, VirtQueue, VirtioDevice};
 
 use super::config::{self, NetOptions, PAIRS_MAX, feature};
@@ -12,6 +13,13 @@ use super::wire::Wire;
 use super::worker::{NetCounters, Queues, Shared, Worker};
 use crate::config_space;
 use crate::crew::{Crew, Job, Make, Served};
+
+savestate::section! {
+    struct NetState = "virtio-net", version 1 {
+        /// Queue pairs that take frames, the first ones.
+        pairs: u16,
+    }
+}
 
 /// A virtio network card on a tap.
 pub struct Net {
@@ -129,6 +137,30 @@ impl VirtioDevice for Net {
 
     fn resume(&self) {
         self.crew.resume();
+    }
+
+    fn migration(&self) -> Migration<'_> {
+        Migration::Sections(self)
+    }
+}
+
+impl Migrate for Net {
+    fn save(&self) -> Result<Vec<Section>, SaveError> {
+        let pairs = u16::try_from(self.shared.attached()).unwrap_or(u16::MAX);
+        Ok(vec![NetState { pairs }.save(&self.options.name)])
+    }
+
+    /// Offloads were set on the new wire by the activation before this, from the driver's features.
+    fn load(&self, sections: &mut Sections) -> Result<(), LoadError> {
+        let (state, section) = sections.take::<NetState>(&self.options.name)?;
+        let pairs = usize::from(state.pairs);
+        if pairs == 0 || pairs > self.shared.pairs() {
+            let why = format!("it used {pairs} queue pairs, and has {}", self.shared.pairs());
+            return Err(LoadError::unfit(&section, why));
+        }
+        self.shared
+            .use_pairs(pairs)
+            .map_err(|error| LoadError::unfit(&section, format!("its tap does not take its settings: {error}")))
     }
 }
 

@@ -57,12 +57,25 @@ struct Bench {
 
 impl Bench {
     fn new(pairs: usize, wanted: u64) -> Self {
+        let (device, far, settings) = Self::card(pairs);
+        let mut driver = MockDriver::new(Arc::clone(&device) as _);
+        driver.start(wanted);
+        Self {
+            device,
+            driver,
+            far,
+            settings,
+        }
+    }
+
+    /// A card with a wire of its own, and the wire's other ends.
+    fn card(pairs: usize) -> (Arc<Net>, Vec<UnixDatagram>, Arc<Mutex<Settings>>) {
         let (near, far): (Vec<_>, Vec<_>) = (0..pairs).map(|_| UnixDatagram::pair().unwrap()).unzip();
         for (near, far) in near.iter().zip(&far) {
             near.set_nonblocking(true).unwrap();
             far.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         }
-        let settings = Arc::default();
+        let settings: Arc<Mutex<Settings>> = Arc::default();
         let wire = Sockets {
             queues: near.into_iter().map(|socket| Arc::new(OwnedFd::from(socket))).collect(),
             settings: Arc::clone(&settings),
@@ -72,15 +85,7 @@ impl Bench {
             mac: [2, 1, 2, 3, 4, 5],
             mtu: Some(1400),
         };
-        let device = Arc::new(Net::new(Box::new(wire), options));
-        let mut driver = MockDriver::new(Arc::clone(&device) as _);
-        driver.start(wanted);
-        Self {
-            device,
-            driver,
-            far,
-            settings,
-        }
+        (Arc::new(Net::new(Box::new(wire), options)), far, settings)
     }
 
     /// Posts a receive buffer of these parts; returns their addresses.
@@ -423,4 +428,37 @@ fn a_tap_takes_what_the_card_sets() {
     let mut driver = MockDriver::new(Arc::new(Net::new(Box::new(again), options)));
     driver.start(wanted);
     assert_eq!(driver.status(), 0xf);
+}
+
+#[test]
+fn goes_on_in_another_machine_on_another_wire() {
+    for wanted in [EVENT_IDX | feature::MQ | feature::CTRL_VQ | feature::MRG_RXBUF, 0] {
+        let mut bench = Bench::new(2, wanted);
+        if wanted != 0 {
+            assert_eq!(bench.set_pairs(4, 2), 0);
+        }
+        // Posted, and in the hands of the worker until the pause.
+        let posted: Vec<u64> = (0..3).map(|_| bench.post(RX, &[2000])[0]).collect();
+        bench.arrive(0, b"before");
+        assert_eq!(bench.driver.wait_used(RX).len as usize, HEADER + 6);
+        bench.driver.transport().pause().wait();
+        let transport = Arc::clone(bench.driver.transport());
+        let keep = Mutex::new(Vec::new());
+        device::conformance::check(&*transport, || {
+            let (device, far, _) = Bench::card(2);
+            keep.lock().unwrap().push(far);
+            bench.driver.twin(device)
+        });
+        let (device, far, settings) = Bench::card(2);
+        bench.driver.move_to(Arc::clone(&device) as _);
+        (bench.device, bench.far, bench.settings) = (device, far, settings);
+        assert_eq!(bench.settings.lock().unwrap().offloads.len(), 1, "the new wire is told");
+        let last = bench.settings.lock().unwrap().attached.last().copied();
+        assert_eq!(last, Some(wanted != 0), "the second pair takes frames, or not");
+        bench.arrive(0, b"after");
+        assert_eq!(bench.driver.wait_used(RX).len as usize, HEADER + 5);
+        assert_eq!(bench.driver.bytes(posted[1] + HEADER as u64, 5), b"after");
+        bench.send(TX, b"out");
+        assert_eq!(bench.departed(0), b"out");
+    }
 }

@@ -93,6 +93,12 @@ impl Shared {
         }
     }
 
+    /// Pairs that take frames.
+    pub(super) fn attached(&self) -> usize {
+        let attached = |lane: &&Lane| lane.attached.load(Ordering::SeqCst);
+        self.lanes.iter().filter(attached).count()
+    }
+
     /// Uses the first `pairs` pairs, and detaches the others, so that no frame waits where nobody looks.
     pub(super) fn use_pairs(&self, pairs: usize) -> std::io::Result<()> {
         for (number, lane) in self.lanes.iter().enumerate() {

@@ -70,3 +70,17 @@ fn pauses_resumes_resets_and_survives_nonsense() {
     driver.start(0);
     assert_eq!(ask(&mut driver, 8).len(), 8);
 }
+
+#[test]
+fn goes_on_in_another_machine() {
+    let mut driver = driver(1 << 30);
+    assert_eq!(ask(&mut driver, 8).len(), 8);
+    let fresh = || Arc::new(Rng::new(RngOptions::named("rng0")));
+    driver.transport().pause().wait();
+    device::conformance::check(&**driver.transport(), || driver.twin(fresh()));
+    driver.transport().resume();
+    for _ in 0..5 {
+        driver.move_to(fresh());
+        assert_eq!(ask(&mut driver, 8).len(), 8);
+    }
+}

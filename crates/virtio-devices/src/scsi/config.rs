@@ -110,6 +110,21 @@ impl Layout {
         (cdb as usize, sense as usize)
     }
 
+    /// Both as they are.
+    pub(super) fn state(&self) -> (u32, u32) {
+        (self.cdb.load(Ordering::Relaxed), self.sense.load(Ordering::Relaxed))
+    }
+
+    /// False, and nothing changed, if a driver can not choose them.
+    pub(super) fn set_state(&self, cdb: u32, sense: u32) -> bool {
+        let possible = sense <= SENSE_SIZE_MAX && (1..=CDB_SIZE_MAX).contains(&cdb);
+        if possible {
+            self.cdb.store(cdb, Ordering::Relaxed);
+            self.sense.store(sense, Ordering::Relaxed);
+        }
+        possible
+    }
+
     pub(super) fn reset(&self) {
         self.cdb.store(CDB_SIZE, Ordering::Relaxed);
         self.sense.store(SENSE_SIZE, Ordering::Relaxed);

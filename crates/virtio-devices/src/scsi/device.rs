@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use device::Draining;
+use device::{Draining, Migration};
 use disk::Disk;
 use virtio::{ActivateError, Activation, DeviceKind, VirtQueue, VirtioDevice};
 
@@ -58,7 +58,7 @@ pub enum ScsiError {
 /// A virtio SCSI host. See the module for how to use it.
 pub struct Scsi {
     queue_sizes: Vec<u16>,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     crew: Crew,
 }
 
@@ -287,5 +287,9 @@ impl VirtioDevice for Scsi {
 
     fn resume(&self) {
         self.crew.resume();
+    }
+
+    fn migration(&self) -> Migration<'_> {
+        Migration::Sections(self)
     }
 }

@@ -42,6 +42,23 @@ impl Happening {
     }
 }
 
+savestate::record! {
+    /// What happened to a unit: 0 it was added, 1 removed, 2 resized.
+    pub(super) struct HappeningState {
+        happening: u8,
+        target: u8,
+        unit: u16,
+    }
+}
+
+savestate::record! {
+    /// Events that the driver was not told yet.
+    pub(super) struct EventsState {
+        pending: Vec<HappeningState>,
+        missed: bool,
+    }
+}
+
 #[derive(Default)]
 struct State {
     /// What was negotiated; none while the device is inactive, so that nothing is kept.
@@ -81,6 +98,44 @@ impl Events {
             state.missed = true;
         }
         room
+    }
+
+    pub(super) fn state(&self) -> EventsState {
+        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let saved = |(happening, lun): &(Happening, Lun)| HappeningState {
+            happening: match happening {
+                Happening::Added => 0,
+                Happening::Removed => 1,
+                Happening::Resized => 2,
+            },
+            target: lun.target(),
+            unit: lun.unit(),
+        };
+        EventsState {
+            pending: state.pending.iter().map(saved).collect(),
+            missed: state.missed,
+        }
+    }
+
+    /// False, and nothing changed, if these are no events.
+    pub(super) fn set_state(&self, saved: &EventsState) -> bool {
+        let event = |saved: &HappeningState| {
+            let happening = match saved.happening {
+                0 => Happening::Added,
+                1 => Happening::Removed,
+                2 => Happening::Resized,
+                _ => return None,
+            };
+            Some((happening, Lun::new(saved.target, saved.unit)?))
+        };
+        let pending = saved.pending.iter().map(event).collect::<Option<VecDeque<_>>>();
+        let Some(pending) = pending.filter(|pending| pending.len() <= PENDING_MAX) else {
+            return false;
+        };
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.pending = pending;
+        state.missed = saved.missed;
+        true
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -47,6 +47,21 @@ impl Attention {
     }
 }
 
+savestate::record! {
+    /// What the guest made of a unit.
+    pub(super) struct UnitState {
+        pub(super) target: u8,
+        pub(super) unit: u16,
+        pub(super) write_cache: bool,
+        pub(super) stopped: bool,
+        pub(super) ejected: bool,
+        pub(super) locked: bool,
+        pub(super) arrived: bool,
+        /// A bit for each thing to be told before the next command.
+        pub(super) attentions: u8,
+    }
+}
+
 /// One logical unit. Shared by all workers.
 pub(super) struct Unit {
     pub(super) lun: Lun,
@@ -140,6 +155,30 @@ impl Unit {
     /// Writes are answered as soon as they are done, durable or not.
     pub(super) fn has_write_cache(&self) -> bool {
         self.is_writable() && self.write_cache.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn state(&self) -> UnitState {
+        UnitState {
+            target: self.lun.target(),
+            unit: self.lun.unit(),
+            write_cache: self.write_cache.load(Ordering::SeqCst),
+            stopped: self.stopped.load(Ordering::SeqCst),
+            ejected: self.ejected.load(Ordering::SeqCst),
+            locked: self.locked.load(Ordering::SeqCst),
+            arrived: self.arrived.load(Ordering::SeqCst),
+            attentions: self.attentions.load(Ordering::SeqCst),
+        }
+    }
+
+    /// Becomes what was saved. Attentions that there are not are forgotten.
+    pub(super) fn set_state(&self, saved: &UnitState) {
+        let known = Attention::ALL.iter().fold(0, |bits, &one| bits | one as u8);
+        self.write_cache.store(saved.write_cache, Ordering::SeqCst);
+        self.stopped.store(saved.stopped, Ordering::SeqCst);
+        self.ejected.store(saved.ejected, Ordering::SeqCst);
+        self.locked.store(saved.locked, Ordering::SeqCst);
+        self.arrived.store(saved.arrived, Ordering::SeqCst);
+        self.attentions.store(saved.attentions & known, Ordering::SeqCst);
     }
 
     pub(super) fn raise(&self, attention: Attention) {

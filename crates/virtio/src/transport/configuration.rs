@@ -3,6 +3,28 @@
 use super::link::Link;
 use crate::queue::RingSetup;
 
+savestate::record! {
+    /// What the driver chose for a queue.
+    pub(super) struct QueueState {
+        size: u16,
+        enabled: bool,
+        descriptors: u64,
+        available: u64,
+        used: u64,
+    }
+}
+
+savestate::record! {
+    /// What the driver chose.
+    pub(super) struct RegistersState {
+        feature_select: u32,
+        driver_feature_select: u32,
+        driver_features: u64,
+        queue_select: u16,
+        queues: Vec<QueueState>,
+    }
+}
+
 /// Offset of the status byte, the only register with a will of its own.
 pub(super) const STATUS: u64 = 0x14;
 /// Bytes of the structure.
@@ -41,6 +63,49 @@ impl Registers {
             queue_select: 0,
             queues: sizes.iter().map(queue).collect(),
         }
+    }
+
+    pub(super) fn state(&self) -> RegistersState {
+        let saved = |queue: &Queue| QueueState {
+            size: queue.setup.size,
+            enabled: queue.enabled,
+            descriptors: queue.setup.descriptors,
+            available: queue.setup.available,
+            used: queue.setup.used,
+        };
+        RegistersState {
+            feature_select: self.feature_select,
+            driver_feature_select: self.driver_feature_select,
+            driver_features: self.driver_features,
+            queue_select: self.queue_select,
+            queues: self.queues.iter().map(saved).collect(),
+        }
+    }
+
+    /// The registers that were saved, if a device with queues of these sizes can have them.
+    pub(super) fn of_state(saved: &RegistersState, sizes: &[u16]) -> Result<Self, String> {
+        if saved.queues.len() != sizes.len() {
+            let (now, then) = (sizes.len(), saved.queues.len());
+            return Err(format!("it has {now} queues, and had {then}"));
+        }
+        let mut registers = Self::new(sizes);
+        for (queue, saved) in registers.queues.iter_mut().zip(&saved.queues) {
+            if !saved.size.is_power_of_two() || saved.size > queue.size_max {
+                return Err(format!("it had a queue of {} entries", saved.size));
+            }
+            queue.enabled = saved.enabled;
+            queue.setup = RingSetup {
+                size: saved.size,
+                descriptors: saved.descriptors,
+                available: saved.available,
+                used: saved.used,
+            };
+        }
+        registers.feature_select = saved.feature_select;
+        registers.driver_feature_select = saved.driver_feature_select;
+        registers.driver_features = saved.driver_features;
+        registers.queue_select = saved.queue_select;
+        Ok(registers)
     }
 
     /// Queues the driver enabled.

@@ -18,6 +18,17 @@ const ISR_QUEUE: u8 = 1;
 /// ISR status: configuration changed.
 const ISR_CONFIG: u8 = 2;
 
+savestate::record! {
+    /// What workers and driver tell each other by.
+    pub(super) struct LinkState {
+        config_vector: u16,
+        pub(super) queue_vectors: Vec<u16>,
+        isr: u8,
+        generation: u8,
+        pub(super) given_up: bool,
+    }
+}
+
 pub(super) struct Link {
     device: String,
     msix: Arc<Msix>,
@@ -90,6 +101,28 @@ impl Link {
         }
         self.isr.store(0, Ordering::Relaxed);
         self.given_up.store(false, Ordering::Release);
+    }
+
+    pub(super) fn state(&self) -> LinkState {
+        let vectors = self.queue_vectors.iter();
+        LinkState {
+            config_vector: self.config_vector(),
+            queue_vectors: vectors.map(|vector| vector.load(Ordering::Relaxed)).collect(),
+            isr: self.isr.load(Ordering::Acquire),
+            generation: self.generation(),
+            given_up: self.given_up.load(Ordering::Acquire),
+        }
+    }
+
+    /// Becomes what was saved. The device is inactive, and has as many queues.
+    pub(super) fn set_state(&self, saved: &LinkState) {
+        self.set_config_vector(saved.config_vector);
+        for (queue, &vector) in (0..).zip(&saved.queue_vectors) {
+            self.set_queue_vector(queue, vector);
+        }
+        self.isr.store(saved.isr, Ordering::Release);
+        self.generation.store(saved.generation, Ordering::Release);
+        self.given_up.store(saved.given_up, Ordering::Release);
     }
 
     /// The device can not go on: for `error`, whoever's fault it is.

@@ -56,6 +56,18 @@ impl Phase {
         }
     }
 
+    /// The phase with this status.
+    pub(super) fn of_status(status: u8) -> Option<Self> {
+        let all = [
+            Self::Blank,
+            Self::Acknowledged,
+            Self::Negotiating,
+            Self::Agreed,
+            Self::Live,
+        ];
+        all.into_iter().find(|phase| phase.status() == status)
+    }
+
     /// True while the driver may choose features.
     pub(super) const fn negotiates(self) -> bool {
         matches!(self, Self::Blank | Self::Acknowledged | Self::Negotiating)

@@ -18,6 +18,7 @@ pub(super) struct Chipset {
     pub(super) events: Arc<EventRegister>,
     serial: Arc<Serial>,
     rtc: Arc<Rtc>,
+    pm_timer: Arc<PmTimer>,
 }
 
 impl Chipset {
@@ -27,6 +28,7 @@ impl Chipset {
             Arc::clone(&self.serial) as _,
             Arc::clone(&self.rtc) as _,
             Arc::clone(&self.events) as _,
+            Arc::clone(&self.pm_timer) as _,
         ]
     }
 }
@@ -44,13 +46,14 @@ pub(super) fn build(
     let peer = Arc::clone(console) as _;
     let serial = Arc::new(Serial::new("serial", wire(layout::SERIAL_GSI)?, peer));
     let rtc = Arc::new(Rtc::new());
+    let pm_timer = Arc::new(PmTimer::new());
     let events = Arc::new(EventRegister::new(wire(layout::EVENT_GSI)?));
     let map =
         |port: u16, size, handler: Arc<dyn BusHandler>| pio.map(port.into(), size, handler).map_err(BuildError::Map);
     map(layout::SERIAL_PORT, Serial::SIZE, Arc::clone(&serial) as _)?;
     map(layout::RTC_PORT, Rtc::SIZE, Arc::clone(&rtc) as _)?;
     map(layout::EVENT_PORT, EventRegister::SIZE, Arc::clone(&events) as _)?;
-    map(layout::PM_TIMER_PORT, PmTimer::SIZE, Arc::new(PmTimer::new()))?;
+    map(layout::PM_TIMER_PORT, PmTimer::SIZE, Arc::clone(&pm_timer) as _)?;
     map(
         layout::POWER_PORT,
         PowerRegisters::SIZE,
@@ -69,5 +72,10 @@ pub(super) fn build(
         )?;
     }
     console.connect(&serial);
-    Ok(Chipset { events, serial, rtc })
+    Ok(Chipset {
+        events,
+        serial,
+        rtc,
+        pm_timer,
+    })
 }

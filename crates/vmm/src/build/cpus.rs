@@ -18,14 +18,19 @@ pub(super) fn vm(cpus: Cpus, memory: &GuestMemory) -> Result<Arc<Vm>, BuildError
 
 /// All vCPUs: the first at `entry`, the others waiting for the guest to start them.
 pub(super) fn vcpus(vm: &Vm, entry: &Entry) -> Result<Vec<Vcpu>, BuildError> {
-    let vcpus: Vec<_> = (0..vm.topology().vcpus())
-        .map(|index| vm.create_vcpu(index))
-        .collect::<Result<_, _>>()
-        .map_err(BuildError::Vcpu)?;
+    let vcpus = all(vm)?;
     if let Some(first) = vcpus.first() {
         enter(first, vm.memory(), entry)?;
     }
     Ok(vcpus)
+}
+
+/// All vCPUs, as after power-on.
+pub(super) fn all(vm: &Vm) -> Result<Vec<Vcpu>, BuildError> {
+    (0..vm.topology().vcpus())
+        .map(|index| vm.create_vcpu(index))
+        .collect::<Result<_, _>>()
+        .map_err(BuildError::Vcpu)
 }
 
 fn enter(vcpu: &Vcpu, memory: &GuestMemory, entry: &Entry) -> Result<(), BuildError> {

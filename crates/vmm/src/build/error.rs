@@ -59,6 +59,9 @@ pub enum BuildError {
     /// Page tables for the first vCPU.
     #[error("page tables for the first vcpu can not be written")]
     BootTables(#[source] guestmem::GuestMemoryError),
+    /// The machine was saved, and can not go on.
+    #[error("saved machine can not be restored")]
+    Restore(#[source] crate::RestoreError),
     /// Threads.
     #[error("vcpu threads can not be started; raise the limit on processes (RLIMIT_NPROC, pids.max)")]
     Threads(#[source] io::Error),
@@ -78,7 +81,7 @@ impl BuildError {
             Self::Memory(_) | Self::Kvm(_) | Self::Vm(_) | Self::Vcpu(_) | Self::Threads(_) | Self::Descriptors(_) => {
                 RefusalKind::HostLacks
             }
-            Self::Disk(_) | Self::Tap { .. } => RefusalKind::BadFile,
+            Self::Disk(_) | Self::Tap { .. } | Self::Restore(_) => RefusalKind::BadFile,
             Self::Boot(boot::BootError::Kernel(_) | boot::BootError::Initrd(_)) => RefusalKind::BadKernel,
             Self::Topology(_)
             | Self::Interrupt(_)

@@ -3,6 +3,9 @@
 //! ```text
 //!   memory ─▶ cpus::vm ─▶ chipset ─▶ pci ─▶ rng, disks, nets ─▶ firmware (kernel, tables) ─▶ cpus ─▶ Machine
 //! ```
+//! A machine that was saved is put together alike, but not booted: instead of `firmware`, memory, devices and vCPUs get the
+//! state they had.
+//!
 //! Building has no effect outside of this process, so a reset builds again from the same blueprint.
 
 mod chipset;
@@ -22,20 +25,26 @@ pub use error::BuildError;
 
 use crate::Console;
 use crate::action::Reporter;
+use crate::files::SavedFiles;
 use crate::hardware::{Blueprint, Hardware};
 use crate::layout::Layout;
 use crate::machine::Machine;
+use crate::saved::Saved;
 use crate::vcpu::{Buses, VcpuThreads};
 
 /// Builds the machine of `blueprint`, with its serial port connected to `console`. What its guest does is told by `reporter`.
+/// With a directory, it is the machine that was saved there, paused.
 pub(crate) fn build(
     blueprint: &Blueprint,
     console: &Arc<dyn Console>,
     reporter: &Reporter,
+    saved: Option<&SavedFiles>,
 ) -> Result<Box<dyn Hardware>, BuildError> {
     let Blueprint { spec, files, disks } = blueprint;
     let layout = Layout::new(spec);
-    let memory = memory::build(spec.memory())?;
+    let open = |saved| Saved::open(saved, spec.cpus().count());
+    let mut saved = saved.map(open).transpose().map_err(BuildError::Restore)?;
+    let memory = memory::build(spec.memory(), saved.as_mut())?;
     let vm = cpus::vm(spec.cpus(), &memory)?;
     let buses = Buses::default();
     let chipset = chipset::build(spec, vm.irq_routing(), &buses.pio, console, reporter)?;
@@ -45,11 +54,24 @@ pub(crate) fn build(
     let (disk_devices, plugged) = disks::build(disks, &layout, &slots)?;
     devices.extend(plugged);
     devices.extend(nets::build(spec.nets(), &files.taps, &layout, &slots)?);
-    let entry = firmware::build(spec, files, &layout, &vm)?;
-    let vcpus = cpus::vcpus(&vm, &entry)?;
+    // The last: what it maps goes when no device needs it any more.
+    devices.push(slots.root());
+    let vcpus = match saved {
+        None => {
+            let entry = firmware::build(spec, files, &layout, &vm)?;
+            cpus::vcpus(&vm, &entry)?
+        }
+        Some(mut saved) => {
+            saved.load_devices(&devices, &vm).map_err(BuildError::Restore)?;
+            let vcpus = cpus::all(&vm)?;
+            saved.load_vcpus(&vcpus, &vm).map_err(BuildError::Restore)?;
+            vcpus
+        }
+    };
     let threads = VcpuThreads::spawn(vcpus, &buses, reporter).map_err(BuildError::Threads)?;
     Ok(Box::new(Machine::new(
         threads,
+        vm,
         devices,
         disk_devices,
         chipset.events,

@@ -50,6 +50,11 @@ pub(super) fn entropy(slots: &Slots) -> Result<Arc<dyn Device>, BuildError> {
 }
 
 impl Slots {
+    /// The bus as a part of its machine.
+    pub(super) fn root(&self) -> Arc<dyn Device> {
+        Arc::clone(&self.root) as _
+    }
+
     /// Puts `device` into `slot`, with its transport and interrupts.
     pub(super) fn plug(&self, slot: u8, device: Arc<dyn VirtioDevice>) -> Result<Arc<dyn Device>, BuildError> {
         let routes = KvmMsiRoutes::new(self.vm.irq_routing(), device.name(), VirtioPci::vectors(&*device))

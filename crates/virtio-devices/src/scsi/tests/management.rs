@@ -291,3 +291,49 @@ fn reset_in_the_middle_of_everything_and_again() {
     assert_eq!(bench.ask(first(), &[0; 6]).sense(), (ATTENTION, 0x29, 0));
     bench.ask(first(), &[0; 6]).good();
 }
+
+#[test]
+fn a_host_goes_on_in_another_machine() {
+    let disk = blank();
+    let fresh = || {
+        let host = Scsi::new(ScsiOptions {
+            name: "scsi0".into(),
+            request_queues: 1,
+            queue_size: 128,
+        });
+        host.attach(first(), Arc::new(disk.clone()), medium(Medium::Disk))
+            .unwrap();
+        Arc::new(host)
+    };
+    let mut bench = Bench::on(disk.clone(), medium(Medium::Disk));
+    // No room for the event: it is kept. The attention is told with the next command.
+    bench.scsi.resized(first()).unwrap();
+    let transport = Arc::clone(bench.driver.transport());
+    transport.pause().wait();
+    device::conformance::check(&*transport, || bench.driver.twin(fresh()));
+    let next = fresh();
+    bench.driver.move_to(Arc::clone(&next) as _);
+    bench.scsi = next;
+    assert_eq!(bench.ask(first(), &[0; 6]).sense(), (ATTENTION, 0x2a, 0x09));
+    bench.ask(first(), &[0; 6]).good();
+    let room = bench.driver.allocate(16);
+    bench.driver.submit(1, &[Buf::Writable(room, 16)]);
+    assert_eq!(bench.driver.wait_used(1).len, 16);
+    assert_eq!(
+        bench.driver.bytes(room, 4),
+        3_u32.to_le_bytes(),
+        "the event that was kept"
+    );
+    let empty = bench.driver.twin(Arc::new(Scsi::new(ScsiOptions {
+        name: "scsi0".into(),
+        request_queues: 1,
+        queue_size: 128,
+    })));
+    bench.driver.transport().pause().wait();
+    let mut state = savestate::SavedState::new();
+    for section in device::conformance::save(&**bench.driver.transport()) {
+        state.add(section).unwrap();
+    }
+    let error = device::Migrate::load(&*empty, &mut state.into_sections()).unwrap_err();
+    assert!(error.to_string().contains("other units"), "{error}");
+}
