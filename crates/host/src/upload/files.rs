@@ -191,7 +191,7 @@ mod tests {
             .unwrap();
         files.clear();
         assert!(!stray.exists());
-        assert_eq!(files.all(), [session.clone()]);
+        assert_eq!(files.all(), std::slice::from_ref(&session));
         files.remove(&session.id);
         assert_eq!(std::fs::read_dir(dir.path().join("uploads")).unwrap().count(), 0);
     }
