@@ -13,9 +13,10 @@ use jiff::Timestamp;
 use spec::{ByteSize, DiskFormat, Problems, VmId, VmPlan, VmSpec};
 use tokio::sync::SemaphorePermit;
 
-use crate::catalogue::{shape, store_code};
+use crate::catalogue::shape;
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::failure::store_code;
 use crate::host::Host;
 use crate::machine::{self, Machine};
 use crate::registry::About;

@@ -67,3 +67,13 @@ pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     }
     text
 }
+
+/// What kind of trouble a store has with an image.
+pub(crate) const fn store_code(error: &images::StoreError) -> ErrorCode {
+    match error {
+        images::StoreError::NotFound(_) | images::StoreError::NoSuchPart { .. } => ErrorCode::NotFound,
+        images::StoreError::Damaged { .. } => ErrorCode::DigestMismatch,
+        images::StoreError::Unavailable { .. } => ErrorCode::StoreUnavailable,
+        images::StoreError::Io { .. } => ErrorCode::Internal,
+    }
+}

@@ -21,9 +21,9 @@ use crate::machine::{self, Action, Machine};
 use crate::metadefs::Metadefs;
 use crate::operations::LiveOperations;
 use crate::registry::{self, About, ImageRow, OperationRecord, Registry, RegistryError};
+use crate::senders::Senders;
 use crate::tracker::Tracker;
-use crate::upload::Senders;
-use crate::{HostConfig, limits, store_notes, volume_store};
+use crate::{HostConfig, limits, part, store_notes, volume_store};
 
 /// Most events in one answer.
 const EVENTS_PAGE: u32 = 1000;
@@ -369,7 +369,7 @@ fn open_context(config: HostConfig) -> Result<(Context, Left), OpenError> {
         operations: LiveOperations::default(),
     };
     left.cut_off = clear_disks(&context, &left.vms)?;
-    crate::catalogue::freeze::clear(&context);
+    part::clear(&context.snapshots_dir());
     let path = context.volumes_dir();
     volume_store::clear(&context, &left.begun.volumes).map_err(|source| OpenError::Directory { path, source })?;
     // Last, so that a daemon that can not start for another reason does not count.

@@ -6,7 +6,7 @@ use api_types::{ByteSize, DiskWish};
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::image_args::ImageCommand;
-use crate::metadefs::MetadefCommand;
+use crate::metadef_args::MetadefCommand;
 use crate::source_args::BootSourceCommand;
 use crate::volume_args::{VolumeCommand, parse_disk};
 

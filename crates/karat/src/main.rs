@@ -8,6 +8,7 @@ mod console;
 mod image_args;
 mod image_stores;
 mod images;
+mod metadef_args;
 mod metadefs;
 mod output;
 mod progress;

@@ -1,26 +1,11 @@
 //! `karat metadef …`.
 
 use api_types::{Metadef, MetadefProperty};
-use clap::Subcommand;
 use client::Client;
 
 use crate::args::Format;
+use crate::metadef_args::MetadefCommand;
 use crate::output::{columns, fields, say, write};
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum MetadefCommand {
-    /// List namespaces of definitions.
-    Ls {
-        /// Those that apply to `image`, `volume` or `vm`.
-        #[arg(long = "for", value_name = "KIND")]
-        kind: Option<String>,
-    },
-    /// Show a namespace: its properties, and the values that each takes.
-    Show {
-        /// Name.
-        namespace: String,
-    },
-}
 
 /// Carries a command out.
 pub(crate) async fn run(client: &Client, command: MetadefCommand, format: Format) -> anyhow::Result<()> {

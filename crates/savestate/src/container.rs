@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::decode::{DecodeError, Decoder};
 use crate::schema::{LoadError, SaveState};
+use crate::section::{Section, title};
 
 /// First bytes of the file.
 const MAGIC: [u8; 8] = *b"KARATSAV";
@@ -16,84 +17,25 @@ const WORD_MAX: usize = 64;
 /// Bytes of the checksum.
 const SUM: usize = 4;
 
-/// The state of one thing, in bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Section {
-    kind: String,
-    name: String,
-    version: u32,
-    body: Vec<u8>,
+fn encode(section: &Section, out: &mut Vec<u8>) {
+    for word in [section.kind(), section.name()] {
+        let length = u8::try_from(word.len()).unwrap_or(u8::MAX);
+        out.push(length);
+        out.extend(word.as_bytes());
+    }
+    let body = section.body();
+    out.extend(section.version().to_le_bytes());
+    out.extend(u32::try_from(body.len()).unwrap_or(u32::MAX).to_le_bytes());
+    out.extend(body);
 }
 
-impl Section {
-    /// Of bytes that were saved before. Whether they are what they say is found out by [`SaveState::load`].
-    pub fn new(kind: &str, name: &str, version: u32, body: Vec<u8>) -> Self {
-        let (kind, name) = (kind.to_owned(), name.to_owned());
-        Self {
-            kind,
-            name,
-            version,
-            body,
-        }
-    }
-
-    /// What it is the state of.
-    pub fn kind(&self) -> &str {
-        &self.kind
-    }
-
-    /// Whose state it is; empty where there is only one of the kind.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Version of its kind.
-    pub const fn version(&self) -> u32 {
-        self.version
-    }
-
-    /// Its fields.
-    pub fn body(&self) -> &[u8] {
-        &self.body
-    }
-
-    /// For people: kind and name.
-    pub fn title(&self) -> String {
-        title(&self.kind, &self.name)
-    }
-
-    fn encode(&self, out: &mut Vec<u8>) {
-        for word in [&self.kind, &self.name] {
-            let length = u8::try_from(word.len()).unwrap_or(u8::MAX);
-            out.push(length);
-            out.extend(word.as_bytes());
-        }
-        out.extend(self.version.to_le_bytes());
-        out.extend(u32::try_from(self.body.len()).unwrap_or(u32::MAX).to_le_bytes());
-        out.extend(&self.body);
-    }
-
-    fn decode(from: &mut Decoder<'_>) -> Result<Self, Problem> {
-        let kind = word(from, 1)?;
-        let name = word(from, 0)?;
-        let version = from.field()?;
-        let length = from.count(1)?;
-        let body = from.bytes(length)?.to_vec();
-        Ok(Self {
-            kind,
-            name,
-            version,
-            body,
-        })
-    }
-}
-
-fn title(kind: &str, name: &str) -> String {
-    if name.is_empty() {
-        kind.to_owned()
-    } else {
-        format!("{kind} of {name}")
-    }
+fn decode(from: &mut Decoder<'_>) -> Result<Section, Problem> {
+    let kind = word(from, 1)?;
+    let name = word(from, 0)?;
+    let version = from.field()?;
+    let length = from.count(1)?;
+    let body = from.bytes(length)?.to_vec();
+    Ok(Section::new(&kind, &name, version, body))
 }
 
 /// Whether `word` can be a kind or a name.
@@ -162,11 +104,11 @@ impl SavedState {
     /// # Errors
     /// There is one of its kind and name already, or these can not be written.
     pub fn add(&mut self, section: Section) -> Result<(), Problem> {
-        let same = |other: &Section| other.kind == section.kind && other.name == section.name;
+        let same = |other: &Section| other.kind() == section.kind() && other.name() == section.name();
         if self.sections.iter().any(same) {
             return Err(Problem::Doubled(section.title()));
         }
-        if section.kind.is_empty() || !is_word(section.kind.as_bytes()) || !is_word(section.name.as_bytes()) {
+        if section.kind().is_empty() || !is_word(section.kind().as_bytes()) || !is_word(section.name().as_bytes()) {
             return Err(Problem::BadName { offset: 0 });
         }
         if self.sections.len() >= SECTIONS_MAX {
@@ -186,7 +128,7 @@ impl SavedState {
         let mut out = MAGIC.to_vec();
         out.extend(VERSION.to_le_bytes());
         out.extend(u32::try_from(self.sections.len()).unwrap_or(u32::MAX).to_le_bytes());
-        self.sections.iter().for_each(|section| section.encode(&mut out));
+        self.sections.iter().for_each(|section| encode(section, &mut out));
         Self::seal(&out)
     }
 
@@ -222,8 +164,11 @@ impl SavedState {
         let mut seen = BTreeMap::new();
         let mut sections = Vec::new();
         for _ in 0..count {
-            let section = Section::decode(&mut from)?;
-            if seen.insert((section.kind.clone(), section.name.clone()), ()).is_some() {
+            let section = decode(&mut from)?;
+            if seen
+                .insert((section.kind().to_owned(), section.name().to_owned()), ())
+                .is_some()
+            {
                 return Err(Problem::Doubled(section.title()));
             }
             sections.push(section);
@@ -234,7 +179,7 @@ impl SavedState {
 
     /// To be taken from.
     pub fn into_sections(self) -> Sections {
-        let keyed = |section: Section| ((section.kind.clone(), section.name.clone()), section);
+        let keyed = |section: Section| ((section.kind().to_owned(), section.name().to_owned()), section);
         Sections(self.sections.into_iter().map(keyed).collect())
     }
 }

@@ -1,7 +1,5 @@
 //! Reading fields from bytes that anybody may have written.
 
-use crate::field::Field;
-
 /// Why bytes are not the fields of a section.
 #[derive(Debug, thiserror::Error, Clone, Copy, PartialEq, Eq)]
 pub enum DecodeError {
@@ -71,11 +69,6 @@ impl<'a> Decoder<'a> {
         };
         self.rest = rest;
         Ok(*taken)
-    }
-
-    /// The next field.
-    pub fn field<T: Field>(&mut self) -> Result<T, DecodeError> {
-        T::decode(self)
     }
 
     /// A count of elements of at least `least` bytes each: never more than what is left can hold.

@@ -14,6 +14,13 @@ pub trait Field: Sized {
     fn decode(from: &mut Decoder<'_>) -> Result<Self, DecodeError>;
 }
 
+impl Decoder<'_> {
+    /// The next field.
+    pub fn field<T: Field>(&mut self) -> Result<T, DecodeError> {
+        T::decode(self)
+    }
+}
+
 macro_rules! integer {
     ($($type:ty),*) => {$(
         impl Field for $type {

@@ -54,10 +54,12 @@ mod container;
 mod decode;
 mod field;
 mod schema;
+mod section;
 #[cfg(test)]
 mod tests;
 
-pub use container::{Problem, SECTIONS_MAX, SavedState, Section, Sections};
+pub use container::{Problem, SECTIONS_MAX, SavedState, Sections};
 pub use decode::{DecodeError, Decoder};
 pub use field::{Bytes, Field};
 pub use schema::{LoadError, Never, SaveState, Schema};
+pub use section::Section;

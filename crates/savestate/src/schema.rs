@@ -1,8 +1,8 @@
 //! Kinds, versions, and the way from an old one to the newest.
 
-use crate::container::Section;
 use crate::decode::{DecodeError, Decoder};
 use crate::field::Field;
+use crate::section::Section;
 
 /// Names the format of a section.
 pub trait Schema {

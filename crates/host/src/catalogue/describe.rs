@@ -9,7 +9,7 @@ use images::{ImageDigest, StoreError};
 
 use super::find::state_word;
 use super::no_image;
-use crate::failure::Failure;
+use crate::failure::{Failure, store_code};
 use crate::host::Host;
 use crate::registry::{Change, ImageRow, RegistryError};
 
@@ -186,14 +186,4 @@ fn conditions(row: &ImageRow) -> Vec<ImageCondition> {
 fn blocks(file: &File) -> u64 {
     file.metadata()
         .map_or(0, |metadata| metadata.blocks() * STAT_BLOCK_BYTES)
-}
-
-/// What kind of trouble it is.
-pub(crate) const fn store_code(error: &StoreError) -> ErrorCode {
-    match error {
-        StoreError::NotFound(_) | StoreError::NoSuchPart { .. } => ErrorCode::NotFound,
-        StoreError::Damaged { .. } => ErrorCode::DigestMismatch,
-        StoreError::Unavailable { .. } => ErrorCode::StoreUnavailable,
-        StoreError::Io { .. } => ErrorCode::Internal,
-    }
 }

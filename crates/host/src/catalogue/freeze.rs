@@ -7,14 +7,13 @@
 //!
 //! A daemon that dies leaves at most the copy, which the next one removes; that takes the disk anew, as it is then.
 
-use std::path::PathBuf;
-
 use api_types::{ErrorCode, ImageImport, Vm, VmPhase};
 use images::{BootParts, ImageDigest, LocalDisk};
 use spec::{Name, NameError, OperationId, VmId, VmPlan};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::frozen::Frozen;
 use super::intake::IntakeError;
 use super::lineage::Lineage;
 use crate::context::Context;
@@ -31,34 +30,6 @@ const REFUSED: &str = "the snapshot can not be taken";
 const ROOT: &str = "root";
 /// Property of images whose guests have to be quieted first.
 const QUIESCE: &str = "os_require_quiesce";
-
-/// A disk that nobody writes.
-pub(crate) struct Frozen {
-    pub(crate) disk: LocalDisk,
-    pub(crate) lineage: Lineage,
-    /// The copy it is, if it is one.
-    pub(crate) part: Option<Part>,
-}
-
-/// A file that goes with this.
-pub(crate) struct Part(pub(super) PathBuf);
-
-impl Drop for Part {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_file(&self.0)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(path = %self.0.display(), %error, "the copy of a disk remains until the next start");
-        }
-    }
-}
-
-/// Removes copies that an earlier daemon left. Blocks.
-pub(crate) fn clear(context: &Context) {
-    let directory = context.snapshots_dir();
-    let entries = std::fs::read_dir(&directory).into_iter().flatten().flatten();
-    entries.for_each(|entry| drop(Part(entry.path())));
-}
 
 /// A disk, found.
 struct Found {
@@ -295,7 +266,7 @@ fn boot_parts(context: &Context, base: Option<&str>) -> Result<BootParts, Failur
         return Ok(BootParts::default());
     };
     let store = context.store_of(&digest);
-    let failed = |error| Failure::of(super::describe::store_code(&error), &error);
+    let failed = |error| Failure::of(crate::failure::store_code(&error), &error);
     let image = match store.get(&digest) {
         // The disk stands alone, or its files would tell.
         Err(images::StoreError::NotFound(_)) => return Ok(BootParts::default()),

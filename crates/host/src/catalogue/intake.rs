@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::body::Received;
-use super::freeze::Frozen;
+use super::frozen::Frozen;
 use super::lineage::Lineage;
 use super::source;
 use crate::begun;
@@ -280,7 +280,7 @@ pub(crate) fn import_code(error: &ImportError) -> ErrorCode {
         ImportError::Untrusted(refusal) if refusal.code() == "digest_mismatch" => ErrorCode::DigestMismatch,
         ImportError::Upload { .. } => ErrorCode::InvalidRequest,
         ImportError::NoStore(_) => ErrorCode::NotFound,
-        ImportError::Store(error) => super::describe::store_code(error),
+        ImportError::Store(error) => crate::failure::store_code(error),
         error if error.is_refusal() => ErrorCode::ImageRefused,
         error if error.is_transient() => ErrorCode::RegistryUnavailable,
         _ => ErrorCode::Internal,

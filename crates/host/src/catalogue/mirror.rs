@@ -14,10 +14,11 @@ use spec::{DiskFormat, Name, OperationId, VmId};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::freeze::{Part, lost};
+use super::freeze::lost;
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::machine::Machine;
+use crate::part::Part;
 
 /// How often the machine is asked how far it is.
 const ASK_EVERY: Duration = Duration::from_millis(200);

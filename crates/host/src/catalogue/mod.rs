@@ -24,7 +24,8 @@ mod body;
 mod describe;
 mod edit;
 mod find;
-pub(crate) mod freeze;
+mod freeze;
+mod frozen;
 mod fsck;
 mod import;
 pub(crate) mod intake;
@@ -42,7 +43,6 @@ mod verify;
 
 pub(crate) use adopt::{label, plain_record};
 pub use describe::ImageFilter;
-pub(crate) use describe::store_code;
 pub use edit::Begun;
 pub(crate) use find::Usable;
 pub(crate) use import::Ended;

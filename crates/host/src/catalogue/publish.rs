@@ -8,8 +8,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::intake::pull_code;
-use super::{no_image, not_allowed, store_code};
+use super::{no_image, not_allowed};
 use crate::failure::Failure;
+use crate::failure::store_code;
 use crate::host::Host;
 use crate::operations::Worker;
 use crate::registry::{OperationRecord, RegistryError};

@@ -7,8 +7,9 @@ use spec::OperationId;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{no_image, store_code};
+use super::no_image;
 use crate::failure::Failure;
+use crate::failure::store_code;
 use crate::host::Host;
 use crate::operations::Worker;
 use crate::registry::{Change, OperationRecord};

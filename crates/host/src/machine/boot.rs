@@ -12,7 +12,7 @@ use spec::VmId;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::disks;
+use super::disks::{self, stands_alone};
 use super::files_error::FilesError;
 use crate::context::Context;
 use crate::failure::Failure;
@@ -50,11 +50,6 @@ pub(crate) fn boot_parts(context: &Context, vm: &Vm) -> Result<BootParts, FilesE
         initrd: initrd.map_err(FilesError::Image)?,
         cmdline: image.cmdline,
     })
-}
-
-/// Whether a machine needs nothing of the image that its disk was made from.
-pub(super) fn stands_alone(vm: &Vm) -> bool {
-    vm.status.root_disk.as_ref().is_some_and(|root| root.stands_alone)
 }
 
 /// Copies what the machine's image brings beside its disk, for when that stands alone. Blocks.

@@ -23,7 +23,6 @@ use rustix::io::Errno;
 use spec::{DiskFormat, DiskPlan, DiskSource, VmPlan};
 use uring::blocking::LockKind;
 
-use super::boot::stands_alone;
 use super::files_error::FilesError;
 use crate::context::Context;
 use crate::volume_store;
@@ -229,6 +228,11 @@ pub(super) fn lock(file: File, path: &Path, shared: bool) -> Result<OwnedFd, Fil
 /// A lock that somebody else has is `EWOULDBLOCK` by flock(2) and `EACCES` or `EAGAIN` by fcntl(2).
 fn is_taken(error: &std::io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::WOULDBLOCK | Errno::ACCESS))
+}
+
+/// Whether a machine needs nothing of the image that its disk was made from.
+pub(super) fn stands_alone(vm: &Vm) -> bool {
+    vm.status.root_disk.as_ref().is_some_and(|root| root.stands_alone)
 }
 
 #[cfg(test)]

@@ -106,7 +106,7 @@ impl FilesError {
             Self::InUse { .. } => ErrorCode::InUse,
             Self::Root { .. } | Self::RootStranger { .. } => ErrorCode::DiskRefused,
             Self::Own { .. } => ErrorCode::Internal,
-            Self::Image(error) => crate::catalogue::store_code(error),
+            Self::Image(error) => crate::failure::store_code(error),
             Self::NoInterface { .. } | Self::Tap { .. } => ErrorCode::HostLacks,
         }
     }

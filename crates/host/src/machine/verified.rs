@@ -6,9 +6,9 @@ use api_types::{ErrorCode, Vm};
 use images::{ImageDigest, StoreError};
 use tokio_util::sync::CancellationToken;
 
-use super::boot::stands_alone;
-use crate::catalogue::store_code;
+use super::disks::stands_alone;
 use crate::context::Context;
+use crate::failure::store_code;
 use crate::failure::{Failure, chain};
 
 /// Property of images that are compared.

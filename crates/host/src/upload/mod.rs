@@ -14,15 +14,12 @@
 mod files;
 mod receive;
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use api_types::{ErrorCode, ImageImport, ImportOptions, Upload, UploadWish};
 use image_catalog::{ImageAction, ImageId, ImageState};
 use jiff::{SignedDuration, Timestamp};
 use spec::OperationId;
-use tokio_util::sync::CancellationToken;
 
 use crate::catalogue::{no_image, not_allowed, source};
 use crate::failure::Failure;
@@ -38,37 +35,6 @@ const UPLOADS_MAX: usize = 64;
 const LABEL_MAX: usize = 255;
 /// How often uploads that nobody goes on with are looked for.
 const AGE_EVERY: Duration = Duration::from_secs(300);
-
-/// Who sends just now.
-#[derive(Default)]
-pub(crate) struct Senders(Mutex<HashMap<String, Sender>>);
-
-/// Somebody who sends. A new one for the same upload takes its place: it may not have noticed that its connection is gone.
-#[derive(Clone, Default)]
-struct Sender {
-    stop: CancellationToken,
-    /// Held while something is written.
-    turn: Arc<tokio::sync::Mutex<()>>,
-}
-
-impl Senders {
-    /// Stops whoever sends, and becomes the one who does.
-    fn take_over(&self, id: &str) -> Sender {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = all.remove(id).unwrap_or_default();
-        before.stop.cancel();
-        let sender = Sender {
-            stop: CancellationToken::new(),
-            turn: before.turn,
-        };
-        all.insert(id.to_owned(), sender.clone());
-        sender
-    }
-
-    fn forget(&self, id: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
-    }
-}
 
 impl Host {
     /// Begins an upload into a record that has no data.

@@ -15,9 +15,9 @@ use super::files::{self, Files};
 use super::meter::Meter;
 use super::room::Room;
 use super::wish::{SECTOR_BYTES, SIZE_MAX};
-use crate::catalogue::store_code;
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::failure::store_code;
 use crate::registry::{Task, VolumeRecord};
 
 /// Bytes hashed at a time.

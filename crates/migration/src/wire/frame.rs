@@ -3,9 +3,13 @@
 use std::io::{self, Read};
 
 use super::KIND_PAGES;
-use super::pages::PAGES_PAYLOAD_MAX;
+use crate::page_set::CHUNK_BYTES;
 use crate::section::{SECTION_BYTES_MAX, SECTION_NAME_MAX};
 
+/// Bytes of a page frame's payload in front of its raw part.
+pub const PAGES_PREFIX_BYTES: usize = 36;
+/// Longest payload of one: all raw, with room for what a delta can be longer than nothing.
+const PAGES_PAYLOAD_MAX: usize = PAGES_PREFIX_BYTES + CHUNK_BYTES + 64 * 2;
 /// Bytes in front of each payload.
 pub const FRAME_HEADER_BYTES: usize = 12;
 /// Memory for a payload grows by as much as this ahead of the bytes that arrived, so that a length alone costs nothing.

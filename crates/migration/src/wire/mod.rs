@@ -60,12 +60,12 @@ mod frame;
 mod message;
 mod pages;
 
-pub use frame::{FRAME_HEADER_BYTES, WireError, read_frame};
+pub use frame::{FRAME_HEADER_BYTES, PAGES_PREFIX_BYTES, WireError, read_frame};
 pub use message::{
     Hello, Key, MAGIC, MachineId, Message, Offers, Parameters, Purpose, RefuseReason, Seal, StreamHello, VERSION_MAX,
     VERSION_MIN, Welcome,
 };
-pub use pages::{PAGES_PREFIX_BYTES, PageFrame, PagesError};
+pub use pages::{PageFrame, PagesError};
 pub(crate) use pages::{RAW_AT, bits, finish_pages};
 
 /// Kind of a page frame; all others are a [`Message`].

@@ -2,14 +2,10 @@
 
 use super::KIND_PAGES;
 use super::cursor::Cursor;
-use super::frame::{FRAME_HEADER_BYTES, WireError, seal_frame};
+use super::frame::{FRAME_HEADER_BYTES, PAGES_PREFIX_BYTES, WireError, seal_frame};
 use crate::delta::{self, DELTA_BYTES_MAX};
-use crate::page_set::{CHUNK_BYTES, PAGE_BYTES};
+use crate::page_set::PAGE_BYTES;
 
-/// Bytes of a page frame's payload in front of its raw part.
-pub const PAGES_PREFIX_BYTES: usize = 36;
-/// Longest payload: all raw, with room for what a delta can be longer than nothing.
-pub(super) const PAGES_PAYLOAD_MAX: usize = PAGES_PREFIX_BYTES + CHUNK_BYTES + 64 * 2;
 /// Where the raw part begins in a frame with its header.
 pub(crate) const RAW_AT: usize = FRAME_HEADER_BYTES + PAGES_PREFIX_BYTES;
 
