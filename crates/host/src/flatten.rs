@@ -131,7 +131,7 @@ impl Host {
         let root: Name = ROOT
             .parse()
             .map_err(|error: NameError| Failure::of(ErrorCode::Internal, &error))?;
-        let (mut asked, mut cancelled) = (false, false);
+        let (mut asked, mut cancelled, mut lack) = (false, false, None);
         loop {
             let reports = machine.disk_reports().await?.into_iter();
             let report = reports.into_iter().find(|report| report.name == root);
@@ -155,7 +155,7 @@ impl Host {
                 Some(DiskJobState::Failed { message }) if asked => {
                     return Err(Failure::new(ErrorCode::MachineFailed, message));
                 }
-                Some(DiskJobState::Cancelled) if asked => return Err(given_up()),
+                Some(DiskJobState::Cancelled) if asked => return Err(lack.unwrap_or_else(given_up)),
                 _ if cancel.is_cancelled() => return Err(given_up()),
                 _ => {
                     self.check_space(0).await?;
@@ -164,6 +164,12 @@ impl Host {
                         .change_disk(None, root.clone(), DiskChange::Stream, Vec::new())
                         .await?;
                 }
+            }
+            if !cancelled && let Err(failure) = self.check_space(0).await {
+                // Others need what is left.
+                let told = machine.change_disk(None, root.clone(), DiskChange::Cancel, Vec::new());
+                cancelled = told.await.is_ok();
+                lack = Some(failure);
             }
             if cancel.is_cancelled() {
                 if self.0.context.operations.closing() {

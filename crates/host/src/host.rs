@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use api_types::{ErrorCode, Event, EventReason, OperationKind, OperationPhase, Vm};
+use images::StoreError;
 use spec::{HostLimits, OperationId, VmId};
 use tokio::sync::{RwLock, Semaphore, watch};
 
@@ -53,7 +54,7 @@ pub enum OpenError {
     Images(#[source] images::StoresError),
     /// What the image store has.
     #[error("the images of the store can not be listed")]
-    ImageList(#[source] images::StoreError),
+    ImageList(#[source] StoreError),
     /// The registry.
     #[error("the registry {path:?} can not be opened")]
     Registry {
@@ -349,7 +350,22 @@ fn open_context(config: HostConfig) -> Result<(Context, Left), OpenError> {
     let registry = Registry::open(&path).map_err(failed)?;
     let mut sealed = Vec::new();
     for store in stores.all().filter(|store| store.check_available().is_ok()) {
-        sealed.extend(store.list().map_err(OpenError::ImageList)?);
+        let found = store_notes::debts(&config.state_dir, store.name())
+            .map_err(|source| StoreError::Io {
+                action: "read what is owed to",
+                path: store_notes::owed(&config.state_dir, store.name()),
+                source,
+            })
+            .and_then(|owed| Ok((owed, store.list()?)));
+        match found {
+            // What was deleted while its store was away gets no record again.
+            Ok((owed, listed)) => sealed.extend(listed.into_iter().filter(|image| !owed.contains(&image.digest))),
+            Err(error) if store.name() == stores.default_name() => return Err(OpenError::ImageList(error)),
+            Err(error) => {
+                let error = crate::failure::chain(&error);
+                tracing::warn!(store = %store.name(), error, "the images of a store can not be listed");
+            }
+        }
     }
     let mut left = registry
         .change_now(|change| take_over(change, &sealed))

@@ -1,6 +1,6 @@
 //! What is remembered of further stores outside of them, and what is known of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -22,6 +22,15 @@ pub(crate) fn identity(state_dir: &Path, name: &StoreName) -> PathBuf {
 /// The file of images that are to go from a store when it is back.
 pub(crate) fn owed(state_dir: &Path, name: &StoreName) -> PathBuf {
     directory(state_dir).join(format!("{name}.owed"))
+}
+
+/// The images that are to go from a store when it is back. Blocks shortly.
+pub(crate) fn debts(state_dir: &Path, store: &StoreName) -> io::Result<BTreeSet<ImageDigest>> {
+    match std::fs::read_to_string(owed(state_dir, store)) {
+        Ok(text) => Ok(text.lines().filter_map(|line| line.parse().ok()).collect()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeSet::new()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Notes that an image is to go from a store that is not there. Durable when it returns. Blocks.

@@ -3,17 +3,16 @@
 //! What has to be done in a store that is not there is owed to it: images that were removed meanwhile go when it is back, so that they
 //! do not come back with it.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use api_types::{ErrorCode, EventReason};
-use images::{ImageDigest, Store, StoreError, Tended};
+use images::{Store, StoreError, Tended};
 
 use crate::failure::{Failure, chain};
 use crate::host::Host;
 use crate::registry::{About, RegistryError};
-use crate::store_notes::{log_recovery, owed};
+use crate::store_notes::{debts, log_recovery, owed};
 
 /// Time between two looks at a store.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -83,7 +82,10 @@ impl Host {
 
     /// Removes what is owed to a store that is back, and makes records for images that it has without one.
     async fn settle_store(&self, store: &Store) {
-        self.pay(store).await;
+        if !self.pay(store).await {
+            // Records would keep what is to go.
+            return;
+        }
         let listed = store.clone();
         let adopted = match self.blocking(move |_| listed.list()).await {
             Ok(sealed) => self.registry().change(move |change| change.adopt_sealed(&sealed)).await,
@@ -97,11 +99,11 @@ impl Host {
         }
     }
 
-    /// Removes what is owed to a store.
-    async fn pay(&self, store: &Store) {
+    /// Removes what is owed to a store; whether nothing is any more.
+    async fn pay(&self, store: &Store) -> bool {
         let path = owed(&self.0.context.config.state_dir, store.name());
         if !path.exists() {
-            return;
+            return true;
         }
         let _nobody_clones = loop {
             if let Some(nobody_clones) = self.nobody_clones().await {
@@ -112,12 +114,14 @@ impl Host {
         };
         if let Err(failure) = self.pay_now(store, path).await {
             tracing::warn!(store = %store.name(), error = %failure, "images that were removed are still in a store; the next start tries again");
+            return false;
         }
+        true
     }
 
     async fn pay_now(&self, store: &Store, path: PathBuf) -> Result<(), Failure> {
-        let text = std::fs::read_to_string(&path).map_err(|error| Failure::of(ErrorCode::Internal, &error))?;
-        let owed: BTreeSet<ImageDigest> = text.lines().filter_map(|line| line.parse().ok()).collect();
+        let owed = debts(&self.0.context.config.state_dir, store.name());
+        let owed = owed.map_err(|error| Failure::of(ErrorCode::Internal, &error))?;
         let kept = self
             .registry()
             .change(|change| -> Result<_, RegistryError> { change.referenced_digests() });

@@ -158,12 +158,16 @@ mod tests {
         partial.note(&kept(16_384)).unwrap();
         assert_eq!(partial.load(), None, "the file is shorter");
         std::fs::write(root.path().join("partial").join("0"), "").unwrap();
-        drop(store);
+        let place = partial.dir.clone();
+        // Each holds the store.
+        drop((store, partial));
         let (store, recovery) = Store::open(crate::Settings {
             root: root.path().to_path_buf(),
             ..crate::Settings::default()
         })
         .unwrap();
+        let partial = Partial::of(&store, "https://mirror.test/disk.raw");
+        assert_eq!(partial.dir, place);
         assert_eq!(recovery.removed, 1, "what nobody noted goes");
         assert!(store.partial().join(partial.dir.file_name().unwrap()).exists());
         // It is told of, counts for the quota unless it is the import's own, and goes when it is old.

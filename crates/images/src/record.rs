@@ -22,8 +22,8 @@ const OLDEST: u32 = 1;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImageRecord {
-    /// The image's name in the store, made as [the crate](crate) says. Images of version 1, and those of [`crate::Store::pull`], have the
-    /// digest of their OCI image manifest instead.
+    /// The image's name in the store, made as [the crate](crate) says. Images of version 1 have the digest of their OCI image
+    /// manifest instead.
     pub digest: ImageDigest,
     /// Digest of the OCI index the reference led to, if it led to one.
     pub index_digest: Option<ImageDigest>,

@@ -175,8 +175,8 @@ fn tests() -> Result<Tally> {
             .args(["nextest", "--version"])
             .output()
             .is_ok_and(|asked| asked.status.success());
-    // Programs that tests start; a selection of test targets does not build them.
-    run(cargo().args(["build", "--workspace", "--examples", "--quiet"]))?;
+    // Programs that tests start; a selection of test targets does not build them all, and an old one is as bad as none.
+    run(cargo().args(["build", "--workspace", "--bins", "--examples", "--quiet"]))?;
     let selection = ["--workspace", "--lib", "--bins", "--tests", "--no-fail-fast"];
     if nextest {
         counted(

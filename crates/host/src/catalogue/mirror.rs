@@ -48,13 +48,21 @@ impl Host {
         let part = Part(copying.path.clone());
         self.check_space(0).await?;
         let size_bytes = copying.report().await?.size_bytes;
-        let file = copying.begin(size_bytes).await?;
-        if let Err(failure) = copying.follow(progress, cancel).await {
-            if let Err(failure) = copying.end().await {
-                tracing::warn!(error = %failure, "a machine may go on with a copy of its disk that nobody wants");
+        let copied = async {
+            let file = copying.begin(size_bytes).await?;
+            copying.follow(progress, cancel).await?;
+            Ok(file)
+        };
+        let file = match copied.await {
+            Ok(file) => file,
+            Err(failure) => {
+                // It may have begun although that was not answered.
+                if let Err(failure) = copying.end().await {
+                    tracing::warn!(error = %failure, "a machine may go on with a copy of its disk that nobody wants");
+                }
+                return Err(failure);
             }
-            return Err(failure);
-        }
+        };
         let name = copying.path.display().to_string();
         Ok((Chain::of_file(name, file, DiskFormat::Qcow2, false), part))
     }

@@ -331,6 +331,10 @@ impl Change<'_> {
         };
         let (placed, text) = match copied {
             Ok(was_there) => {
+                if store == StoreName::default().to_string() {
+                    // It is there to stay.
+                    self.drop_cache_row(digest)?;
+                }
                 let text = format!("image {} is in store {store}", row.name());
                 (row.placement.succeeded(store, *was_there), text)
             }

@@ -23,6 +23,10 @@ impl Host {
             let size = self.copy_bytes(&row).await?.unwrap_or(0);
             copies.push((row, size));
         }
+        if bytes > max {
+            // Nothing goes for what never fits.
+            return Ok(false);
+        }
         let mut used: u64 = copies.iter().map(|(_, size)| size).sum();
         for (row, size) in copies {
             if used.saturating_add(bytes) <= max {

@@ -3,11 +3,13 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use api_types::Vm;
 use disk_image::Watch;
 use images::{BootParts, ImageDigest, Phase, Progress};
-use rustix::fs::CWD;
+use rustix::fs::{CWD, RenameFlags};
 use spec::VmId;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +19,8 @@ use super::files_error::FilesError;
 use crate::context::Context;
 use crate::failure::Failure;
 
+/// After how many bytes the room that is left is looked at.
+const CHECK_BYTES: u64 = 64 << 20;
 const KERNEL: &str = "kernel";
 const INITRD: &str = "initrd";
 const CMDLINE: &str = "cmdline";
@@ -75,8 +79,13 @@ pub(crate) fn put_boot(context: &Context, id: VmId, parts: BootParts) -> Result<
             File::open(half.join(CMDLINE))?.sync_all()?;
         }
         File::open(&half)?.sync_all()?;
-        clear(&directory)?;
-        rustix::fs::renameat(CWD, &half, CWD, &directory)?;
+        // In one step: a machine may have no other kernel than the one that is kept.
+        if directory.exists() {
+            rustix::fs::renameat_with(CWD, &half, CWD, &directory, RenameFlags::EXCHANGE)?;
+            clear(&half)?;
+        } else {
+            rustix::fs::renameat(CWD, &half, CWD, &directory)?;
+        }
         File::open(context.vm_dir(id))?.sync_all()
     });
     kept.map_err(|error| crate::volume_store::failure("be made", &directory, &error))
@@ -94,14 +103,34 @@ pub(crate) fn rebase_root(
     if chain.below().is_empty() {
         return Ok(());
     }
-    let watching = Watching { progress, stop };
+    let watching = Watching {
+        context,
+        progress,
+        stop,
+        checked_bytes: AtomicU64::new(0),
+        lack: Mutex::new(None),
+    };
     let rebased = disk_image::rebase(&chain, None, &watching);
+    if let Some(failure) = watching.lack.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        return Err(failure);
+    }
     rebased.map_err(|error| crate::volume_store::trouble("the root disk can not be made to stand alone", &error))
 }
 
 struct Watching<'a> {
+    context: &'a Context,
     progress: &'a watch::Sender<Progress>,
     stop: &'a CancellationToken,
+    /// How far it had come when space was looked at.
+    checked_bytes: AtomicU64,
+    /// There is no more than others need.
+    lack: Mutex<Option<Failure>>,
+}
+
+impl Watching<'_> {
+    fn lack(&self) -> MutexGuard<'_, Option<Failure>> {
+        self.lack.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Watch for Watching<'_> {
@@ -112,10 +141,16 @@ impl Watch for Watching<'_> {
             done_bytes,
             total_bytes,
         });
+        if done_bytes >= self.checked_bytes.load(Ordering::Relaxed).saturating_add(CHECK_BYTES) {
+            self.checked_bytes.store(done_bytes, Ordering::Relaxed);
+            if let Err(failure) = self.context.check_space(0) {
+                *self.lack() = Some(failure);
+            }
+        }
     }
 
     fn is_stopped(&self) -> bool {
-        self.stop.is_cancelled()
+        self.stop.is_cancelled() || self.lack().is_some()
     }
 }
 

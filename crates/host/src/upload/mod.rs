@@ -78,6 +78,8 @@ impl Host {
 
     /// Room is looked for, then the files are made. Blocks.
     fn make_upload(&self, session: &Session) -> Result<(), Failure> {
+        // What is counted stays so until this one counts, too.
+        let _alone = self.0.uploads.making();
         let files = self.upload_files();
         let known = files.all();
         if known.len() >= UPLOADS_MAX {

@@ -12,11 +12,14 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::files::failure;
+use crate::context::Context;
 use crate::failure::Failure;
 use crate::host::Host;
 
 /// Pieces of a body that wait to be written.
 const PIECES_QUEUED: usize = 8;
+/// After how many bytes the room that is left is looked at.
+const CHECK_BYTES: usize = 64 << 20;
 /// How long a sender may send nothing.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long is waited for what a sender before has on its way.
@@ -50,12 +53,13 @@ impl Host {
         }
         let (sending, pieces) = mpsc::channel(PIECES_QUEUED);
         // The turn goes where the writing is, so that nobody else writes before what was on its way is written.
-        let writing = tokio::task::spawn_blocking(move || (write(file, pieces), turn));
+        let context = self.0.context.clone();
+        let writing = tokio::task::spawn_blocking(move || (write(file, pieces, &context), turn));
         let sent = send(body, sending, session.length - there, &sender.stop).await;
         let (written, turn) = writing
             .await
             .map_err(|_| Failure::new(ErrorCode::Internal, "the work was lost"))?;
-        written.map_err(|error| failure("written; what came is kept", &error))?;
+        written?;
         sent?;
         let upload = self.describe_upload(session.clone(), None).await?;
         if upload.offset < session.length {
@@ -82,12 +86,19 @@ impl Host {
     }
 }
 
-/// Writes what comes until nothing more does; it is on the disk then.
-fn write(mut file: File, mut pieces: mpsc::Receiver<Bytes>) -> std::io::Result<()> {
+/// Writes what comes until nothing more does, or no more room is left than others need; it is on the disk then.
+fn write(mut file: File, mut pieces: mpsc::Receiver<Bytes>, context: &Context) -> Result<(), Failure> {
+    let failed = |error: std::io::Error| failure("written; what came is kept", &error);
+    let mut unchecked_bytes = 0;
     while let Some(piece) = pieces.blocking_recv() {
-        file.write_all(&piece)?;
+        file.write_all(&piece).map_err(failed)?;
+        unchecked_bytes += piece.len();
+        if unchecked_bytes >= CHECK_BYTES {
+            unchecked_bytes = 0;
+            context.check_space(0)?;
+        }
     }
-    file.sync_data()
+    file.sync_data().map_err(failed)
 }
 
 /// Hands the body on, `most` bytes of it at most.

@@ -102,25 +102,29 @@ impl<'a> Rounds<'a> {
         let mut told_at = Duration::ZERO;
         let mut moved = (0, self.wires.clock.now());
         loop {
-            match self.wires.next()? {
-                Some(Event::Control(Message::RoundDone(done))) if done == round => return Ok(shared.to_set()),
+            let is_done = match self.wires.next()? {
+                Some(Event::Control(Message::RoundDone(done))) if done == round => true,
                 Some(_) => return Err(Failure::Protocol("something else than the end of the round")),
-                None => {}
-            }
+                None => false,
+            };
             let now = self.wires.clock.now();
             let bytes = self.wires.counters.wire_bytes.load(Ordering::Relaxed);
             if bytes != moved.0 {
                 moved = (bytes, now);
             }
-            if !guest_runs && now.saturating_sub(moved.1) >= self.standstill {
+            if !is_done && !guest_runs && now.saturating_sub(moved.1) >= self.standstill {
                 return Err(Failure::Handover(self.standstill));
             }
+            // Also when it is done: rounds may all be over before anybody looks.
             match self.steering.tick(now, ram_bytes(shared.len()), bytes) {
                 Tick::StopRound => stop.store(guest_runs, Ordering::Release),
                 Tick::TooLate(length) if guest_runs => return Err(Failure::CompletionTimeout(length)),
+                Tick::Stuck(length) if guest_runs || !is_done => return Err(Failure::NoProgress(length)),
                 // A guest that is paused already is at its end.
-                Tick::Fine | Tick::TooLate(_) => {}
-                Tick::Stuck(length) => return Err(Failure::NoProgress(length)),
+                Tick::Fine | Tick::TooLate(_) | Tick::Stuck(_) => {}
+            }
+            if is_done {
+                return Ok(shared.to_set());
             }
             if now.saturating_sub(told_at) >= Duration::from_secs(1) {
                 told_at = now;
