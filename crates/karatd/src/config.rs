@@ -93,7 +93,7 @@ impl Config {
         for key in unknown {
             reader.wrong(
                 &key,
-                "no such key; packaging/karat.toml and docs/operations.md list all",
+                "no such key; the karat.toml that comes with karatd lists all",
             );
         }
         if reader.problems.is_empty() {
