@@ -348,25 +348,7 @@ fn open_context(config: HostConfig) -> Result<(Context, Left), OpenError> {
         source,
     };
     let registry = Registry::open(&path).map_err(failed)?;
-    let mut sealed = Vec::new();
-    for store in stores.all().filter(|store| store.check_available().is_ok()) {
-        let found = store_notes::debts(&config.state_dir, store.name())
-            .map_err(|source| StoreError::Io {
-                action: "read what is owed to",
-                path: store_notes::owed(&config.state_dir, store.name()),
-                source,
-            })
-            .and_then(|owed| Ok((owed, store.list()?)));
-        match found {
-            // What was deleted while its store was away gets no record again.
-            Ok((owed, listed)) => sealed.extend(listed.into_iter().filter(|image| !owed.contains(&image.digest))),
-            Err(error) if store.name() == stores.default_name() => return Err(OpenError::ImageList(error)),
-            Err(error) => {
-                let error = crate::failure::chain(&error);
-                tracing::warn!(store = %store.name(), error, "the images of a store can not be listed");
-            }
-        }
-    }
+    let sealed = store_notes::sealed(&config.state_dir, &stores).map_err(OpenError::ImageList)?;
     let mut left = registry
         .change_now(|change| take_over(change, &sealed))
         .map_err(failed)?;

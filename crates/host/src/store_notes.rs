@@ -5,9 +5,10 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use images::{ImageDigest, Recovery, Store, StoreError, StoreName};
+use images::{ImageDigest, ImageRecord, Recovery, Store, StoreError, StoreName, Stores};
 
 use crate::context::Context;
+use crate::failure::chain;
 
 /// The directory of what is remembered of further stores, outside of them.
 pub(crate) fn directory(state_dir: &Path) -> PathBuf {
@@ -31,6 +32,28 @@ pub(crate) fn debts(state_dir: &Path, store: &StoreName) -> io::Result<BTreeSet<
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeSet::new()),
         Err(error) => Err(error),
     }
+}
+
+/// The images of all stores that are there, but for what was deleted while its store was away. A further store that can not be read
+/// keeps nobody from the others. Blocks.
+pub(crate) fn sealed(state_dir: &Path, stores: &Stores) -> Result<Vec<ImageRecord>, StoreError> {
+    let mut sealed = Vec::new();
+    for store in stores.all().filter(|store| store.check_available().is_ok()) {
+        let found = debts(state_dir, store.name()).map_err(|source| StoreError::Io {
+            action: "read what is owed to",
+            path: owed(state_dir, store.name()),
+            source,
+        });
+        match found.and_then(|owed| Ok((owed, store.list()?))) {
+            Ok((owed, listed)) => sealed.extend(listed.into_iter().filter(|image| !owed.contains(&image.digest))),
+            Err(error) if store.name() == stores.default_name() => return Err(error),
+            Err(error) => {
+                let error = chain(&error);
+                tracing::warn!(store = %store.name(), error, "the images of a store can not be listed");
+            }
+        }
+    }
+    Ok(sealed)
 }
 
 /// Notes that an image is to go from a store that is not there. Durable when it returns. Blocks.

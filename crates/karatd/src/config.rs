@@ -91,10 +91,7 @@ impl Config {
         let config = Self::take(&mut reader);
         let unknown: Vec<_> = reader.table.keys().cloned().collect();
         for key in unknown {
-            reader.wrong(
-                &key,
-                "no such key; the karat.toml that comes with karatd lists all",
-            );
+            reader.wrong(&key, "no such key; the karat.toml that comes with karatd lists all");
         }
         if reader.problems.is_empty() {
             Ok(config)

@@ -51,7 +51,10 @@ impl Host {
         let begun = self.registry().change(move |change| -> Result<_, Failure> {
             let (mut row, digest) = change.placed(&name)?;
             if row.placement.importing_to_stores.is_empty() {
-                row.placement.stores = having;
+                // What is in the default store as a copy of the cache can be made to stay there.
+                let is_cached = change.cache_row(&digest.to_string())?.is_some();
+                let having = having.into_iter();
+                row.placement.stores = having.filter(|store| !(is_cached && *store == default)).collect();
             }
             let stores = Stores {
                 all: &all,

@@ -149,6 +149,8 @@ fn read(path: &Path) -> Option<Session> {
 pub(super) fn failure(done: &str, error: &io::Error) -> Failure {
     let code = match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorCode::NoSpace,
+        // Somebody gave it up meanwhile.
+        io::ErrorKind::NotFound => ErrorCode::NotFound,
         _ => ErrorCode::Internal,
     };
     Failure::new(code, format!("the upload can not be {done}: {error}"))

@@ -77,6 +77,18 @@ impl Host {
             Ok((row, operation))
         });
         let (row, operation) = begun.await?;
+        // What comes in is this one, whatever else was being sent for the image.
+        let (image, name) = (row.id, session.id.clone());
+        let cleared = self.blocking_failure(move |host| {
+            let files = host.upload_files();
+            let others = files.all().into_iter();
+            let others = others.filter(|other| other.image == image && other.id != name);
+            others.for_each(|other| files.remove(&other.id));
+            Ok(())
+        });
+        if let Err(failure) = cleared.await {
+            tracing::warn!(error = %failure, "what else was sent for an image remains");
+        }
         drop(turn);
         self.spawn_import(row);
         Ok(Upload {
