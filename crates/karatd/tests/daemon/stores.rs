@@ -172,6 +172,39 @@ fn a_store_whose_mount_goes_while_the_daemon_runs_is_away_until_it_is_back() {
     drop(daemon);
 }
 
+/// The daemon is not there when the store comes back.
+#[test]
+fn what_was_deleted_while_its_store_was_away_stays_deleted_over_a_restart() {
+    if !is_root() {
+        return;
+    }
+    let mounts = std::cell::RefCell::new(None);
+    let mut daemon = Daemon::start_seeded(ARCHIVE, |state| {
+        let disk = Mount::of_tmpfs(&state.with_file_name("disk"), c"size=16m");
+        let archive = Mount::of_directory(&disk.0, &state.with_file_name("archive"));
+        *mounts.borrow_mut() = Some((disk, archive));
+    });
+    let (disk, archive) = mounts.into_inner().unwrap();
+    for (name, fill) in [("web", 1), ("old", 2)] {
+        let done = import(&daemon, name, fill, &json!(["archive"]));
+        assert_eq!(done["phase"], "Succeeded", "{done}");
+    }
+    let digest = daemon.get("/v1/images/old").json()["digest"].clone();
+    drop(archive);
+    until(&daemon, "archive", "unavailable");
+    assert_eq!(daemon.delete("/v1/images/old").status, 204);
+    let archive = Mount::of_directory(&disk.0, &daemon.path("archive"));
+    daemon.crash_and_restart();
+    until(&daemon, "archive", "ready");
+    let kept = daemon.path("disk");
+    wait_for("the removal", || (sealed(&kept) == 1).then_some(()));
+    let images = daemon.get("/v1/images").json().to_string();
+    assert!(!images.contains(digest.as_str().unwrap()), "{images}");
+    assert_eq!(daemon.get("/v1/images/web").status, 200);
+    assert_eq!(daemon.get("/v1/images/fsck").json(), json!({"findings": []}));
+    drop((archive, daemon));
+}
+
 #[test]
 fn a_store_that_can_only_be_read_takes_nothing() {
     if !is_root() {
