@@ -60,7 +60,7 @@ pub struct Options {
     pub bandwidth_bytes_per_s: u64,
     /// Longest pause that is aimed at.
     pub downtime: Duration,
-    /// For each GiB of [`Options::deadline_bytes`]; none waits for ever.
+    /// For each GiB of guest memory and of `disk_bytes`; none waits for ever.
     pub completion_timeout_per_gib: Option<Duration>,
     /// Bytes besides guest RAM that the deadline is counted from: those of disks that are mirrored.
     pub disk_bytes: u64,
