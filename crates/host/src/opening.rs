@@ -179,7 +179,7 @@ fn take_over(change: &registry::Change<'_>, sealed: &[images::ImageRecord]) -> R
         if operation.kind == OperationKind::ImagePull {
             pulls.push((operation, 0));
         } else if operation.kind == OperationKind::VmFlatten {
-            flattens.push(operation);
+            flattens.push((operation, 0));
         } else {
             change.end_operation(operation.id, OperationPhase::Failed, Err(&cut_off))?;
         }
