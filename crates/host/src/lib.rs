@@ -32,6 +32,7 @@ mod machine;
 mod metadef_edit;
 mod metadefs;
 mod metrics;
+mod noting;
 mod once;
 mod opening;
 mod operations;
