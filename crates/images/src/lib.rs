@@ -38,6 +38,7 @@
 //! brought.
 
 mod anchor;
+mod answering;
 mod challenge;
 mod clone;
 mod container;

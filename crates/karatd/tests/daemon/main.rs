@@ -32,6 +32,7 @@ mod requests;
 mod restarts;
 mod roots;
 mod snapshots;
+mod store_faults;
 mod stores;
 mod volumes;
 mod web;
