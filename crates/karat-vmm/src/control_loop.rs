@@ -148,6 +148,7 @@ impl ControlLoop {
                 pid: std::process::id(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 status: self.status.clone(),
+                migration: None,
             };
             self.send(number, &FromVm::Hello(hello));
         }
@@ -220,6 +221,20 @@ impl ControlLoop {
             VmRequest::PowerButton => VmAction::PowerButton,
             VmRequest::Reset => VmAction::Reset,
             VmRequest::Quit => VmAction::Quit,
+            VmRequest::Depart(_)
+            | VmRequest::DepartTune { .. }
+            | VmRequest::DepartCancel
+            | VmRequest::DepartLinks { .. }
+            | VmRequest::DepartDecided { .. }
+            | VmRequest::Arrive(_)
+            | VmRequest::ArriveDecided { .. } => {
+                let refusal = Refusal {
+                    kind: RefusalKind::Failed,
+                    message: "this version of karat-vmm can not move machines".to_owned(),
+                };
+                let number = frame.number;
+                return self.send(connection, &FromVm::Refused { number, refusal });
+            }
         };
         tracing::info!(?action, connection, "asked for");
         self.driver.send(Action::Ask { ticket, action, at });

@@ -276,7 +276,14 @@ impl Driver {
             }
             VmAction::DiskReports => return self.report_disks(ticket),
             // They have their own ways in; the status is part of every answer.
-            VmAction::Create | VmAction::ChangeDisk | VmAction::Save | VmAction::Status => {}
+            VmAction::Create
+            | VmAction::ChangeDisk
+            | VmAction::Save
+            | VmAction::Depart
+            | VmAction::SteerDeparture
+            | VmAction::Arrive
+            | VmAction::DecideArrival
+            | VmAction::Status => {}
         }
         self.answer(ticket, Ok(self.status()));
     }
