@@ -292,6 +292,7 @@ fn serve(stream: &UnixStream, shared: &Shared) -> Option<()> {
         let mut machine = lock(shared);
         let hello = Hello {
             protocol: PROTOCOL_VERSION,
+            migration: None,
             pid: std::process::id(),
             version: "fake".to_owned(),
             status: machine.status.clone(),
@@ -340,6 +341,13 @@ const fn meaning(request: &VmRequest) -> (VmAction, Option<VmState>) {
         VmRequest::Disk { .. } => (VmAction::ChangeDisk, None),
         VmRequest::DiskReports => (VmAction::DiskReports, None),
         VmRequest::Save => (VmAction::Save, None),
+        VmRequest::Depart(_) => (VmAction::Depart, None),
+        VmRequest::DepartTune { .. }
+        | VmRequest::DepartCancel
+        | VmRequest::DepartLinks { .. }
+        | VmRequest::DepartDecided { .. } => (VmAction::SteerDeparture, None),
+        VmRequest::Arrive(_) => (VmAction::Arrive, Some(VmState::Arriving)),
+        VmRequest::ArriveDecided { .. } => (VmAction::DecideArrival, None),
     }
 }
 

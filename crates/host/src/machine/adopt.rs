@@ -63,7 +63,7 @@ impl Task {
             return Ok(());
         }
         match hello.status.state {
-            VmState::Running | VmState::Paused => {
+            VmState::Running | VmState::Paused | VmState::Departed => {
                 tracing::info!(pid = hello.pid, "running machine found again");
                 self.life.enter(VmPhase::Running, None, None);
                 self.life.status.pid = Some(hello.pid);
@@ -72,7 +72,7 @@ impl Task {
                 self.apply_status(&hello.status);
                 self.tell_adopted(hello.pid).await;
             }
-            VmState::Empty | VmState::Created => {
+            VmState::Empty | VmState::Created | VmState::Arriving => {
                 tracing::warn!(pid = hello.pid, "machine process that was never started is ended");
                 end(&mut link, process).await;
                 self.start_was_cut_off();
