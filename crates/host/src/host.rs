@@ -20,6 +20,7 @@ use crate::context::{self, Context};
 use crate::failure::Failure;
 use crate::machine::{self, Action, Machine};
 use crate::metadefs::Metadefs;
+use crate::migration::{self, LiveMoves};
 use crate::operations::LiveOperations;
 use crate::registry::{self, About, ImageRow, OperationRecord, Registry, RegistryError};
 use crate::senders::Senders;
@@ -104,6 +105,10 @@ impl Host {
         let (context, left) = opened.map_err(|error| OpenError::Limits(io::Error::other(error)))??;
         let Left { vms, begun, cut_off } = left;
         let context = Arc::new(context);
+        let moves = migration::listen(&context).map_err(|source| OpenError::Registry {
+            path: registry::file(&context.config.state_dir),
+            source,
+        })?;
         let mut strays = machine::run_dirs(&context);
         // Told apart now: machines made from here on are not among them.
         strays.retain(|id| vms.iter().all(|vm| vm.id != *id));
@@ -123,6 +128,7 @@ impl Host {
             uploads: Senders::default(),
             cache: CacheWork::default(),
         }));
+        host.resume_moves(moves);
         host.resume_volumes(begun.volumes);
         host.resume_pulls(begun.pulls);
         host.resume_flattens(begun.flattens);
@@ -352,6 +358,7 @@ fn open_context(config: HostConfig) -> Result<(Context, Left), OpenError> {
     let mut left = registry
         .change_now(|change| take_over(change, &sealed))
         .map_err(failed)?;
+    let moves = LiveMoves::new(&config.migration);
     let context = Context {
         limits: HostLimits {
             memory_bytes: limits::memory_bytes().map_err(OpenError::Limits)?,
@@ -365,6 +372,7 @@ fn open_context(config: HostConfig) -> Result<(Context, Left), OpenError> {
         store,
         stores,
         operations: LiveOperations::default(),
+        moves,
     };
     left.cut_off = clear_disks(&context, &left.vms)?;
     part::clear(&context.snapshots_dir());
@@ -411,6 +419,7 @@ struct Left {
 /// one: those of a store from before there were records.
 fn take_over(change: &registry::Change<'_>, sealed: &[images::ImageRecord]) -> Result<Left, RegistryError> {
     change.adopt_sealed(sealed)?;
+    migration::take_over(change)?;
     let volumes = change.volumes()?;
     let images = change.images()?;
     let mut goes_on: HashSet<OperationId> = volumes
