@@ -7,6 +7,7 @@ use images::CloneWay;
 
 use crate::image_config::ImageConfig;
 use crate::metadefs::MetadefConfig;
+use crate::migration::MigrationConfig;
 
 /// Settings of the host, all of them decided.
 #[derive(Debug, Clone)]
@@ -41,6 +42,8 @@ pub struct HostConfig {
     pub boot_sources: BootSourceConfig,
     /// Metadata definitions.
     pub metadefs: MetadefConfig,
+    /// Moves of machines between hosts.
+    pub migration: MigrationConfig,
 }
 
 /// Boot sources: images that are tracked.
