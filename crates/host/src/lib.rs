@@ -60,4 +60,5 @@ pub use metadefs::MetadefConfig;
 pub use metrics::{CacheFigures, Metrics, StoreFigures, StoreRoom};
 pub use once::{FirstTime, Once};
 pub use registry::{KeptAnswer, OperationRecord, RegistryError};
+pub use sandbox::SeccompMode;
 pub use volume::Piece;

@@ -21,11 +21,11 @@ mod disk_changes;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc;
-use std::thread;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use chipset::GuestRequest;
 use control::{EndReason, EndReport, Refusal, RefusalKind, VmAction, VmEvent, VmState, VmStatus};
+use sandbox::{NewThread, ThreadKind};
 use spec::MachineSpec;
 
 use crate::action::{Action, GuestEvent, Notice, Outlet, Reporter, Ticket};
@@ -84,9 +84,8 @@ pub fn spawn(console: Arc<dyn crate::Console>, outlet: Outlet) -> std::io::Resul
         Box::new(move |blueprint, reporter, saved| crate::build::build(blueprint, &console, &reporter, saved));
     let (queue, actions) = mpsc::channel();
     let driver = Driver::new(builder, outlet, queue.clone());
-    thread::Builder::new()
-        .name("state-driver".to_owned())
-        .stack_size(STACK_BYTES)
+    NewThread::new(ThreadKind::StateDriver, "state-driver")
+        .stack_bytes(STACK_BYTES)
         .spawn(move || driver.run(&actions))?;
     Ok(DriverHandle(queue))
 }
