@@ -1,6 +1,6 @@
 //! Seccomp filters of a running machine process, as the host's kernel sees them.
 
-#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 mod harness;
 
