@@ -66,4 +66,5 @@ pub use migration::{ArrivalRecord, MigrationConfig, MigrationRecord, MoveDefault
 pub use once::{FirstTime, Once};
 pub use opening::OpenError;
 pub use registry::{KeptAnswer, OperationRecord, RegistryError};
+pub use sandbox::SeccompMode;
 pub use volume::Piece;

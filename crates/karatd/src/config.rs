@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use host::{BootSourceConfig, CloneWay, HostConfig, MetadefConfig, MetadefPolicy, MigrationConfig};
+use host::{BootSourceConfig, CloneWay, HostConfig, MetadefConfig, MetadefPolicy, MigrationConfig, SeccompMode};
 use serde::Deserialize;
 use spec::ByteSize;
 use toml::Table;
@@ -162,6 +162,7 @@ fn take_host(reader: &mut Reader, migration: MigrationConfig) -> HostConfig {
         insecure_registries: reader.take("insecure_registries", Vec::new()),
         registry_auth_file: take_auth_file(reader),
         vmm_path,
+        seccomp: take_seccomp(reader),
         console_log_max_bytes,
         console_log_keep: reader.take("console_log_keep", 3),
         image_max_bytes: reader.take("image_max", ByteSize::from_bytes(256 << 30)).bytes(),
@@ -171,6 +172,14 @@ fn take_host(reader: &mut Reader, migration: MigrationConfig) -> HostConfig {
         state_dir,
         run_dir,
     }
+}
+
+fn take_seccomp(reader: &mut Reader) -> SeccompMode {
+    let named = reader.take("seccomp", SeccompMode::default().to_string());
+    named.parse().unwrap_or_else(|error| {
+        reader.wrong("seccomp", error);
+        SeccompMode::default()
+    })
 }
 
 fn take_auth_file(reader: &mut Reader) -> Option<PathBuf> {
@@ -269,7 +278,7 @@ mod tests {
         assert_eq!(format!("{named:?}"), format!("{default:?}"));
         let keys = packaged(true).parse::<Table>().unwrap().len();
         assert_eq!(
-            keys, 22,
+            keys, 23,
             "a new key is documented in packaging/karat.toml and counted here"
         );
         assert!(packaged(false).parse::<Table>().unwrap().is_empty());
@@ -285,6 +294,7 @@ mod tests {
             console_log_max = "lots"
             worker_threads = 0
             root_disks = "link"
+            seccomp = "on"
             insecure = []
             [boot_sources]
             custom_directory = "etc"
@@ -298,6 +308,7 @@ mod tests {
             "vmm_path:",
             "console_log_max:",
             "worker_threads:",
+            "seccomp: \"on\" is none of enforce, log and off",
             "root_disks:",
             "insecure: no such key",
             "boot_sources: unknown field `sytem`",

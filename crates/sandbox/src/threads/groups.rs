@@ -6,16 +6,18 @@ use libc::{
     SYS_fdatasync, SYS_fstat, SYS_fsync, SYS_ftruncate, SYS_futex, SYS_getdents64, SYS_getpeername, SYS_getpid,
     SYS_getrandom, SYS_getsockname, SYS_getsockopt, SYS_gettid, SYS_io_uring_enter, SYS_io_uring_register,
     SYS_io_uring_setup, SYS_lseek, SYS_madvise, SYS_memfd_create, SYS_mmap, SYS_mprotect, SYS_mremap, SYS_munmap,
-    SYS_nanosleep, SYS_newfstatat, SYS_openat, SYS_poll, SYS_ppoll, SYS_prctl, SYS_pread64, SYS_preadv, SYS_preadv2,
-    SYS_pwrite64, SYS_pwritev, SYS_pwritev2, SYS_read, SYS_readlinkat, SYS_readv, SYS_recvfrom, SYS_recvmsg,
-    SYS_renameat, SYS_renameat2, SYS_restart_syscall, SYS_rseq, SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_rt_sigreturn,
-    SYS_sched_getaffinity, SYS_sched_yield, SYS_seccomp, SYS_sendmsg, SYS_sendto, SYS_set_robust_list, SYS_setsockopt,
-    SYS_shutdown, SYS_sigaltstack, SYS_statx, SYS_sync_file_range, SYS_tgkill, SYS_unlinkat, SYS_write, SYS_writev,
+    SYS_nanosleep, SYS_newfstatat, SYS_open, SYS_openat, SYS_poll, SYS_ppoll, SYS_prctl, SYS_pread64, SYS_preadv,
+    SYS_preadv2, SYS_pwrite64, SYS_pwritev, SYS_pwritev2, SYS_read, SYS_readlinkat, SYS_readv, SYS_recvfrom,
+    SYS_recvmsg, SYS_renameat, SYS_renameat2, SYS_restart_syscall, SYS_rseq, SYS_rt_sigaction, SYS_rt_sigprocmask,
+    SYS_rt_sigreturn, SYS_sched_getaffinity, SYS_sched_yield, SYS_seccomp, SYS_sendmsg, SYS_sendto,
+    SYS_set_robust_list, SYS_setsockopt, SYS_shutdown, SYS_sigaltstack, SYS_stat, SYS_statx, SYS_sync_file_range,
+    SYS_tgkill, SYS_unlinkat, SYS_write, SYS_writev,
 };
 
 use super::calls::{Allowed, is, is_not, masked};
 
-/// What any thread needs to run Rust code on the C library: memory, locks, time, logs on standard error, its own end.
+/// What any thread needs to run Rust code on the C library: memory, locks, time, logs on standard error, its own end. glibc counts
+/// the processors (`sched_getaffinity`) for the ninth thread that wants memory, whichever that is.
 pub(super) const EVERY_THREAD: &[i64] = &[
     SYS_read,
     SYS_write,
@@ -26,6 +28,7 @@ pub(super) const EVERY_THREAD: &[i64] = &[
     SYS_brk,
     SYS_futex,
     SYS_sched_yield,
+    SYS_sched_getaffinity,
     SYS_getpid,
     SYS_gettid,
     SYS_rt_sigreturn,
@@ -177,8 +180,10 @@ pub(super) fn open_beneath(list: &mut Allowed) {
 /// `/dev/kvm` is opened so, too.
 pub(super) fn read_host(list: &mut Allowed) {
     let writes = (libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC).unsigned_abs();
-    list.when(SYS_openat, &[masked(2, writes, libc::O_RDONLY.unsigned_abs())]);
-    list.add(&[SYS_getdents64, SYS_readlinkat]);
+    let reads = libc::O_RDONLY.unsigned_abs();
+    list.when(SYS_openat, &[masked(2, writes, reads)]);
+    list.when(SYS_open, &[masked(1, writes, reads)]);
+    list.add(&[SYS_stat, SYS_getdents64, SYS_readlinkat]);
 }
 
 /// Starts threads, and nothing else: `clone` with the flags of glibc's `pthread_create`. The first acts of a new thread, which
@@ -186,7 +191,7 @@ pub(super) fn read_host(list: &mut Allowed) {
 /// exist.
 pub(super) fn start_threads(list: &mut Allowed) {
     list.when(SYS_clone, &[is(0, THREAD)]);
-    list.add(&[SYS_clone3, SYS_set_robust_list, SYS_rseq, SYS_sched_getaffinity]);
+    list.add(&[SYS_clone3, SYS_set_robust_list, SYS_rseq]);
     for option in [libc::PR_SET_NAME, libc::PR_SET_NO_NEW_PRIVS] {
         list.when(SYS_prctl, &[is(0, option.unsigned_abs())]);
     }

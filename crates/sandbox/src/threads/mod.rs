@@ -20,6 +20,7 @@ mod calls;
 mod filter;
 mod groups;
 mod kind;
+mod memory;
 mod mode;
 mod names;
 mod steward;

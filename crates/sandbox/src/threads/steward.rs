@@ -11,6 +11,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use super::filter::{self, FilterError};
 use super::kind::ThreadKind;
+use super::memory;
 use super::mode::SeccompMode;
 use super::violation::{self, Violation};
 
@@ -107,6 +108,7 @@ pub fn confine_threads(mode: SeccompMode, on_violation: fn(&Violation)) -> Resul
         .name("steward".to_owned())
         .stack_size(STACK_BYTES)
         .spawn(move || {
+            memory::prepare();
             let done = filter::put_on(ThreadKind::Steward, mode);
             let confined = done.is_ok();
             let _ = tell.send(done);

@@ -138,8 +138,12 @@ fn body_of_the_child() {
     let attempt = move || {
         let all = FORBIDDEN.into_iter().chain(ELSEWHERE.map(|(attempt, _)| attempt));
         let Some((_, [call, a, b, c, d, e])) = all.into_iter().find(|(other, _)| *other == name) else {
-            assert_eq!(name, "nothing");
-            return;
+            return match name.as_str() {
+                "nothing" => {}
+                "much memory" => take_and_free(),
+                "many threads" => many_threads(),
+                other => panic!("no attempt {other}"),
+            };
         };
         // SAFETY: the addresses are null, the descriptors bad: whatever of these calls is made fails, or does nothing.
         unsafe { libc::syscall(call, a, b, c, d, e) };
@@ -150,6 +154,38 @@ fn body_of_the_child() {
         NewThread::new(kind, "confined").spawn(attempt).unwrap().join().unwrap();
     }
     eprintln!("SURVIVED");
+}
+
+/// As heaps of threads grow and shrink.
+fn take_and_free() {
+    for _ in 0..3 {
+        let blocks: Vec<_> = (0..200).map(|_| vec![1_u8; 60 << 10]).collect();
+        let sum: usize = blocks.iter().flatten().map(|byte| usize::from(*byte)).sum();
+        assert_eq!(sum, 200 * (60 << 10));
+    }
+}
+
+/// More threads than glibc begins heaps for without looking how many processors there are.
+fn many_threads() {
+    let (go, wait) = mpsc::channel::<()>();
+    let wait = std::sync::Arc::new(std::sync::Mutex::new(wait));
+    let threads: Vec<_> = (0..24)
+        .map(|number| {
+            let wait = std::sync::Arc::clone(&wait);
+            let body = move || {
+                take_and_free();
+                // Until all have begun.
+                let _ = wait.lock().unwrap().recv();
+            };
+            NewThread::new(ThreadKind::ALL[2 + number % 8], "one of many")
+                .spawn(body)
+                .unwrap()
+        })
+        .collect();
+    drop(go);
+    for thread in threads {
+        thread.join().unwrap();
+    }
 }
 
 fn survived(output: &Output) -> bool {
@@ -194,8 +230,17 @@ fn kinds_are_denied_what_others_may() {
 #[test]
 fn without_a_forbidden_call_or_without_a_filter_nothing_happens() {
     for kind in ThreadKind::ALL {
-        assert!(survived(&child("enforce", kind, "nothing")), "{kind:?}");
+        for attempt in ["nothing", "much memory"] {
+            let output = child("enforce", kind, attempt);
+            assert!(
+                survived(&output),
+                "{kind:?}: {}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
     }
+    let output = child("enforce", ThreadKind::Vcpu, "many threads");
+    assert!(survived(&output), "{}", String::from_utf8_lossy(&output.stderr));
     for mode in ["log", "off"] {
         let output = child(mode, ThreadKind::Vcpu, "socket");
         assert!(survived(&output), "{mode}: {}", String::from_utf8_lossy(&output.stderr));
@@ -210,7 +255,7 @@ fn lists_hold_nothing_that_leads_out() {
         let calls = list(kind);
         assert!(calls.iter().all(|call| steward.contains(call)), "{kind:?}");
         for out in [
-            libc::SYS_open,
+            libc::SYS_creat,
             libc::SYS_openat2,
             libc::SYS_socket,
             libc::SYS_socketpair,
@@ -239,6 +284,7 @@ fn lists_hold_nothing_that_leads_out() {
     ] {
         let calls = list(guest_facing);
         for call in [
+            libc::SYS_open,
             libc::SYS_openat,
             libc::SYS_clone,
             libc::SYS_clone3,
