@@ -284,10 +284,12 @@ impl Host {
         let digest = digest
             .parse()
             .map_err(|error| Failure::of(ErrorCode::InvalidRequest, &error))?;
-        let image = self.0.context.store.get(&digest);
-        let image = image.map_err(|error| Failure::of(crate::failure::store_code(&error), &error))?;
+        let Some((store, image)) = self.best_store(&digest).await? else {
+            let text = format!("image {digest} is in no store of this host any more; ask again when it is");
+            return Err(Failure::new(ErrorCode::WrongState, text));
+        };
         let size = ByteSize::from_bytes(root.size_bytes);
-        self.make_root(wish.vm.id, &image, Some(size)).await.map(Some)
+        self.make_root(wish.vm.id, (&store, &image), Some(size)).await.map(Some)
     }
 }
 
