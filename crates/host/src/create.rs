@@ -48,10 +48,10 @@ impl Host {
             Some(_) => Some(self.turn().await?),
             None => None,
         };
-        if let Some(image) = &plan.image {
-            self.prepare_image(image).await?;
-        }
-        let _image_stays = self.0.images.read().await;
+        let _image_stays = match &plan.image {
+            Some(image) => self.hold_image(image).await?,
+            None => self.0.images.read().await,
+        };
         let image = match &plan.image {
             Some(image) => Some(self.usable_image(image).await?.ok_or_else(|| unknown_image(image))?),
             None => None,

@@ -4,15 +4,20 @@
 //! serves the machine's console on the second. Everything it works on is handed to it as an open file; the only path it knows
 //! is `/dev/kvm`. It outlives the daemon that started it, and leaves a report when its machine ends.
 //!
-//! Threads: the control loop (main), the console, the state driver, one per vCPU, one or more per virtio device.
+//! Threads: the control loop (main), the console, the state driver, one per vCPU, one or more per virtio device; those of
+//! `migration` while the machine moves.
 
 mod bell;
 mod connection;
 mod console;
 mod control_loop;
 mod inherited;
+mod links;
+mod moves;
 mod report;
 mod signals;
+mod socket;
+mod tls;
 
 use std::process::ExitCode;
 

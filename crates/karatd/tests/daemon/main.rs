@@ -35,6 +35,7 @@ mod requests;
 mod restarts;
 mod roots;
 mod snapshots;
+mod store_faults;
 mod stores;
 mod tls;
 mod volumes;
