@@ -87,6 +87,7 @@ impl Host {
             spec,
             image_digest: image.map(|image| image.digest.to_string()),
             status: stands_still(root_disk),
+            conditions: Vec::new(),
             created_at: Timestamp::now(),
             revision: 1,
         };
@@ -94,7 +95,7 @@ impl Host {
         directory.keep();
         let machine = Machine::supervise(context, vm.clone());
         self.lock_machines().insert(id, machine);
-        Ok(vm)
+        Ok(self.with_conditions(vm))
     }
 
     /// Keeps a kernel and a ramdisk that are images of their own with the machine, which needs these images no more.
@@ -164,12 +165,7 @@ impl Host {
     }
 
     /// Makes a machine's root disk in the way that the host's configuration says.
-    pub(crate) async fn make_root(
-        &self,
-        id: VmId,
-        image: &ImageRecord,
-        wished: Option<ByteSize>,
-    ) -> Result<RootDisk, Failure> {
+    async fn make_root(&self, id: VmId, image: &ImageRecord, wished: Option<ByteSize>) -> Result<RootDisk, Failure> {
         let context = &self.0.context;
         let sectors = image.disk.virtual_bytes.next_multiple_of(SECTOR_BYTES);
         let size_bytes = wished.map_or(sectors, ByteSize::bytes);

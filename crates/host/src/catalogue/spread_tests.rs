@@ -79,11 +79,17 @@ async fn what_the_same_image_got_since_is_not_taken_back() {
     };
     let (progress, _) = watch::channel(images::Progress::default());
     let stores = &host.0.context.stores;
-    let placed = stores.import(request, false, &progress, &CancellationToken::new()).await;
+    let placed = stores
+        .import(request, false, &progress, &CancellationToken::new())
+        .await;
     let digest = placed.unwrap().imported.image.digest;
     let far = stores.get(&"far".parse().unwrap()).unwrap();
     // A copy to `far` has failed as a whole; before its bytes could go, another one brought the image there to stay.
-    let mut row = ImageRow::sealed(plain_record("web", "").unwrap(), digest.to_string(), jiff::Timestamp::now());
+    let mut row = ImageRow::sealed(
+        plain_record("web", "").unwrap(),
+        digest.to_string(),
+        jiff::Timestamp::now(),
+    );
     row.placement.stores = vec!["default".to_owned(), "far".to_owned()];
     let kept = row.clone();
     let inserted = host.registry().change(move |change| change.insert_image(&kept)).await;
@@ -92,7 +98,10 @@ async fn what_the_same_image_got_since_is_not_taken_back() {
     far.get(&digest).unwrap();
     // Without that they go.
     row.placement.stores.pop();
-    let noted = host.registry().change(move |change| change.update_image(&mut row)).await;
+    let noted = host
+        .registry()
+        .change(move |change| change.update_image(&mut row))
+        .await;
     noted.unwrap();
     host.take_back(&digest, vec!["far".to_owned()]).await.unwrap();
     assert!(matches!(far.get(&digest), Err(StoreError::NotFound(_))));

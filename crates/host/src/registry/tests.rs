@@ -33,6 +33,7 @@ fn vm(name: &str) -> Vm {
                 stands_alone: false,
             }),
         },
+        conditions: Vec::new(),
         created_at: Timestamp::now(),
         revision: 1,
     }
