@@ -26,6 +26,7 @@ mod machines;
 mod metadefs;
 mod moves;
 mod moves_cut;
+mod moves_real;
 mod pair;
 mod publish;
 mod real_registry;
