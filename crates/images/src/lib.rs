@@ -39,6 +39,7 @@
 //! brought.
 
 mod anchor;
+mod answering;
 mod challenge;
 mod clone;
 mod container;
