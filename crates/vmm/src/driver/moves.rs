@@ -54,7 +54,7 @@ impl Driver {
         Ok(())
     }
 
-    fn orders(&self) -> Box<dyn Fn(MoveOrder) + Send> {
+    fn orders(&self) -> Box<dyn Fn(MoveOrder) + Send + Sync> {
         let queue = self.queue.clone();
         Box::new(move |order| {
             // Without a driver the machine has ended; who waits for an answer finds that nobody can give it.

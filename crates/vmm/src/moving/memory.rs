@@ -31,10 +31,6 @@ impl Pages {
         Self { memory, regions }
     }
 
-    pub(super) const fn memory(&self) -> &GuestMemory {
-        &self.memory
-    }
-
     /// Calls `act` for each piece of `bytes` bytes from page `first` on that lies in one region: its address, and which bytes.
     fn for_each_piece(
         &self,
