@@ -12,7 +12,10 @@ mod harness;
 
 use std::time::{Duration, Instant};
 
-use control::{EndReason, MigrationNews, MigrationPhase, MoveOptions, RefusalKind, VmRequest, VmState};
+use control::{
+    AutoConvergeSteps, EndReason, MigrationNews, MigrationPhase, MigrationProgress, MoveOptions, PostCopyWish,
+    RefusalKind, VmRequest, VmState,
+};
 use harness::moving::{Road, Target};
 use harness::{Console, PATIENCE, Setup, Vmm, can_run};
 
@@ -296,11 +299,185 @@ fn what_is_not_the_same_machine_is_refused() {
     ] {
         let mut target = Target::prepare(setup, Road::Tcp);
         target.invite(&mut link, MoveOptions::default()).unwrap();
-        let MigrationNews::Stayed { reason, .. } = link.migration_turn() else {
-            panic!("it stays");
+        assert!(matches!(link.migration_turn(), MigrationNews::Stayed { .. }));
+        let MigrationNews::ArrivalFailed { reason } = target.link.migration_turn() else {
+            panic!("it does not come");
         };
         assert!(reason.contains(why), "{reason}");
         assert_eq!(target.vmm.report().reason, EndReason::ArrivalFailed);
     }
     finish(&mut vmm, "count");
+}
+
+#[test]
+fn memory_that_comes_after_the_start_is_exact_under_scattered_access() {
+    if !can_run() {
+        return;
+    }
+    let (mut vmm, mut link) = Vmm::boot(pattern(64, 0).cpus(2));
+    vmm.console().wait_for("READY pattern");
+    for (rounds, streams, road) in [(0, 1, Road::Tcp), (1, 4, Road::Tls), (0, 2, Road::Unix)] {
+        let mut target = Target::prepare(pattern(64, 0).cpus(2), road);
+        let options = MoveOptions {
+            streams,
+            post_copy: PostCopyWish::AfterRounds { rounds },
+            // Never short enough, so that it takes the rounds.
+            downtime_ms: 1,
+            // Slow enough for the guest to get at pages before they come by themselves.
+            bandwidth_bytes_per_s: 64 << 20,
+            ..MoveOptions::default()
+        };
+        let told = target.fetch(&mut vmm, &mut link, options);
+        let last = told.last().unwrap();
+        println!("after {rounds} rounds: {last:?}");
+        assert!(last.post_copy, "{last:?}");
+        assert!(!vmm.console_log().contains("FAIL"), "{}", vmm.console_log());
+        (vmm, link) = (target.vmm, target.link);
+    }
+    finish(&mut vmm, "pattern");
+}
+
+#[test]
+fn a_started_machine_waits_for_links_and_goes_on_when_they_come() {
+    if !can_run() {
+        return;
+    }
+    let (mut vmm, mut link) = Vmm::boot(pattern(32, 0));
+    vmm.console().wait_for("READY pattern");
+    let mut target = Target::prepare(pattern(32, 0), Road::Tls);
+    let options = MoveOptions {
+        post_copy: PostCopyWish::AfterRounds { rounds: 0 },
+        bandwidth_bytes_per_s: 8 << 20,
+        ..MoveOptions::default()
+    };
+    let sockets = target.invite_over(&mut link, options).unwrap();
+    assert!(matches!(link.migration_turn(), MigrationNews::Decide { .. }));
+    link.ask(VmRequest::DepartDecided { departed: true }).unwrap();
+    assert!(matches!(link.migration_turn(), MigrationNews::Departed));
+    assert!(matches!(target.link.migration_turn(), MigrationNews::Arrived { .. }));
+    assert_eq!(
+        link.ask(VmRequest::DepartCancel).unwrap_err().kind,
+        RefusalKind::WrongState
+    );
+    assert_eq!(link.ask(VmRequest::Status).unwrap().state, VmState::Departed);
+    for socket in &sockets {
+        rustix::net::shutdown(socket, rustix::net::Shutdown::Both).unwrap();
+    }
+    let MigrationNews::LinksWanted { count, .. } = link.migration_turn() else {
+        panic!("it needs other links");
+    };
+    target.send_links(&mut link, count);
+    target.await_whole();
+    assert_eq!(vmm.report().reason, EndReason::Departed);
+    finish(&mut target.vmm, "pattern");
+}
+
+#[test]
+fn a_bandwidth_limit_is_kept() {
+    if !can_run() {
+        return;
+    }
+    let (mut vmm, mut link) = Vmm::boot(pattern(64, 1));
+    vmm.console().wait_for("READY pattern");
+    let mut target = Target::prepare(pattern(64, 1), Road::Tcp);
+    let limit = 32 << 20;
+    let options = MoveOptions {
+        streams: 4,
+        bandwidth_bytes_per_s: limit,
+        ..MoveOptions::default()
+    };
+    let begin = Instant::now();
+    let told = target.fetch(&mut vmm, &mut link, options);
+    let last = told.last().unwrap();
+    // What the first round sent at the rate it says: the rest of the move is no matter of bandwidth.
+    let first = told.iter().rfind(|progress| progress.round == 2).unwrap_or(last);
+    let rate = first.throughput_bytes_per_s;
+    println!(
+        "{:?} for {} bytes, {rate} B/s measured",
+        begin.elapsed(),
+        last.wire_bytes
+    );
+    assert!(last.wire_bytes > 60 << 20);
+    let low = limit - limit / 20;
+    let high = limit + limit / 20;
+    assert!(
+        (low..=high).contains(&rate),
+        "{rate} is not within 5 % of {limit}: {told:?}"
+    );
+    finish(&mut target.vmm, "pattern");
+}
+
+/// How a move goes at one rate of writing, in pages in 10 ms, over a link of 20 MiB/s.
+fn at_rate(rate: u64, change: impl FnOnce(&mut MoveOptions)) -> Result<Vec<MigrationProgress>, String> {
+    let setup = || pattern(32, rate);
+    let (mut vmm, mut link) = Vmm::boot(setup());
+    vmm.console().wait_for("READY pattern");
+    let mut target = Target::prepare(setup(), Road::Tcp);
+    let mut options = MoveOptions {
+        bandwidth_bytes_per_s: 20 << 20,
+        downtime_ms: 300,
+        completion_timeout_per_gib_ms: Some(320_000),
+        ..MoveOptions::default()
+    };
+    change(&mut options);
+    let told = target.try_fetch(&mut vmm, &mut link, options);
+    finish(if told.is_ok() { &mut target.vmm } else { &mut vmm }, "pattern");
+    told
+}
+
+#[test]
+fn a_guest_that_writes_slowly_converges_by_itself() {
+    if can_run() {
+        for rate in [1, 8, 24] {
+            let told = at_rate(rate, |_| {}).unwrap();
+            let last = told.last().unwrap();
+            println!(
+                "{rate} pages in 10 ms: {} rounds, dirty {} KiB/s, downtime {:?} ms",
+                last.round,
+                last.dirty_bytes_per_s >> 10,
+                last.downtime_ms
+            );
+            assert_eq!(last.throttle_percent, 0);
+        }
+    }
+}
+
+#[test]
+fn a_guest_that_writes_too_fast_stays_when_time_is_up() {
+    if can_run() {
+        let why = at_rate(0, |options| options.completion_timeout_per_gib_ms = Some(64_000)).unwrap_err();
+        assert!(why.contains("auto-converge"), "{why}");
+    }
+}
+
+#[test]
+fn a_guest_that_writes_too_fast_is_slowed_until_it_converges() {
+    if can_run() {
+        let steps = AutoConvergeSteps {
+            initial_percent: 40,
+            step_percent: 20,
+            max_percent: 99,
+        };
+        let told = at_rate(0, |options| options.auto_converge = Some(steps)).unwrap();
+        for progress in &told {
+            println!(
+                "round {}: dirty {} MiB/s, slowed by {} %",
+                progress.round,
+                progress.dirty_bytes_per_s >> 20,
+                progress.throttle_percent
+            );
+        }
+        assert!(told.last().unwrap().throttle_percent >= 40);
+    }
+}
+
+#[test]
+fn post_copy_ends_what_would_not_converge() {
+    if can_run() {
+        let told = at_rate(0, |options| {
+            options.completion_timeout_per_gib_ms = Some(64_000);
+            options.post_copy = PostCopyWish::AfterTimeout;
+        });
+        assert!(told.unwrap().last().unwrap().post_copy);
+    }
 }

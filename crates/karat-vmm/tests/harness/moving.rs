@@ -6,7 +6,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 
 use control::{
     ArriveVm, Blob, DepartVm, EndReason, FdRole, LinkCredentials, MigrationKey, MigrationNews, MigrationProgress,
-    MoveOptions, Refusal, VmEvent, VmRequest, VmState, VmStatus,
+    MoveOptions, Refusal, VmEvent, VmRequest, VmState,
 };
 use spec::MigrationId;
 
@@ -109,7 +109,12 @@ impl Target {
     }
 
     /// Asks the machine behind `link` to come here.
-    pub(crate) fn invite(&self, link: &mut Link, options: MoveOptions) -> Result<VmStatus, Refusal> {
+    pub(crate) fn invite(&self, link: &mut Link, options: MoveOptions) -> Result<(), Refusal> {
+        self.invite_over(link, options).map(drop)
+    }
+
+    /// The same; the sockets that it comes over.
+    pub(crate) fn invite_over(&self, link: &mut Link, options: MoveOptions) -> Result<Vec<OwnedFd>, Refusal> {
         let sockets = connect(self, 1 + usize::from(options.streams));
         let borrowed: Vec<BorrowedFd<'_>> = sockets.iter().map(AsFd::as_fd).collect();
         let depart = DepartVm {
@@ -118,13 +123,32 @@ impl Target {
             credentials: self.credentials.clone(),
             disks: Vec::new(),
         };
-        link.ask_with_files(VmRequest::Depart(Box::new(depart)), &borrowed)
+        link.ask_with_files(VmRequest::Depart(Box::new(depart)), &borrowed)?;
+        Ok(sockets)
+    }
+
+    /// New sockets for the machine behind `link`.
+    pub(crate) fn send_links(&self, link: &mut Link, count: u32) {
+        let sockets = connect(self, usize::try_from(count).unwrap());
+        let borrowed: Vec<BorrowedFd<'_>> = sockets.iter().map(AsFd::as_fd).collect();
+        link.ask_with_files(VmRequest::DepartLinks { count }, &borrowed)
+            .unwrap();
     }
 
     /// The whole way: the machine of `source` ends up here, and its process is gone. What the source told of it.
     pub(crate) fn fetch(&mut self, source: &mut Vmm, link: &mut Link, options: MoveOptions) -> Vec<MigrationProgress> {
-        self.invite(link, options)
-            .unwrap_or_else(|refusal| panic!("{}", refusal.message));
+        self.try_fetch(source, link, options)
+            .unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// The same for one that may stay: why it does.
+    pub(crate) fn try_fetch(
+        &mut self,
+        source: &mut Vmm,
+        link: &mut Link,
+        options: MoveOptions,
+    ) -> Result<Vec<MigrationProgress>, String> {
+        self.invite(link, options).map_err(|refusal| refusal.message)?;
         let mut told = Vec::new();
         let report = loop {
             let news = link.wait_for(|event| match event {
@@ -139,6 +163,7 @@ impl Target {
                     link.ask(VmRequest::DepartDecided { departed: true }).unwrap();
                 }
                 Ok(MigrationNews::Departed) => {}
+                Ok(MigrationNews::Stayed { reason, .. }) => return Err(reason),
                 Ok(other) => panic!("{other:?}"),
                 Err(report) => break report,
             }
@@ -146,7 +171,12 @@ impl Target {
         assert_eq!(report.reason, EndReason::Departed, "{}", report.message);
         assert_eq!(source.report().reason, EndReason::Departed);
         self.await_complete();
-        told
+        Ok(told)
+    }
+
+    /// Until all of its memory is here.
+    pub(crate) fn await_whole(&mut self) {
+        while !matches!(self.link.migration_news(), MigrationNews::Complete) {}
     }
 
     /// Until the machine runs here with all of its memory; how long the pause was, in microseconds, as far as this side saw it.
