@@ -8,6 +8,7 @@ use sandbox::SeccompMode;
 
 use crate::image_config::ImageConfig;
 use crate::metadefs::MetadefConfig;
+use crate::migration::MigrationConfig;
 
 /// Settings of the host, all of them decided.
 #[derive(Debug, Clone)]
@@ -44,6 +45,8 @@ pub struct HostConfig {
     pub boot_sources: BootSourceConfig,
     /// Metadata definitions.
     pub metadefs: MetadefConfig,
+    /// Moves of machines between hosts.
+    pub migration: MigrationConfig,
 }
 
 /// Boot sources: images that are tracked.

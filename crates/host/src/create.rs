@@ -48,10 +48,10 @@ impl Host {
             Some(_) => Some(self.turn().await?),
             None => None,
         };
-        if let Some(image) = &plan.image {
-            self.prepare_image(image).await?;
-        }
-        let _image_stays = self.0.images.read().await;
+        let _image_stays = match &plan.image {
+            Some(image) => self.hold_image(image).await?,
+            None => self.0.images.read().await,
+        };
         let image = match &plan.image {
             Some(image) => Some(self.usable_image(image).await?.ok_or_else(|| unknown_image(image))?),
             None => None,
@@ -132,7 +132,7 @@ impl Host {
     }
 
     /// Keeps others from making a machine of this name meanwhile.
-    async fn reserve(&self, name: &str) -> Result<Reserved, Failure> {
+    pub(crate) async fn reserve(&self, name: &str) -> Result<Reserved, Failure> {
         let fresh = self
             .0
             .names
@@ -164,7 +164,12 @@ impl Host {
     }
 
     /// Makes a machine's root disk in the way that the host's configuration says.
-    async fn make_root(&self, id: VmId, image: &ImageRecord, wished: Option<ByteSize>) -> Result<RootDisk, Failure> {
+    pub(crate) async fn make_root(
+        &self,
+        id: VmId,
+        image: &ImageRecord,
+        wished: Option<ByteSize>,
+    ) -> Result<RootDisk, Failure> {
         let context = &self.0.context;
         let sectors = image.disk.virtual_bytes.next_multiple_of(SECTOR_BYTES);
         let size_bytes = wished.map_or(sectors, ByteSize::bytes);
@@ -258,7 +263,7 @@ fn clone_failure(error: &CloneError) -> Failure {
 }
 
 /// A name that nobody else may take while this exists.
-struct Reserved {
+pub(crate) struct Reserved {
     host: Host,
     name: String,
 }
@@ -271,14 +276,14 @@ impl Drop for Reserved {
 }
 
 /// The directory of a machine that is not recorded yet, and its mark; removed unless it is kept.
-struct Unfinished {
+pub(crate) struct Unfinished {
     path: PathBuf,
     mark: PathBuf,
     is_kept: bool,
 }
 
 impl Unfinished {
-    fn make(context: &Context, id: VmId) -> Result<Self, Failure> {
+    pub(crate) fn make(context: &Context, id: VmId) -> Result<Self, Failure> {
         let (path, mark) = (context.vm_dir(id), context.unfinished(id));
         let failed = |path: &Path, error: &std::io::Error| {
             let code = match error.kind() {
@@ -298,7 +303,7 @@ impl Unfinished {
         Ok(unfinished)
     }
 
-    fn keep(mut self) {
+    pub(crate) fn keep(mut self) {
         self.is_kept = true;
     }
 }

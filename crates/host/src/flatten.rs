@@ -12,6 +12,7 @@ use spec::{Name, NameError, OperationId};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::begun;
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::machine::{self, Machine};
@@ -50,7 +51,10 @@ impl Host {
             }
             Some(_) => {}
         }
-        if matches!(vm.status.phase, VmPhase::Starting | VmPhase::Stopping) {
+        if matches!(
+            vm.status.phase,
+            VmPhase::Starting | VmPhase::Stopping | VmPhase::Arriving | VmPhase::Departed
+        ) {
             let text = format!(
                 "machine {} is on its way to another state; ask again when it is there",
                 vm.spec.name
@@ -77,10 +81,19 @@ impl Host {
     }
 
     /// Goes on with what an earlier daemon was at.
-    pub(crate) fn resume_flattens(&self, operations: Vec<OperationRecord>) {
-        for operation in operations {
-            tracing::info!(vm = operation.subject, "a root disk is made to stand alone, further");
-            self.spawn_flatten(operation);
+    pub(crate) fn resume_flattens(&self, operations: Vec<(OperationRecord, u32)>) {
+        for (operation, begun) in operations {
+            if begun::too_often(begun) {
+                tracing::error!(
+                    vm = operation.subject,
+                    "a root disk is not made to stand alone any further"
+                );
+                let host = self.clone();
+                tokio::spawn(async move { host.note_flatten(operation.id, Err(begun::failure())).await });
+            } else {
+                tracing::info!(vm = operation.subject, "a root disk is made to stand alone, further");
+                self.spawn_flatten(operation);
+            }
         }
     }
 

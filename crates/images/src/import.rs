@@ -91,7 +91,8 @@ impl Store {
             let Some((digest, store)) = stored else {
                 return Ok(Origin::Upload);
             };
-            store.get(&digest)?;
+            let wanted = digest.clone();
+            store.ask(move |store| store.get(&wanted).map(drop)).await?;
             Ok(Origin::Stored { digest })
         }
     }
@@ -112,8 +113,12 @@ impl Store {
         stop: &CancellationToken,
     ) -> Result<Imported, ImportError> {
         Meter::new(progress, Phase::Resolving, 0);
-        self.check_writable()?;
-        self.drop_aged();
+        let look = |store: &Self| {
+            store.check_writable()?;
+            store.drop_aged();
+            Ok(())
+        };
+        until(stop, async { Ok(self.ask(look).await?) }).await?;
         let object = request.source.object();
         let mut job = Job {
             store: self.clone(),
@@ -131,6 +136,7 @@ impl Store {
             (ImportSource::Registry { reference }, _) => job.registry(&reference).await,
             (ImportSource::Stored { digest, store }, _) => {
                 job.origin = Origin::Stored { digest: digest.clone() };
+                until(stop, async { Ok(store.ask(Self::check_available).await?) }).await?;
                 blocking(move || job.copy(&store, &digest)).await
             }
             (_, Some(source)) => job.object(&source).await,
@@ -369,7 +375,6 @@ impl Job {
 
     /// An image of another store. Blocks.
     fn copy(self, from: &Store, digest: &ImageDigest) -> Result<Imported, ImportError> {
-        from.check_available()?;
         let mut image = from.get(digest)?;
         let workspace = Workspace::make(&self.store)?;
         let (dir, room) = (workspace.0.as_path(), self.store.room()?);
@@ -392,16 +397,21 @@ impl Job {
         }
         meter.set(image.disk.file_bytes);
         let sealing = self.sealing(dir, &room);
-        let found = sealing.hash(&dir.join(image.disk.format.file_name()))?;
-        match &image.disk.digest {
-            Some(expected) if *expected != found => {
+        let parts = [
+            Some((image.disk.format.file_name(), &mut image.disk.digest)),
+            image.kernel.as_mut().map(|file| (KERNEL, &mut file.digest)),
+            image.initrd.as_mut().map(|file| (INITRD, &mut file.digest)),
+        ];
+        for (name, known) in parts.into_iter().flatten() {
+            let found = sealing.hash(&dir.join(name))?;
+            // Images of version 1 get digests so.
+            let expected = known.get_or_insert_with(|| found.clone());
+            if *expected != found {
                 return Err(ImportError::Store(crate::StoreError::Damaged {
                     digest: digest.clone(),
-                    problem: format!("its disk has digest {found} instead of {expected}"),
+                    problem: format!("its {name} has digest {found} instead of {expected}"),
                 }));
             }
-            Some(_) => {}
-            None => image.disk.digest = Some(found),
         }
         image.imported_at_s = now_s();
         let (image, was_there) = sealing.seal(image)?;

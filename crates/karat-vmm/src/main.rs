@@ -12,9 +12,13 @@ mod connection;
 mod console;
 mod control_loop;
 mod inherited;
+mod links;
+mod moves;
 mod panic;
 mod report;
 mod signals;
+mod socket;
+mod tls;
 
 use std::process::ExitCode;
 

@@ -67,9 +67,8 @@ impl Host {
                 "the bytes of image {} are gone from the stores: import it again",
                 row.name()
             );
-            return Err(self.bytes_missing(text));
+            return Err(self.bytes_missing(text).await);
         };
-        self.bring_to_hand(&row, &sealed).await?;
         Ok(Some(Usable { row, sealed }))
     }
 

@@ -138,13 +138,10 @@ impl Host {
 
     /// Whether the store still has what came in: another record may have had the same bytes, and may have gone with them since.
     pub(crate) async fn has(&self, intake: &Intake) -> bool {
-        let intake = intake.clone();
-        let found = self.blocking(move |host| {
-            let stores = &host.0.context.stores;
-            let store = stores.get(&intake.store).unwrap_or(&host.0.context.store);
-            store.get(&intake.digest).map(drop)
-        });
-        found.await.is_ok()
+        let stores = &self.0.context.stores;
+        let store = stores.get(&intake.store).unwrap_or(&self.0.context.store);
+        let digest = intake.digest.clone();
+        store.ask(move |store| store.get(&digest).map(drop)).await.is_ok()
     }
 
     async fn fetch(

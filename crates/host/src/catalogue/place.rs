@@ -4,9 +4,10 @@ use api_types::{ErrorCode, ImageStore, ImageStoreState};
 use images::{ImageDigest, Store, StoreHealth, StoreName, StoreState};
 
 use super::spread::misplaced;
-use crate::failure::Failure;
+use crate::failure::{Failure, store_code};
 use crate::host::Host;
 use crate::image_config::ImageConfig;
+use crate::registry::RegistryError;
 
 impl Host {
     /// Takes an image out of one of several stores. From the default one only if nothing is made from it.
@@ -19,8 +20,8 @@ impl Host {
         };
         let name: StoreName = store.parse().map_err(|_| unknown())?;
         let target = self.0.context.stores.get(&name).ok_or_else(unknown)?.clone();
-        let looked = target.clone();
-        self.blocking(move |_| looked.check_writable()).await?;
+        let looked = target.ask(Store::check_writable).await;
+        looked.map_err(|error| Failure::of(store_code(&error), &error))?;
         let Some(_nobody_clones) = self.nobody_clones().await else {
             let text = "a machine or volume is being made from an image; try again when that is done";
             return Err(Failure::new(ErrorCode::InUse, text));
@@ -45,13 +46,20 @@ impl Host {
         let text = digest.to_string();
         // A copy in the cache is gone, or is the image itself from now on.
         let is_settled = name == *self.0.context.store.name() || having.len() == 2;
-        self.blocking(move |_| target.remove(&digest)).await?;
-        if is_settled {
-            self.registry()
-                .change(move |change| change.drop_cache_row(&text))
-                .await?;
-        }
-        Ok(())
+        let (left, gone) = (placement.stores, name.to_string());
+        let noted = self.registry().change(move |change| -> Result<(), RegistryError> {
+            for mut row in change.images_of(&text)? {
+                row.placement.taken_from(&gone, &left);
+                change.update_image(&mut row)?;
+            }
+            if is_settled {
+                change.drop_cache_row(&text)?;
+            }
+            Ok(())
+        });
+        // First: bytes that nobody counts on are less trouble than bytes that are not there.
+        noted.await?;
+        self.blocking(move |_| target.remove(&digest)).await
     }
 
     /// Stores that have these bytes, the default one first.
@@ -62,13 +70,16 @@ impl Host {
     }
 
     /// That bytes are in no store, or in none that is available.
-    pub(super) fn bytes_missing(&self, text: String) -> Failure {
-        let stores = self.0.context.stores.all();
-        let away: Vec<_> = stores.filter_map(|store| store.check_available().err()).collect();
+    pub(super) async fn bytes_missing(&self, text: String) -> Failure {
+        let mut away = Vec::new();
+        for store in self.0.context.stores.all() {
+            if let Err(error) = store.ask(Store::check_available).await {
+                away.push(error.to_string());
+            }
+        }
         if away.is_empty() {
             return Failure::new(ErrorCode::NotFound, text);
         }
-        let away: Vec<_> = away.iter().map(ToString::to_string).collect();
         Failure::new(
             ErrorCode::StoreUnavailable,
             format!("{text}, unless it is in one that is away: {}", away.join("; ")),

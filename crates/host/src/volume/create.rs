@@ -25,11 +25,11 @@ impl Host {
         problems
             .into_result(())
             .map_err(|problems| Failure::refused(REFUSED, &problems))?;
-        if let VolumeSource::Image { image, .. } = &wish.source {
-            self.prepare_image(image).await?;
-        }
         // No image is removed between here and the record that needs it.
-        let _image_stays = self.0.images.read().await;
+        let _image_stays = match &wish.source {
+            VolumeSource::Image { image, .. } => self.hold_image(image).await?,
+            _ => self.0.images.read().await,
+        };
         let origin = self.origin(&wish).await?;
         self.check_space(taken_at_once(&wish)).await?;
         let inserted = self.registry().change(move |change| -> Result<_, Failure> {
