@@ -120,6 +120,9 @@ pub struct RootDisk {
     /// Whether the machine needs nothing of the image any more: it was flattened.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stands_alone: bool,
+    /// The store of images that has what it was made from. Absent where that is the default one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<String>,
 }
 
 /// How a disk is made from an image.

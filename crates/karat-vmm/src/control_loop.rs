@@ -14,6 +14,7 @@ use control::{
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
+use sandbox::ThreadKind;
 use spec::Name;
 use vmm::{Action, DriverHandle, MachineFiles, Notice, Outlet, Ticket};
 
@@ -56,6 +57,7 @@ pub(crate) fn run(sockets: Sockets, termination: &Bell) -> anyhow::Result<bool> 
         end: None,
         span: None,
     };
+    sandbox::confine_this_thread(ThreadKind::Control)?;
     tracing::info!(pid = std::process::id(), "waiting for a machine");
     while this.end.is_none() {
         this.turn(termination, &bell, &notices);
@@ -233,7 +235,7 @@ impl ControlLoop {
             | VmRequest::DepartCancel
             | VmRequest::DepartLinks { .. }
             | VmRequest::DepartDecided { .. }
-            | VmRequest::ArriveDecided { .. }) => return self.steer(ticket, steer),
+            | VmRequest::ArriveDecided { .. }) => return self.steer(ticket, &steer),
         };
         tracing::info!(?action, connection, "asked for");
         self.driver.send(Action::Ask { ticket, action, at });

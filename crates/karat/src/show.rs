@@ -35,6 +35,7 @@ pub(crate) fn describe(vm: &Vm) -> String {
             "disk size",
             spec.disk_size.map(|size| size.to_string()).unwrap_or_default(),
         ),
+        ("disk bus", spec.disk_bus.map(|bus| word(&bus)).unwrap_or_default()),
         ("root disk", status.root_disk.as_ref().map(root).unwrap_or_default()),
         ("disks", disks.join(", ")),
         ("networks", taps.join(", ")),

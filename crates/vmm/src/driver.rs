@@ -22,12 +22,12 @@ mod moves;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc;
-use std::thread;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use chipset::GuestRequest;
 use control::{EndReason, EndReport, Refusal, RefusalKind, VmAction, VmEvent, VmState, VmStatus};
 use guestmem::GuestMemory;
+use sandbox::{NewThread, ThreadKind};
 use spec::MachineSpec;
 
 use crate::action::{Action, GuestEvent, Notice, Outlet, Reporter, Ticket};
@@ -88,9 +88,8 @@ pub fn spawn(console: Arc<dyn crate::Console>, outlet: Outlet) -> std::io::Resul
         Box::new(move |blueprint, reporter, origin| crate::build::build(blueprint, &console, &reporter, origin));
     let (queue, actions) = mpsc::channel();
     let driver = Driver::new(builder, outlet, queue.clone());
-    thread::Builder::new()
-        .name("state-driver".to_owned())
-        .stack_size(STACK_BYTES)
+    NewThread::new(ThreadKind::StateDriver, "state-driver")
+        .stack_bytes(STACK_BYTES)
         .spawn(move || driver.run(&actions))?;
     Ok(DriverHandle(queue))
 }

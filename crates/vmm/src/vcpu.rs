@@ -10,12 +10,13 @@
 //! ```
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 use chipset::{GuestRequest, PowerSink};
 use device::Bus;
 use kvm::{CallError, Exit, Kicker, SystemEventKind, Vcpu, VcpuState};
+use sandbox::{NewThread, ThreadKind};
 
 use crate::action::{GuestEvent, Reporter};
 use crate::brake::Brake;
@@ -66,9 +67,8 @@ impl VcpuThreads {
                 exits: Exits::default(),
             };
             let span = tracing::Span::current();
-            let thread = thread::Builder::new()
-                .name(name)
-                .stack_size(STACK_BYTES)
+            let thread = NewThread::new(ThreadKind::Vcpu, name)
+                .stack_bytes(STACK_BYTES)
                 .spawn(move || span.in_scope(|| runner.run()))?;
             this.threads.push(thread);
         }

@@ -3,7 +3,6 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,6 +20,7 @@ use super::link::{Link, LinkError};
 use super::process::{self, Process};
 use super::run_dir::{Listeners, RunDir};
 use super::verified::verified;
+use crate::config::HostConfig;
 use crate::context::Context;
 use crate::failure::Failure;
 
@@ -190,7 +190,7 @@ pub(super) fn prepare(context: &Context, vm: &Vm, run: &RunDir, locking: Locking
     });
     let listeners = prepared?;
     let files = files::open(context, vm, &plan, &machine, run.path(), locking)?;
-    let process = spawn(&context.config.vmm_path, &vm.spec.name, listeners).map_err(|source| LaunchError::Spawn {
+    let process = spawn(&context.config, &vm.spec.name, listeners).map_err(|source| LaunchError::Spawn {
         path: context.config.vmm_path.clone(),
         source,
     })?;
@@ -199,10 +199,11 @@ pub(super) fn prepare(context: &Context, vm: &Vm, run: &RunDir, locking: Locking
 
 /// The process gets its sockets, standard error for its log, and nothing else of ours. It is in a process group of its own,
 /// so that no signal meant for the daemon's terminal reaches it.
-fn spawn(program: &Path, name: &str, listeners: Listeners) -> io::Result<Process> {
-    let mut command = Command::new(program);
+fn spawn(config: &HostConfig, name: &str, listeners: Listeners) -> io::Result<Process> {
+    let mut command = Command::new(&config.vmm_path);
     command
         .arg0(format!("karat-vmm:{name}"))
+        .arg(format!("--seccomp={}", config.seccomp))
         .env_clear()
         .current_dir("/")
         .stdin(Stdio::null())
