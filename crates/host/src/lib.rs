@@ -38,6 +38,7 @@ mod once;
 mod opening;
 mod operations;
 mod part;
+mod placing;
 mod registry;
 mod senders;
 mod store_notes;

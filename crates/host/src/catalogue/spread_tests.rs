@@ -36,6 +36,7 @@ fn config(dir: &Path) -> HostConfig {
                 quota_bytes: None,
                 must_be_mounted: false,
                 cached: false,
+                root_disks: None,
             }],
             cache: CacheConfig {
                 max_bytes: 0,

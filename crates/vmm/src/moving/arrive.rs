@@ -146,11 +146,11 @@ impl Arriving for Comer {
     }
 
     fn can_post_copy(&self) -> bool {
-        false
+        self.memory.can_miss()
     }
 
-    fn withhold(&mut self, _missing: &PageSet, _wanted: Wanted) -> Result<(), Fault> {
-        Ok(())
+    fn withhold(&mut self, missing: &PageSet, wanted: Wanted) -> Result<(), Fault> {
+        Ok(self.memory.withhold(missing, wanted)?)
     }
 
     fn load(&mut self, sections: Vec<Section>) -> Result<(), Fault> {
@@ -167,6 +167,7 @@ impl Arriving for Comer {
     }
 
     fn start(&mut self) -> Result<(), Fault> {
+        self.memory.start()?;
         self.asking.ask(MoveOrder::Start)
     }
 

@@ -33,7 +33,7 @@ pub(crate) struct Leaving {
     pub(crate) words: Receiver<Word>,
     pub(crate) handle: Handle,
     /// To tell of progress by.
-    pub(crate) tell: Box<dyn Fn(MoveOrder) + Send>,
+    pub(crate) tell: Box<dyn Fn(MoveOrder) + Send + Sync>,
     /// The machine is paused, and is to be at the target.
     pub(crate) paused: bool,
 }

@@ -66,8 +66,8 @@ impl Teller {
             .stack_bytes(STACK_BYTES)
             .spawn(move || {
                 let mut told: Option<(MigrationProgress, Instant)> = None;
+                let mut over = false;
                 loop {
-                    let over = ended.recv_timeout(LOOK) != Err(RecvTimeoutError::Timeout);
                     let now = figures(&handle);
                     let due = match &told {
                         None => true,
@@ -82,6 +82,7 @@ impl Teller {
                     if over {
                         return;
                     }
+                    over = ended.recv_timeout(LOOK) != Err(RecvTimeoutError::Timeout);
                 }
             })
             .inspect_err(|error| tracing::warn!(%error, "no thread to tell of the move"));
