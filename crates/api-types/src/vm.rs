@@ -34,6 +34,8 @@ pub struct Vm {
 ///      └────── start ──────── Failed ◀──────┘
 /// ```
 ///
+/// `Arriving` becomes `Running` or goes away; `Running` becomes `Departed` and goes away: see `migrations`.
+///
 /// `Stopping` can be entered from `Paused` by force; a guest that powers itself off goes to `Stopped` directly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub enum VmPhase {
@@ -49,6 +51,10 @@ pub enum VmPhase {
     Stopping,
     /// The process ended in a way nobody asked for; see `reason` and `message`. Can be started again.
     Failed,
+    /// It is on its way here from another host.
+    Arriving,
+    /// It lives on another host by now; what is left of it here never runs again, and goes soon.
+    Departed,
 }
 
 /// How a machine is.

@@ -136,7 +136,7 @@ impl Host {
     }
 
     /// Keeps others from making a machine of this name meanwhile.
-    async fn reserve(&self, name: &str) -> Result<Reserved, Failure> {
+    pub(crate) async fn reserve(&self, name: &str) -> Result<Reserved, Failure> {
         let fresh = self
             .0
             .names
@@ -168,7 +168,7 @@ impl Host {
     }
 
     /// Makes a machine's root disk from an image of a store, in the way that is configured for that.
-    async fn make_root(
+    pub(crate) async fn make_root(
         &self,
         id: VmId,
         (store, image): (&Store, &ImageRecord),
@@ -267,7 +267,7 @@ fn clone_failure(error: &CloneError) -> Failure {
 }
 
 /// A name that nobody else may take while this exists.
-struct Reserved {
+pub(crate) struct Reserved {
     host: Host,
     name: String,
 }
@@ -280,14 +280,14 @@ impl Drop for Reserved {
 }
 
 /// The directory of a machine that is not recorded yet, and its mark; removed unless it is kept.
-struct Unfinished {
+pub(crate) struct Unfinished {
     path: PathBuf,
     mark: PathBuf,
     is_kept: bool,
 }
 
 impl Unfinished {
-    fn make(context: &Context, id: VmId) -> Result<Self, Failure> {
+    pub(crate) fn make(context: &Context, id: VmId) -> Result<Self, Failure> {
         let (path, mark) = (context.vm_dir(id), context.unfinished(id));
         let failed = |path: &Path, error: &std::io::Error| {
             let code = match error.kind() {
@@ -307,7 +307,7 @@ impl Unfinished {
         Ok(unfinished)
     }
 
-    fn keep(mut self) {
+    pub(crate) fn keep(mut self) {
         self.is_kept = true;
     }
 }

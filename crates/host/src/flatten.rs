@@ -49,7 +49,10 @@ impl Host {
             }
             Some(_) => {}
         }
-        if matches!(vm.status.phase, VmPhase::Starting | VmPhase::Stopping) {
+        if matches!(
+            vm.status.phase,
+            VmPhase::Starting | VmPhase::Stopping | VmPhase::Arriving | VmPhase::Departed
+        ) {
             let text = format!(
                 "machine {} is on its way to another state; ask again when it is there",
                 vm.spec.name

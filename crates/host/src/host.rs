@@ -13,8 +13,9 @@ use crate::cache_work::CacheWork;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::machine::{self, Action, Machine};
+use crate::migration;
 use crate::opening::{self, Left, OpenError};
-use crate::registry::{OperationRecord, Registry};
+use crate::registry::{self, OperationRecord, Registry};
 use crate::senders::Senders;
 use crate::tracker::Tracker;
 use crate::{HostConfig, begun, volume_store};
@@ -61,6 +62,10 @@ impl Host {
         let (context, left) = opened.map_err(|error| OpenError::Limits(io::Error::other(error)))??;
         let Left { vms, begun, cut_off } = left;
         let context = Arc::new(context);
+        let moves = migration::listen(&context).map_err(|source| OpenError::Registry {
+            path: registry::file(&context.config.state_dir),
+            source,
+        })?;
         let mut strays = machine::run_dirs(&context);
         // Told apart now: machines made from here on are not among them.
         strays.retain(|id| vms.iter().all(|vm| vm.id != *id));
@@ -80,6 +85,7 @@ impl Host {
             uploads: Senders::default(),
             cache: CacheWork::default(),
         }));
+        host.resume_moves(moves);
         host.resume_volumes(begun.volumes);
         host.resume_pulls(begun.pulls);
         host.resume_flattens(begun.flattens);

@@ -14,6 +14,7 @@ use crate::agents::Agents;
 use crate::context::{self, Context};
 use crate::failure::Failure;
 use crate::metadefs::Metadefs;
+use crate::migration::{self, LiveMoves};
 use crate::operations::LiveOperations;
 use crate::registry::{self, About, ImageRow, Registry, RegistryError};
 use crate::{HostConfig, begun, limits, part, store_notes, volume_store};
@@ -103,6 +104,7 @@ pub(crate) fn open_context(config: HostConfig) -> Result<(Context, Left), OpenEr
     let mut left = registry
         .change_now(|change| take_over(change, &sealed))
         .map_err(failed)?;
+    let moves = LiveMoves::new(&config.migration);
     let context = Context {
         limits: HostLimits {
             memory_bytes: limits::memory_bytes().map_err(OpenError::Limits)?,
@@ -116,6 +118,7 @@ pub(crate) fn open_context(config: HostConfig) -> Result<(Context, Left), OpenEr
         store,
         stores,
         operations: LiveOperations::default(),
+        moves,
     };
     left.cut_off = clear_disks(&context, &left.vms)?;
     part::clear(&context.snapshots_dir());
@@ -162,6 +165,7 @@ pub(crate) struct Left {
 /// one: those of a store from before there were records.
 fn take_over(change: &registry::Change<'_>, sealed: &[images::ImageRecord]) -> Result<Left, RegistryError> {
     change.adopt_sealed(sealed)?;
+    migration::take_over(change)?;
     let volumes = change.volumes()?;
     let images = change.images()?;
     let mut goes_on: HashSet<OperationId> = volumes

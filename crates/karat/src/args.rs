@@ -1,12 +1,12 @@
 //! What can be typed. Parsing never touches the system.
 
-use std::path::PathBuf;
-
 use api_types::{ByteSize, DiskWish};
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::connection::Connection;
 use crate::image_args::ImageCommand;
 use crate::metadef_args::MetadefCommand;
+use crate::migration_args::{MigrateArgs, MigrationCommand};
 use crate::source_args::BootSourceCommand;
 use crate::volume_args::{VolumeCommand, parse_disk};
 
@@ -14,9 +14,8 @@ use crate::volume_args::{VolumeCommand, parse_disk};
 #[derive(Debug, Parser)]
 #[command(name = "karat", version, arg_required_else_help = true)]
 pub(crate) struct Args {
-    /// Socket of karatd.
-    #[arg(long, global = true, env = "KARAT_SOCKET", default_value = client::DEFAULT_SOCKET)]
-    pub(crate) socket: PathBuf,
+    #[command(flatten)]
+    pub(crate) connection: Connection,
     /// How results are written.
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
     pub(crate) output: Format,
@@ -130,6 +129,11 @@ pub(crate) enum Command {
     /// Volumes: disks that outlive machines.
     #[command(subcommand)]
     Volume(VolumeCommand),
+    /// Move a running machine to another host.
+    Migrate(MigrateArgs),
+    /// Moves of machines to other hosts.
+    #[command(subcommand)]
+    Migration(MigrationCommand),
     /// Print a completion script for a shell.
     Completion {
         /// The shell.

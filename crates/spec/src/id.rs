@@ -50,6 +50,10 @@ uuid_id! {
     OperationId
 }
 uuid_id! {
+    /// One attempt to move one machine.
+    MigrationId
+}
+uuid_id! {
     /// One volume, for as long as its record exists.
     VolumeId
 }

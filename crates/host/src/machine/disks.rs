@@ -32,22 +32,51 @@ use crate::volume_store;
 pub(super) struct OpenDisk {
     pub(super) chain: DiskChain,
     pub(super) fds: Vec<(FdRole, OwnedFd)>,
+    /// What is still to be locked.
+    pub(super) later: Vec<LaterLock>,
+}
+
+/// When files that are written are locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Locking {
+    /// Before anybody gets them.
+    Now,
+    /// When the machine that has them now has gone from another host.
+    Later,
+}
+
+/// A file that is to be locked when its present user has let go of it: the lock is that of the machine process too.
+pub(crate) struct LaterLock {
+    file: OwnedFd,
+    path: PathBuf,
+}
+
+impl LaterLock {
+    /// Locks it against everybody else, if nobody else has it.
+    pub(crate) fn take(&self) -> Result<(), FilesError> {
+        let own = |source| FilesError::Own {
+            path: self.path.clone(),
+            source,
+        };
+        let file = File::from(self.file.try_clone().map_err(own)?);
+        lock(file, &self.path, false).map(drop)
+    }
 }
 
 /// All disks of a machine, in the order of its specification.
-pub(super) fn open(context: &Context, vm: &Vm, plan: &VmPlan) -> Result<Vec<OpenDisk>, FilesError> {
+pub(super) fn open(context: &Context, vm: &Vm, plan: &VmPlan, locking: Locking) -> Result<Vec<OpenDisk>, FilesError> {
     let mut disks = Vec::new();
     if plan.image.is_some() {
-        disks.push(hand_over(0, root(context, vm, 1)?)?);
+        disks.push(hand_over(0, root(context, vm, 1)?, locking)?);
     }
     for (index, disk) in (0..).skip(disks.len()).zip(&plan.disks) {
-        disks.push(open_planned(context, index, disk)?);
+        disks.push(open_planned(context, index, disk, locking)?);
     }
     Ok(disks)
 }
 
-fn open_planned(context: &Context, index: u32, plan: &DiskPlan) -> Result<OpenDisk, FilesError> {
-    let opened = hand_over(index, resolve(context, plan)?);
+fn open_planned(context: &Context, index: u32, plan: &DiskPlan, locking: Locking) -> Result<OpenDisk, FilesError> {
+    let opened = hand_over(index, resolve(context, plan)?, locking);
     opened.map_err(|error| match (error, &plan.source) {
         // Its file tells nobody anything.
         (FilesError::InUse { .. }, DiskSource::Volume(volume)) => FilesError::Volume {
@@ -60,7 +89,7 @@ fn open_planned(context: &Context, index: u32, plan: &DiskPlan) -> Result<OpenDi
 
 /// Opens one disk that a machine that runs is given.
 pub(crate) fn open_one(context: &Context, plan: &DiskPlan) -> Result<(DiskChain, Vec<OwnedFd>), FilesError> {
-    let disk = open_planned(context, 0, plan)?;
+    let disk = open_planned(context, 0, plan, Locking::Now)?;
     Ok((disk.chain, disk.fds.into_iter().map(|(_, fd)| fd).collect()))
 }
 
@@ -186,10 +215,24 @@ fn follow(
     disk_image::resolve(path, &policy)
 }
 
-fn hand_over(index: u32, chain: Chain) -> Result<OpenDisk, FilesError> {
-    let (mut layers, mut fds) = (Vec::new(), Vec::new());
+fn hand_over(index: u32, chain: Chain, locking: Locking) -> Result<OpenDisk, FilesError> {
+    let (mut layers, mut fds, mut later) = (Vec::new(), Vec::new(), Vec::new());
     for (layer, place) in chain.into_layers().into_iter().zip(0..) {
-        let lock = |file: File, name: &str| lock(file, Path::new(name), !layer.writable);
+        let mut lock = |file: File, name: &str| {
+            let path = Path::new(name);
+            if !layer.writable || locking == Locking::Now {
+                return lock(file, path, !layer.writable);
+            }
+            let own = |source| FilesError::Own {
+                path: path.to_owned(),
+                source,
+            };
+            later.push(LaterLock {
+                file: file.try_clone().map_err(own)?.into(),
+                path: path.to_owned(),
+            });
+            Ok(file.into())
+        };
         fds.push((FdRole::Disk { index, layer: place }, lock(layer.file, &layer.name)?));
         let data_file = match layer.data_file {
             Some(data) => {
@@ -206,7 +249,7 @@ fn hand_over(index: u32, chain: Chain) -> Result<OpenDisk, FilesError> {
         });
     }
     let chain = DiskChain { layers };
-    Ok(OpenDisk { chain, fds })
+    Ok(OpenDisk { chain, fds, later })
 }
 
 /// Locks by both of the kernel's ways: flock(2) keeps the daemon's own work from the file, the open file's lock of fcntl(2) is

@@ -49,7 +49,7 @@ impl Change<'_> {
     pub(crate) fn delete_vm(&self, id: VmId) -> Result<(), RegistryError> {
         self.transaction
             .execute("DELETE FROM vms WHERE id = ?", [id.to_string()])?;
-        Ok(())
+        self.departure_is_over(id)
     }
 
     /// A machine by name or id.

@@ -232,6 +232,7 @@ pub(crate) fn live_holder(change: &Change<'_>, record: &VolumeRecord) -> Result<
             VmPhase::Running | VmPhase::Paused => "it may only read the volume; stop it first",
             VmPhase::Starting => "wait until it runs",
             VmPhase::Stopping => "wait until it has stopped",
+            VmPhase::Arriving | VmPhase::Departed => "it moves between hosts",
         };
         let text = format!("machine {} has volume {}: {advice}", holder.vm, record.name());
         return Err(Failure::new(ErrorCode::InUse, text));

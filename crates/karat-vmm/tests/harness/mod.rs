@@ -133,6 +133,11 @@ pub(crate) struct Vmm {
 impl Vmm {
     /// An empty one.
     pub(crate) fn spawn() -> Self {
+        Self::spawn_with(&[])
+    }
+
+    /// An empty one that was started with these arguments. Backtraces are asked for, as operators do who look for a defect.
+    pub(crate) fn spawn_with(arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         for name in ["log", "run"] {
             std::fs::create_dir(folder.path().join(name)).unwrap();
@@ -140,8 +145,10 @@ impl Vmm {
         let listen = |name: &str| OwnedFd::from(UnixListener::bind(folder.path().join(name)).unwrap());
         // A shell moves the sockets to their numbers; a test can not do that safely by itself.
         let child = Command::new("sh")
-            .args(["-c", r#"exec 3<&0 4<&1 0</dev/null 1>&2; exec "$0""#])
+            .args(["-c", r#"exec 3<&0 4<&1 0</dev/null 1>&2; exec "$0" "$@""#])
             .arg(std::env::var_os("KARAT_VMM").unwrap_or_else(|| env!("CARGO_BIN_EXE_karat-vmm").into()))
+            .args(arguments)
+            .env("RUST_BACKTRACE", "1")
             .stdin(Stdio::from(listen("control.sock")))
             .stdout(Stdio::from(listen("console.sock")))
             .stderr(File::create(folder.path().join("stderr")).unwrap())

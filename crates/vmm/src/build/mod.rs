@@ -4,7 +4,7 @@
 //!   memory ─▶ cpus::vm ─▶ chipset ─▶ pci ─▶ rng, disks, nets ─▶ firmware (kernel, tables) ─▶ cpus ─▶ Machine
 //! ```
 //! A machine that was saved is put together alike, but not booted: instead of `firmware`, memory, devices and vCPUs get the
-//! state they had.
+//! state they had; one that comes from elsewhere gets it later.
 //!
 //! Building has no effect outside of this process, so a reset builds again from the same blueprint.
 
@@ -25,25 +25,25 @@ pub use error::BuildError;
 
 use crate::Console;
 use crate::action::Reporter;
-use crate::files::SavedFiles;
-use crate::hardware::{Blueprint, Hardware};
+use crate::hardware::{Blueprint, Hardware, Origin};
 use crate::layout::Layout;
 use crate::machine::Machine;
 use crate::saved::Saved;
 use crate::vcpu::{Buses, VcpuThreads};
 
 /// Builds the machine of `blueprint`, with its serial port connected to `console`. What its guest does is told by `reporter`.
-/// With a directory, it is the machine that was saved there, paused.
 pub(crate) fn build(
     blueprint: &Blueprint,
     console: &Arc<dyn Console>,
     reporter: &Reporter,
-    saved: Option<&SavedFiles>,
+    origin: Origin<'_>,
 ) -> Result<Box<dyn Hardware>, BuildError> {
     let Blueprint { spec, files, disks } = blueprint;
     let layout = Layout::new(spec);
-    let open = |saved| Saved::open(saved, spec.cpus().count());
-    let mut saved = saved.map(open).transpose().map_err(BuildError::Restore)?;
+    let mut saved = match origin {
+        Origin::Saved(files) => Some(Saved::open(files, spec.cpus().count()).map_err(BuildError::Restore)?),
+        Origin::Boot | Origin::Elsewhere => None,
+    };
     let memory = memory::build(spec.memory(), saved.as_mut())?;
     let vm = cpus::vm(spec.cpus(), &memory)?;
     let buses = Buses::default();
@@ -57,14 +57,16 @@ pub(crate) fn build(
     // The last: what it maps goes when no device needs it any more.
     devices.push(slots.root());
     let vcpus = match saved {
+        None if matches!(origin, Origin::Elsewhere) => cpus::all(&vm)?,
         None => {
             let entry = firmware::build(spec, files, &layout, &vm)?;
             cpus::vcpus(&vm, &entry)?
         }
-        Some(mut saved) => {
-            saved.load_devices(&devices, &vm).map_err(BuildError::Restore)?;
+        Some(saved) => {
             let vcpus = cpus::all(&vm)?;
-            saved.load_vcpus(&vcpus, &vm).map_err(BuildError::Restore)?;
+            let mut state = saved.into_state();
+            state.load_devices(&devices, &vm).map_err(BuildError::Restore)?;
+            state.load_vcpus(&vcpus, &vm).map_err(BuildError::Restore)?;
             vcpus
         }
     };

@@ -94,7 +94,7 @@ impl Task {
     }
 
     /// A process that does not read what is sent to it is not waited for.
-    async fn send_files(&mut self, request: VmRequest, fds: &[OwnedFd]) -> Result<u64, Failure> {
+    pub(super) async fn send_files(&mut self, request: VmRequest, fds: &[OwnedFd]) -> Result<u64, Failure> {
         let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
         let sending = self.linked_process()?.send_files(request, &fds);
         let sent = match tokio::time::timeout(SEND_TIMEOUT, sending).await {
@@ -108,7 +108,7 @@ impl Task {
         sent.map_err(|error| Failure::of(ErrorCode::MachineFailed, &error))
     }
 
-    fn linked_process(&mut self) -> Result<&mut Link, Failure> {
+    pub(super) fn linked_process(&mut self) -> Result<&mut Link, Failure> {
         self.link.as_mut().ok_or_else(|| {
             Failure::new(
                 ErrorCode::MachineFailed,
