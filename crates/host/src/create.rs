@@ -91,6 +91,7 @@ impl Host {
             spec,
             image_digest: image.map(|image| image.digest.to_string()),
             status: stands_still(root_disk),
+            conditions: Vec::new(),
             created_at: Timestamp::now(),
             revision: 1,
         };
@@ -98,7 +99,7 @@ impl Host {
         directory.keep();
         let machine = Machine::supervise(context, vm.clone());
         self.lock_machines().insert(id, machine);
-        Ok(vm)
+        Ok(self.with_conditions(vm))
     }
 
     /// Keeps a kernel and a ramdisk that are images of their own with the machine, which needs these images no more.
@@ -168,7 +169,7 @@ impl Host {
     }
 
     /// Makes a machine's root disk from an image of a store, in the way that is configured for that.
-    pub(crate) async fn make_root(
+    async fn make_root(
         &self,
         id: VmId,
         (store, image): (&Store, &ImageRecord),

@@ -141,6 +141,7 @@ impl Store {
             }
             (_, Some(source)) => job.object(&source).await,
             (ImportSource::LocalDisk(disk), _) => {
+                job.proofs.sign(&job.trust);
                 job.proofs.foresee(&job.trust, &job.trusted)?;
                 blocking(move || job.local_disk(&disk)).await
             }

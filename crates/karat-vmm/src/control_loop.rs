@@ -235,7 +235,7 @@ impl ControlLoop {
             | VmRequest::DepartCancel
             | VmRequest::DepartLinks { .. }
             | VmRequest::DepartDecided { .. }
-            | VmRequest::ArriveDecided { .. }) => return self.steer(ticket, steer),
+            | VmRequest::ArriveDecided { .. }) => return self.steer(ticket, &steer),
         };
         tracing::info!(?action, connection, "asked for");
         self.driver.send(Action::Ask { ticket, action, at });

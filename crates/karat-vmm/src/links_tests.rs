@@ -37,7 +37,7 @@ fn meet(source: Option<&LinkCredentials>, target: Option<&LinkCredentials>) -> (
 
 /// Both ways at once, more than any buffer takes, so that nothing may wait for the other way.
 fn talk(near: Link, far: Link) {
-    let bytes: Vec<u8> = (0..4_u32 << 20).map(|n| (n * 7 / 3) as u8).collect();
+    let bytes: Vec<u8> = (0..4_u32 << 20).map(|n| (n % 251).try_into().unwrap()).collect();
     let (near, far) = (Ends::of(near), Ends::of(far));
     thread::scope(|scope| {
         for (mut writer, mut reader) in [(near.1, far.0), (far.1, near.0)] {

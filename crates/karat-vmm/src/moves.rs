@@ -96,10 +96,10 @@ impl ControlLoop {
     }
 
     /// Requests to a move that is under way.
-    pub(crate) fn steer(&mut self, ticket: Ticket, request: VmRequest) {
+    pub(crate) fn steer(&mut self, ticket: Ticket, request: &VmRequest) {
         tracing::info!(?request, connection = ticket.connection, "asked for");
         let departure = VmAction::SteerDeparture;
-        let (action, steer) = match request {
+        let (action, steer) = match *request {
             VmRequest::DepartTune { bandwidth_bytes_per_s } => (departure, Steer::Tune(bandwidth_bytes_per_s)),
             VmRequest::DepartCancel => (departure, Steer::Cancel),
             VmRequest::DepartDecided { departed } => (departure, Steer::Word(Word::Decided { departed })),

@@ -79,10 +79,7 @@ impl Host {
     }
 
     /// Where these bytes are best read from, and what they are.
-    pub(crate) async fn best_store(
-        &self,
-        digest: &ImageDigest,
-    ) -> Result<Option<(Store, images::ImageRecord)>, Failure> {
+    async fn best_store(&self, digest: &ImageDigest) -> Result<Option<(Store, images::ImageRecord)>, Failure> {
         let mut having = self.having(digest).await?;
         // The default one is the first, and is not slow.
         having.sort_by_key(|store| self.is_slow(store));

@@ -186,8 +186,6 @@ impl Departure {
                 vm: MovingVm {
                     id: self.vm.id,
                     spec: self.vm.spec.clone(),
-                    image_digest: self.vm.image_digest.clone(),
-                    root_disk: self.vm.status.root_disk.clone(),
                     created_at: self.vm.created_at,
                 },
                 disks: self.disks.clone(),
@@ -438,7 +436,7 @@ async fn give_up(client: Client, id: spec::MigrationId) {
 /// Writes how the move ended.
 async fn finish(host: &Host, record: &mut MigrationRecord, failure: Option<Failure>) {
     let moves = &host.0.context.moves;
-    moves.silent(record.vm);
+    moves.unfollow(record.vm, &record.key);
     record.progress = moves.figures(record.key.id).or(record.progress.take());
     record.phase = match &failure {
         None => MigrationPhase::Succeeded,

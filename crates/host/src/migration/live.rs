@@ -117,6 +117,12 @@ impl LiveMoves {
         }
     }
 
+    /// The move is over; another one of the same machine may be followed by now.
+    pub(super) fn unfollow(&self, vm: VmId, key: &MigrationKey) {
+        self.followers()
+            .retain(|one, follower| *one != vm || follower.key != *key);
+    }
+
     /// The machine's process is gone.
     pub(crate) fn silent(&self, vm: VmId) {
         self.followers().remove(&vm);

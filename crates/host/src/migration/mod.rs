@@ -22,6 +22,7 @@
 //! machine; what had departed by then is followed to its end. A target that does not know asks the source, also after a restart.
 
 mod arrive;
+mod condition;
 mod config;
 mod depart;
 mod facts;
@@ -146,6 +147,17 @@ impl Host {
         };
         let row = record.clone();
         let noted = self.registry().change(move |change| -> Result<(), Failure> {
+            let arrivals = change.moves::<ArrivalRecord>()?;
+            if arrivals
+                .iter()
+                .any(|arrival| arrival.vm == row.vm && !arrival.phase.is_final())
+            {
+                let text = format!(
+                    "machine {} is not wholly here yet; ask again when its own move is over",
+                    row.vm_name
+                );
+                return Err(Failure::new(ErrorCode::InUse, text));
+            }
             change.insert_move(&row).map_err(|error| {
                 if error.is_conflict() {
                     let text = format!(

@@ -34,6 +34,7 @@ fn vm(name: &str) -> Vm {
                 store: None,
             }),
         },
+        conditions: Vec::new(),
         created_at: Timestamp::now(),
         revision: 1,
     }

@@ -122,6 +122,7 @@ fn read(row: &Row<'_>) -> Result<Vm, RegistryError> {
         spec: serde_json::from_str(&row.get::<_, String>(1)?)?,
         image_digest,
         status,
+        conditions: Vec::new(),
         created_at: timestamp(row, 4)?,
         revision: revision.unsigned_abs(),
     })

@@ -12,6 +12,7 @@
 
 mod console;
 mod control_link;
+pub(crate) mod moving;
 mod payload;
 
 use std::fs::File;
@@ -168,6 +169,13 @@ impl Vmm {
 
     /// Asks to become the machine of `setup`.
     pub(crate) fn create(&self, link: &mut Link, setup: Setup) -> Result<VmStatus, Refusal> {
+        let (create, files) = self.creation(setup);
+        let borrowed: Vec<BorrowedFd<'_>> = files.iter().map(AsFd::as_fd).collect();
+        link.ask_with_files(VmRequest::Create(Box::new(create)), &borrowed)
+    }
+
+    /// What is sent to become the machine of `setup`, and the files that go with it.
+    pub(crate) fn creation(&self, setup: Setup) -> (CreateVm, Vec<OwnedFd>) {
         let mut roles = vec![FdRole::Kernel, FdRole::LogDirectory, FdRole::RunDirectory];
         let open = |path: &Path| File::open(path).unwrap();
         let mut files: Vec<OwnedFd> = [&setup.kernel, &self.path("log"), &self.path("run")]
@@ -194,15 +202,14 @@ impl Vmm {
                 files.push(tap);
             }
         }
-        let create = VmRequest::Create(Box::new(CreateVm {
+        let create = CreateVm {
             machine: setup.parts.try_into().unwrap(),
             chains,
             fds: roles,
             console_log_max_bytes: setup.log_max_bytes,
             console_log_keep: setup.log_keep,
-        }));
-        let borrowed: Vec<BorrowedFd<'_>> = files.iter().map(AsFd::as_fd).collect();
-        link.ask_with_files(create, &borrowed)
+        };
+        (create, files)
     }
 
     /// Has it save the paused machine into `directory`, which is made.

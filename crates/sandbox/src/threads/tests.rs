@@ -90,12 +90,12 @@ const ELSEWHERE: [(Attempt, &[ThreadKind]); 6] = [
     ),
     (
         ("new ring", [libc::SYS_io_uring_setup, 0, 0, 0, 0, 0]),
-        &[ThreadKind::StateDriver, ThreadKind::DiskJob, ThreadKind::Migration],
+        &[ThreadKind::StateDriver, ThreadKind::DiskJob],
     ),
     (("guest", [libc::SYS_ioctl, -1, 0xae80, 0, 0, 0]), &[ThreadKind::Vcpu]),
     (
         ("machine", [libc::SYS_ioctl, -1, 0xae01, 0, 0, 0]),
-        &[ThreadKind::StateDriver, ThreadKind::Migration],
+        &[ThreadKind::StateDriver],
     ),
     (
         ("accept", [libc::SYS_accept4, -1, 0, 0, 0, 0]),
@@ -108,7 +108,6 @@ const ELSEWHERE: [(Attempt, &[ThreadKind]); 6] = [
             ThreadKind::QueueWorker,
             ThreadKind::Transfer,
             ThreadKind::DiskJob,
-            ThreadKind::Migration,
         ],
     ),
 ];
@@ -159,9 +158,8 @@ fn body_of_the_child() {
 /// As heaps of threads grow and shrink.
 fn take_and_free() {
     for _ in 0..3 {
-        let blocks: Vec<_> = (0..200).map(|_| vec![1_u8; 60 << 10]).collect();
-        let sum: usize = blocks.iter().flatten().map(|byte| usize::from(*byte)).sum();
-        assert_eq!(sum, 200 * (60 << 10));
+        let blocks: Vec<_> = (0..40).map(|_| vec![1_u8; 60 << 10]).collect();
+        std::hint::black_box(&blocks);
     }
 }
 
@@ -177,7 +175,7 @@ fn many_threads() {
                 // Until all have begun.
                 let _ = wait.lock().unwrap().recv();
             };
-            NewThread::new(ThreadKind::ALL[2 + number % 8], "one of many")
+            NewThread::new(ThreadKind::ALL[2 + number % 9], "one of many")
                 .spawn(body)
                 .unwrap()
         })

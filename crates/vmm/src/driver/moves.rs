@@ -8,7 +8,7 @@ use control::{
     VmState,
 };
 use migration::{Dialer, Fault, Handle, Phase, StateCost};
-use spec::MachineSpec;
+use spec::{DiskFormat, MachineSpec};
 
 use super::Driver;
 use crate::action::{Action, Notice, Ticket};
@@ -33,6 +33,22 @@ fn wrong_state(message: &str) -> Refusal {
     }
 }
 
+/// What is kept in memory of a qcow2 image would be of a time at which the source still changed it.
+fn check_disks(files: &MachineFiles) -> Result<(), Refusal> {
+    let layers = files.disks.iter().flat_map(|chain| chain.0.iter());
+    let mut shared = layers.map(|files| &files.layer);
+    match shared.find(|layer| layer.writable && layer.format == DiskFormat::Qcow2) {
+        None => Ok(()),
+        Some(layer) => Err(Refusal {
+            kind: RefusalKind::BadFile,
+            message: format!(
+                "{} is a qcow2 image that the source still writes: machines move with raw images on shared storage only",
+                layer.name
+            ),
+        }),
+    }
+}
+
 impl Driver {
     /// Why `action` has to wait for the end of a move, if it has to.
     pub(super) fn check_move(&self, action: VmAction) -> Result<(), Refusal> {
@@ -54,7 +70,7 @@ impl Driver {
         Ok(())
     }
 
-    fn orders(&self) -> Box<dyn Fn(MoveOrder) + Send> {
+    fn orders(&self) -> Box<dyn Fn(MoveOrder) + Send + Sync> {
         let queue = self.queue.clone();
         Box::new(move |order| {
             // Without a driver the machine has ended; who waits for an answer finds that nobody can give it.
@@ -153,6 +169,7 @@ impl Driver {
             return self.answer(ticket, Err(refusal));
         }
         let id = spec.id();
+        let arrival = arrival.and_then(|(files, incoming)| check_disks(&files).map(|()| (files, incoming)));
         let (files, incoming) = match arrival {
             Ok((files, incoming)) => (Ok(files), Some(incoming)),
             Err(refusal) => (Err(refusal), None),

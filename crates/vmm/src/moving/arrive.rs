@@ -10,6 +10,7 @@ use migration::{
     Acceptor, Arrival, Arrivals, Arriving, Decision, Expected, Fault, HostClock, Key, LayoutError, LedgerError, Offers,
     PageSet, Resolver, Section, Wanted, arrive,
 };
+use sandbox::{NewThread, ThreadKind};
 use spec::VmId;
 
 use super::depart::{PAUSED_SECTION, STATE_SECTION, STATE_VERSION};
@@ -62,9 +63,8 @@ pub(crate) fn spawn(coming: Coming) -> Result<(), ComeError> {
         patience: coming.incoming.patience,
     };
     let span = tracing::Span::current();
-    thread::Builder::new()
-        .name("migration".to_owned())
-        .stack_size(STACK_BYTES)
+    NewThread::new(ThreadKind::Migration, "migration")
+        .stack_bytes(STACK_BYTES)
         .spawn(move || span.in_scope(|| run(coming, &expected)))
         .map_err(ComeError::Thread)?;
     Ok(())
@@ -146,11 +146,11 @@ impl Arriving for Comer {
     }
 
     fn can_post_copy(&self) -> bool {
-        false
+        self.memory.can_miss()
     }
 
-    fn withhold(&mut self, _missing: &PageSet, _wanted: Wanted) -> Result<(), Fault> {
-        Ok(())
+    fn withhold(&mut self, missing: &PageSet, wanted: Wanted) -> Result<(), Fault> {
+        Ok(self.memory.withhold(missing, wanted)?)
     }
 
     fn load(&mut self, sections: Vec<Section>) -> Result<(), Fault> {
@@ -167,6 +167,7 @@ impl Arriving for Comer {
     }
 
     fn start(&mut self) -> Result<(), Fault> {
+        self.memory.start()?;
         self.asking.ask(MoveOrder::Start)
     }
 

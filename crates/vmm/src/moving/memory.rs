@@ -1,11 +1,14 @@
 //! Guest RAM by page number.
 
 use std::io;
+use std::sync::OnceLock;
 
-use guestmem::{Bytes, GuestAddress, GuestMemory};
-use migration::{Fault, PAGE_BYTES, PageSet, SourceMemory, TargetMemory};
+use guestmem::{Absent, Bytes, GuestAddress, GuestMemory};
+use migration::{Fault, PAGE_BYTES, PageSet, SourceMemory, TargetMemory, Wanted};
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
+
+use super::absence::Absence;
 
 const PAGE: u64 = PAGE_BYTES as u64;
 
@@ -20,6 +23,8 @@ pub(super) struct Pages {
     memory: GuestMemory,
     /// First page, number of pages, and address of each region.
     regions: Vec<(u64, u64, u64)>,
+    /// Of a machine that is started before all of it is there.
+    absence: OnceLock<Absence>,
 }
 
 impl Pages {
@@ -28,11 +33,29 @@ impl Pages {
             .regions()
             .map(|region| (region.file_offset / PAGE, region.len / PAGE, region.gpa.0))
             .collect();
-        Self { memory, regions }
+        Self {
+            memory,
+            regions,
+            absence: OnceLock::new(),
+        }
     }
 
-    pub(super) const fn memory(&self) -> &GuestMemory {
-        &self.memory
+    /// Whether pages of it may be missing when the machine is started.
+    pub(super) fn can_miss(&self) -> bool {
+        Absent::is_possible(&self.memory)
+    }
+
+    /// From now on these are missing.
+    pub(super) fn withhold(&self, missing: &PageSet, wanted: Wanted) -> io::Result<()> {
+        let absence = Absence::begin(&self.memory, missing, wanted)?;
+        self.absence
+            .set(absence)
+            .map_err(|_again| io::ErrorKind::AlreadyExists.into())
+    }
+
+    /// The machine is about to run.
+    pub(super) fn start(&self) -> io::Result<()> {
+        self.absence.get().map_or(Ok(()), Absence::start)
     }
 
     /// Calls `act` for each piece of `bytes` bytes from page `first` on that lies in one region: its address, and which bytes.
@@ -114,7 +137,10 @@ impl TargetMemory for Pages {
     }
 
     fn place(&self, page: u64, bytes: Option<&[u8; PAGE_BYTES]>) -> Result<(), Fault> {
-        self.write_pages(page, bytes.unwrap_or(&[0; PAGE_BYTES]))
+        match self.absence.get() {
+            Some(absence) => Ok(absence.place(page, bytes)?),
+            None => self.write_pages(page, bytes.unwrap_or(&[0; PAGE_BYTES])),
+        }
     }
 }
 

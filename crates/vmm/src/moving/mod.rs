@@ -10,6 +10,7 @@
 //! The state driver stays the one owner of the machine: the migration thread holds nothing of it but its memory, and has
 //! everything else done by the driver. What streams are made of is `karat-vmm`'s matter, what goes over them that of `migration`.
 
+mod absence;
 mod arrive;
 mod depart;
 mod memory;

@@ -92,7 +92,7 @@ pub enum Word {
 
 /// The memory of a machine that moves, and what the migration thread asks of the driver about the rest.
 pub(crate) struct Asking {
-    pub(crate) orders: Box<dyn Fn(MoveOrder) + Send>,
+    pub(crate) orders: Box<dyn Fn(MoveOrder) + Send + Sync>,
     pub(crate) memory: GuestMemory,
 }
 

@@ -1,11 +1,12 @@
 //! Tells of a departure while it goes on.
 
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use control::{MigrationNews, MigrationPhase, MigrationProgress};
 use migration::{Handle, Phase};
+use sandbox::{NewThread, ThreadKind};
 
 use super::order::MoveOrder;
 
@@ -61,13 +62,12 @@ impl Teller {
     /// Without a thread nothing is told.
     pub(super) fn start(handle: Handle, tell: impl Fn(MoveOrder) + Send + 'static) -> Self {
         let (end, ended) = mpsc::channel::<()>();
-        let thread = thread::Builder::new()
-            .name("move-progress".to_owned())
-            .stack_size(STACK_BYTES)
+        let thread = NewThread::new(ThreadKind::Watch, "move-progress")
+            .stack_bytes(STACK_BYTES)
             .spawn(move || {
                 let mut told: Option<(MigrationProgress, Instant)> = None;
+                let mut over = false;
                 loop {
-                    let over = ended.recv_timeout(LOOK) != Err(RecvTimeoutError::Timeout);
                     let now = figures(&handle);
                     let due = match &told {
                         None => true,
@@ -82,6 +82,7 @@ impl Teller {
                     if over {
                         return;
                     }
+                    over = ended.recv_timeout(LOOK) != Err(RecvTimeoutError::Timeout);
                 }
             })
             .inspect_err(|error| tracing::warn!(%error, "no thread to tell of the move"));
