@@ -2,9 +2,10 @@
 
 use std::io;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 use kvm::Kicker;
+use sandbox::{NewThread, ThreadKind};
 
 use crate::gate::RUN_TIME;
 
@@ -28,9 +29,8 @@ impl Brake {
 
     fn try_start(kickers: Vec<Kicker>) -> io::Result<Self> {
         let (release, released) = mpsc::channel::<()>();
-        let thread = thread::Builder::new()
-            .name("brake".to_owned())
-            .stack_size(STACK_BYTES)
+        let thread = NewThread::new(ThreadKind::Migration, "brake")
+            .stack_bytes(STACK_BYTES)
             .spawn(move || {
                 while released.recv_timeout(RUN_TIME) == Err(RecvTimeoutError::Timeout) {
                     kickers.iter().for_each(Kicker::kick);

@@ -121,6 +121,7 @@ impl Allowed {
                 self.add(groups::SOCKETS);
                 self.add(groups::STREAMS);
                 self.add(groups::MEMORY);
+                self.add(groups::MISSING_MEMORY);
                 self.ioctls(groups::KVM, groups::KVM_BUILD);
                 self.ioctls(groups::KVM, groups::KVM_DEVICES);
                 self.ioctls(groups::USERFAULTFD, groups::USERFAULTFD_ALL);

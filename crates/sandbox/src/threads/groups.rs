@@ -11,7 +11,7 @@ use libc::{
     SYS_recvmsg, SYS_renameat, SYS_renameat2, SYS_restart_syscall, SYS_rseq, SYS_rt_sigaction, SYS_rt_sigprocmask,
     SYS_rt_sigreturn, SYS_sched_getaffinity, SYS_sched_yield, SYS_seccomp, SYS_sendmsg, SYS_sendto,
     SYS_set_robust_list, SYS_setsockopt, SYS_shutdown, SYS_sigaltstack, SYS_stat, SYS_statx, SYS_sync_file_range,
-    SYS_tgkill, SYS_unlinkat, SYS_write, SYS_writev,
+    SYS_tgkill, SYS_unlinkat, SYS_userfaultfd, SYS_write, SYS_writev,
 };
 
 use super::calls::{Allowed, is, is_not, masked};
@@ -127,6 +127,9 @@ pub(super) const RINGS: &[i64] = &[SYS_io_uring_setup, SYS_io_uring_enter, SYS_i
 
 /// Guest memory.
 pub(super) const MEMORY: &[i64] = &[SYS_memfd_create];
+
+/// Guest memory that is still to come.
+pub(super) const MISSING_MEMORY: &[i64] = &[SYS_userfaultfd];
 
 /// A device that begins to work because its guest says so does that on a vCPU's thread.
 pub(super) const DEVICES_OF_A_VCPU: &[i64] = &[SYS_eventfd2, SYS_fstat, SYS_statx, SYS_lseek, SYS_newfstatat];

@@ -10,6 +10,7 @@ use migration::{
     Acceptor, Arrival, Arrivals, Arriving, Decision, Expected, Fault, HostClock, Key, LayoutError, LedgerError, Offers,
     PageSet, Resolver, Section, Wanted, arrive,
 };
+use sandbox::{NewThread, ThreadKind};
 use spec::VmId;
 
 use super::depart::{PAUSED_SECTION, STATE_SECTION, STATE_VERSION};
@@ -62,9 +63,8 @@ pub(crate) fn spawn(coming: Coming) -> Result<(), ComeError> {
         patience: coming.incoming.patience,
     };
     let span = tracing::Span::current();
-    thread::Builder::new()
-        .name("migration".to_owned())
-        .stack_size(STACK_BYTES)
+    NewThread::new(ThreadKind::Migration, "migration")
+        .stack_bytes(STACK_BYTES)
         .spawn(move || span.in_scope(|| run(coming, &expected)))
         .map_err(ComeError::Thread)?;
     Ok(())

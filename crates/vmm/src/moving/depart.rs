@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
-use std::thread;
 
 use control::{DepartVm, MigrationKey, MigrationNews};
 use migration::{
     Decision, Departing, Departure, Departures, Dialer, Failure, Fault, Handle, HostClock, Key, LayoutError, Ledger,
     LedgerError, PageSet, Plan, Section, StateCost, depart,
 };
+use sandbox::{NewThread, ThreadKind};
 use spec::VmId;
 
 use super::memory::Pages;
@@ -58,9 +58,8 @@ pub(crate) fn spawn(leaving: Leaving) -> Result<(), LeaveError> {
         options: plan::options(&leaving.depart.options),
     };
     let span = tracing::Span::current();
-    thread::Builder::new()
-        .name("migration".to_owned())
-        .stack_size(STACK_BYTES)
+    NewThread::new(ThreadKind::Migration, "migration")
+        .stack_bytes(STACK_BYTES)
         .spawn(move || span.in_scope(|| run(leaving, &plan)))
         .map_err(LeaveError::Thread)?;
     Ok(())

@@ -1,11 +1,12 @@
 //! Tells of a departure while it goes on.
 
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use control::{MigrationNews, MigrationPhase, MigrationProgress};
 use migration::{Handle, Phase};
+use sandbox::{NewThread, ThreadKind};
 
 use super::order::MoveOrder;
 
@@ -61,9 +62,8 @@ impl Teller {
     /// Without a thread nothing is told.
     pub(super) fn start(handle: Handle, tell: impl Fn(MoveOrder) + Send + 'static) -> Self {
         let (end, ended) = mpsc::channel::<()>();
-        let thread = thread::Builder::new()
-            .name("move-progress".to_owned())
-            .stack_size(STACK_BYTES)
+        let thread = NewThread::new(ThreadKind::Migration, "move-progress")
+            .stack_bytes(STACK_BYTES)
             .spawn(move || {
                 let mut told: Option<(MigrationProgress, Instant)> = None;
                 let mut over = false;
