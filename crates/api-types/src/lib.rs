@@ -41,7 +41,7 @@ pub use spec::{
     BootWish, ByteSize, DiskBus, DiskCache, DiskFormat, DiskLimits, DiskWish, HugePagesWish, MemoryBacking,
     MigrationId, NetworkWish, OperationId, Problem, Topology, VmId, VmSpec, VolumeId,
 };
-pub use vm::{CloneMethod, Health, RootDisk, StopRequest, Vm, VmList, VmPhase, VmStatus};
+pub use vm::{CloneMethod, Health, RootDisk, StopRequest, Vm, VmCondition, VmList, VmPhase, VmStatus};
 pub use volume::{
     Preallocation, Volume, VolumeAccepted, VolumeAttachment, VolumeCheck, VolumeCheckRequest, VolumeCondition,
     VolumeConvert, VolumeLayer, VolumeList, VolumeMeasure, VolumeMeasureRequest, VolumeRepair, VolumeResize,

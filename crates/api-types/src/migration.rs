@@ -6,7 +6,6 @@ use spec::{ByteSize, MigrationId, VmId, VmSpec};
 use utoipa::ToSchema;
 
 use crate::problem::ProblemBody;
-use crate::vm::RootDisk;
 
 /// A machine that is to be moved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -236,12 +235,6 @@ pub struct MovingVm {
     pub id: VmId,
     /// What it is made of.
     pub spec: VmSpec,
-    /// Digest of the image its root disk was made from.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub image_digest: Option<String>,
-    /// What its root disk is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub root_disk: Option<RootDisk>,
     /// When it was made.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,

@@ -17,12 +17,10 @@ use crate::failure::Failure;
 use crate::host::Host;
 use crate::machine::{self, Machine};
 use crate::operations::Worker;
-use crate::registry::{OperationRecord, RegistryError};
+use crate::registry::OperationRecord;
 
 /// How often the machine is asked how far it is.
 const ASK_EVERY: Duration = Duration::from_millis(200);
-/// How long to wait before the end of an operation that could not be written down is written again.
-const NOTE_AGAIN: Duration = Duration::from_secs(1);
 /// What a machine's own disk is called.
 const ROOT: &str = "root";
 
@@ -218,23 +216,15 @@ impl Host {
     }
 
     async fn note_flatten(&self, id: OperationId, ended: Result<(), Failure>) {
-        loop {
-            let ended = ended.clone();
-            let noted = self.registry().change(move |change| -> Result<(), RegistryError> {
-                let phase = match &ended {
-                    Ok(()) => OperationPhase::Succeeded,
-                    Err(failure) if failure.code == ErrorCode::Cancelled => OperationPhase::Cancelled,
-                    Err(_) => OperationPhase::Failed,
-                };
-                change.end_operation(id, phase, ended.as_ref().map(|()| None))
-            });
-            let Err(error) = noted.await else { return };
-            tracing::error!(%error, "the end of an operation can not be noted; it is tried again");
-            if self.0.context.operations.closing() {
-                return;
-            }
-            tokio::time::sleep(NOTE_AGAIN).await;
-        }
+        let noted = self.write_down("the end of an operation", move |change| {
+            let phase = match &ended {
+                Ok(()) => OperationPhase::Succeeded,
+                Err(failure) if failure.code == ErrorCode::Cancelled => OperationPhase::Cancelled,
+                Err(_) => OperationPhase::Failed,
+            };
+            change.end_operation(id, phase, ended.as_ref().map(|()| None))
+        });
+        let _ = noted.await; // The next daemon settles what this one can not.
     }
 }
 

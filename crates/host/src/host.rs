@@ -103,14 +103,15 @@ impl Host {
         reason = "the method itself is not general in its lifetime"
     )]
     pub async fn vms(&self) -> Result<Vec<Vm>, Failure> {
-        Ok(self.registry().change(|change| change.vms()).await?)
+        let vms = self.registry().change(|change| change.vms()).await?;
+        Ok(vms.into_iter().map(|vm| self.with_conditions(vm)).collect())
     }
 
     /// A machine by name or id.
     pub async fn vm(&self, name_or_id: &str) -> Result<Vm, Failure> {
         let wanted = name_or_id.to_owned();
         let found = self.registry().change(move |change| change.vm(&wanted)).await?;
-        found.ok_or_else(|| {
+        found.map(|vm| self.with_conditions(vm)).ok_or_else(|| {
             Failure::new(
                 ErrorCode::NotFound,
                 format!("no machine {name_or_id:?} on this host; the list has all"),

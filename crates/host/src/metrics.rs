@@ -159,6 +159,7 @@ impl Host {
         sealed.dedup();
         let boot_sources = self.boot_sources().await?.items;
         let (stores, cache) = (self.store_figures().await?, self.cache_figures().await?);
+        let moves = self.move_counts().await?;
         Ok(Metrics {
             vms,
             volumes,
@@ -173,7 +174,7 @@ impl Host {
             import_restarts,
             stores,
             cache,
-            moves: self.move_counts().await?,
+            moves,
         })
     }
 }
@@ -223,27 +224,30 @@ impl Host {
                 .stores
                 .get(&state.name)
                 .map(|store| store.settings().root.clone());
-            let room = root.and_then(|root| limits::room(&root).ok());
-            let room = room
-                .zip(state.usage)
-                .map(|((free_bytes, size_bytes), usage)| StoreRoom {
+            // Who is away would not answer this either.
+            let room = state.usage.and_then(|usage| {
+                let (free_bytes, size_bytes) = limits::room(&root?).ok()?;
+                Some(StoreRoom {
                     shares_root: state.shares_root.unwrap_or(false),
                     images: state.images.unwrap_or(0),
                     used_bytes: usage.images_bytes,
                     free_bytes,
                     size_bytes,
-                });
+                })
+            });
             let reflinks = context.reflinks_of(&state.name);
+            // Its images are copied to the default store first.
+            let is_slow = context.stores.get(&state.name).is_some_and(|store| self.is_slow(store));
             StoreFigures {
                 name: state.name.to_string(),
                 is_default: state.is_default,
                 is_available: state.health == StoreHealth::Ready,
                 // Of one that is away something else is told.
                 is_complete: reflinks.is_some() || state.health != StoreHealth::Ready,
-                clone_method: match context.config.root_disks {
-                    CloneWay::Overlay if state.is_default => "overlay",
+                clone_method: match context.clone_way(&state.name).0 {
+                    CloneWay::Overlay if !is_slow => "overlay",
+                    // Disks are in the state directory, as the default store is.
                     CloneWay::Reflink if state.is_default && reflinks == Some(true) => "reflink",
-                    // Machines are made in the default store: others' images are copied there first.
                     _ => "copy",
                 },
                 quota_bytes: state.quota_bytes,

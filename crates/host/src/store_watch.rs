@@ -125,6 +125,8 @@ impl Host {
         let kept = kept.await?;
         let store = store.clone();
         self.blocking(move |_| {
+            // Everybody who makes something from images waits for this.
+            store.ask_now(Store::check_writable)?;
             for digest in owed.difference(&kept) {
                 match store.remove(digest) {
                     Ok(()) => tracing::info!(store = %store.name(), image = %digest, "an image that was removed meanwhile goes"),

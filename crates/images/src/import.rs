@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::ending::Parts;
 use crate::intake::{Pass, Resumable, Room, Taken};
 use crate::partial::{Kept, Partial};
 use crate::progress::Meter;
@@ -28,8 +29,7 @@ use crate::registry::{Intent, Registry};
 use crate::seal::{DiskFile, Sealing, Workspace, now_s};
 use crate::store::{INITRD, KERNEL};
 use crate::{
-    ImageDigest, ImageRecord, ImportError, ImportRequest, ImportSource, Imported, Origin, Phase, Progress, Reference,
-    Store,
+    ImageDigest, ImportError, ImportRequest, ImportSource, Imported, Origin, Phase, Progress, Reference, Store,
 };
 
 /// How far the network may be ahead of the pass, bytes.
@@ -141,6 +141,7 @@ impl Store {
             }
             (_, Some(source)) => job.object(&source).await,
             (ImportSource::LocalDisk(disk), _) => {
+                job.proofs.sign(&job.trust);
                 job.proofs.foresee(&job.trust, &job.trusted)?;
                 blocking(move || job.local_disk(&disk)).await
             }
@@ -273,30 +274,13 @@ impl Job {
             .proofs
             .judge(&self.trust, &self.trusted, &digests, packed.as_ref())?;
         let sealing = self.sealing(dir, &room);
-        let (disk, digest) = sealing.place_disk(DiskFile {
+        let placed = sealing.place_disk(DiskFile {
             path,
             inspection,
             sha256: file_sha256.as_deref().and_then(ImageDigest::from_bytes),
             source_path,
         })?;
-        let (image, was_there) = sealing.seal(ImageRecord {
-            digest,
-            index_digest: None,
-            reference: self.location.clone(),
-            disk,
-            kernel: None,
-            initrd: None,
-            cmdline: None,
-            imported_at_s: now_s(),
-            origin: Some(self.origin.clone()),
-        })?;
-        Ok(Imported {
-            image,
-            was_there,
-            origin: self.origin.clone(),
-            verdict,
-            digests: Some(digests),
-        })
+        self.end(&sealing, Parts::of_disk(placed), verdict, digests)
     }
 
     /// The pass.

@@ -48,6 +48,7 @@ mod damage;
 mod digest;
 mod disk_format;
 mod durable;
+mod ending;
 mod entering;
 mod error;
 mod examine;

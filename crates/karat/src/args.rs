@@ -1,6 +1,6 @@
 //! What can be typed. Parsing never touches the system.
 
-use api_types::{ByteSize, DiskWish};
+use api_types::{ByteSize, DiskBus, DiskWish};
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::connection::Connection;
@@ -8,7 +8,7 @@ use crate::image_args::ImageCommand;
 use crate::metadef_args::MetadefCommand;
 use crate::migration_args::{MigrateArgs, MigrationCommand};
 use crate::source_args::BootSourceCommand;
-use crate::volume_args::{VolumeCommand, parse_disk};
+use crate::volume_args::{VolumeCommand, parse_disk, words};
 
 /// Pulls golden images and runs machines on this host.
 #[derive(Debug, Parser)]
@@ -167,6 +167,9 @@ pub(crate) struct MachineArgs {
     /// Size the disk is grown to; default: the image's.
     #[arg(long)]
     pub(crate) disk_size: Option<ByteSize>,
+    /// How the guest reaches the disk, as /dev/vda or as /dev/sda; default: as the image asks, else virtio.
+    #[arg(long, value_name = "virtio|scsi", value_parser = words::<DiskBus>(&["virtio", "scsi"]))]
+    pub(crate) disk_bus: Option<DiskBus>,
     /// Kernel file on the host (bzImage or ELF) instead of the image's.
     #[arg(long)]
     pub(crate) kernel: Option<String>,

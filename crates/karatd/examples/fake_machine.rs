@@ -1,7 +1,7 @@
 //! Stands in for `karat-vmm` in the daemon's tests: speaks the same protocol on the same sockets, and runs no guest.
 //!
 //! The command line of the machine it is given says how it behaves: `refuse` answers `Create` with a bad kernel, `die` ends
-//! in the middle of it, `deaf` ignores the power button, `loop` is reset again and again for a while. Work on disks goes on a step whenever it is asked for reports; `stay` never
+//! in the middle of it, `sda` does as `refuse` unless the first disk is on the SCSI bus, `deaf` ignores the power button, `loop` is reset again and again for a while. Work on disks goes on a step whenever it is asked for reports; `stay` never
 //! comes to its end, `die-before` and `die-after` kill the process just before and after it does, `late-` before either begins a
 //! snapshot a second after the request, `moves=DIRECTORY` can be held at each step of a move. What is typed on its console comes back in upper case.
 
@@ -406,6 +406,10 @@ fn answer(stream: &UnixStream, machine: &mut Machine, number: u64, request: &VmR
                 std::process::exit(1);
             }
             "die" => std::process::exit(7),
+            "sda" if !machine.disks.first().is_some_and(|disk| disk.scsi) => {
+                refuse(RefusalKind::BadKernel, "the first disk is not on the SCSI bus");
+                std::process::exit(1);
+            }
             cmdline => {
                 machine.deaf = cmdline == "deaf";
                 cmdline.clone_into(&mut machine.mode);

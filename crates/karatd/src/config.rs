@@ -191,16 +191,19 @@ fn take_auth_file(reader: &mut Reader) -> Option<PathBuf> {
 }
 
 fn take_root_disks(reader: &mut Reader) -> CloneWay {
-    match reader.take("root_disks", "overlay".to_owned()).as_str() {
-        "overlay" => CloneWay::Overlay,
-        "reflink" => CloneWay::Reflink,
-        "copy" => CloneWay::Copy,
+    let way: String = reader.take("root_disks", "overlay".to_owned());
+    clone_way(reader, "root_disks", &way).unwrap_or_default()
+}
+
+/// A way of making disks; nothing where it is none, which is told.
+pub(crate) fn clone_way(reader: &mut Reader, key: &str, way: &str) -> Option<CloneWay> {
+    match way {
+        "overlay" => Some(CloneWay::Overlay),
+        "reflink" => Some(CloneWay::Reflink),
+        "copy" => Some(CloneWay::Copy),
         other => {
-            reader.wrong(
-                "root_disks",
-                format_args!("{other:?} is none of overlay, reflink and copy"),
-            );
-            CloneWay::default()
+            reader.wrong(key, format_args!("{other:?} is none of overlay, reflink and copy"));
+            None
         }
     }
 }

@@ -239,6 +239,28 @@ mod tests {
     }
 
     #[test]
+    #[expect(unsafe_code, reason = "an operation of which the kernel is given an address")]
+    fn a_ring_opens_no_file_and_can_not_be_had_to() {
+        let mut ring = open(8).unwrap();
+        let operations = [
+            opcode::OpenAt::new(io_uring::types::Fd(libc::AT_FDCWD), c"/etc/passwd".as_ptr()).build(),
+            opcode::Socket::new(libc::AF_INET, libc::SOCK_STREAM, 0).build(),
+            opcode::PollAdd::new(io_uring::types::Fd(0), 1)
+                .build()
+                .flags(squeue::Flags::IO_LINK),
+        ];
+        for operation in operations {
+            // SAFETY: the path is a constant; nothing else has an address.
+            unsafe { ring.submission().push(&operation) }.unwrap();
+            ring.submit_and_wait(1).unwrap();
+            let result = ring.completion().next().unwrap().result();
+            assert_eq!(Errno::from_raw_os_error(-result), Errno::ACCESS);
+        }
+        let refused = ring.submitter().register_probe(&mut Probe::new());
+        assert_eq!(refused.unwrap_err().raw_os_error(), Some(Errno::ACCESS.raw_os_error()));
+    }
+
+    #[test]
     fn this_host_has_it() {
         probe().expect("io_uring");
     }

@@ -29,7 +29,7 @@ impl Brake {
 
     fn try_start(kickers: Vec<Kicker>) -> io::Result<Self> {
         let (release, released) = mpsc::channel::<()>();
-        let thread = NewThread::new(ThreadKind::Migration, "brake")
+        let thread = NewThread::new(ThreadKind::Watch, "brake")
             .stack_bytes(STACK_BYTES)
             .spawn(move || {
                 while released.recv_timeout(RUN_TIME) == Err(RecvTimeoutError::Timeout) {

@@ -138,6 +138,7 @@ impl Host {
                 vm: found.vm,
                 base: found.base,
                 size_bytes,
+                signature: Vec::new(),
             },
             part,
         })

@@ -9,6 +9,7 @@ use images::{Examination, Finding, ImageDigest, Store};
 
 use crate::failure::Failure;
 use crate::host::{Host, PULLS_MAX};
+use crate::placing::root_store;
 use crate::registry::{Change, RegistryError};
 
 /// How long it is waited for imports to be over: what they have in a store looks like something left over.
@@ -25,9 +26,10 @@ impl Host {
         };
         // Nothing goes meanwhile either.
         let _images_stay = self.0.images.read().await;
-        let known = self
-            .registry()
-            .change(|change| -> Result<_, RegistryError> { Ok((change.referenced_digests()?, change.placements()?)) });
+        let default = self.0.context.store.name().to_string();
+        let known = self.registry().change(move |change| -> Result<_, RegistryError> {
+            Ok((change.referenced_digests()?, change.placements(&default)?))
+        });
         let (referenced, placements) = known.await?;
         let mut stores = Vec::new();
         for store in self.0.context.stores.all() {
@@ -83,8 +85,20 @@ fn is_to_be(digest: &ImageDigest, store: &Store, stores: &[Store], placements: &
 type Placements = BTreeMap<ImageDigest, BTreeSet<String>>;
 
 impl Change<'_> {
-    fn placements(&self) -> Result<Placements, RegistryError> {
+    fn placements(&self, default: &str) -> Result<Placements, RegistryError> {
         let mut placements = Placements::new();
+        let mut place = |digest: Option<&str>, store: Option<&str>| {
+            if let Some(Ok(digest)) = digest.map(str::parse::<ImageDigest>) {
+                let stores = placements.entry(digest).or_default();
+                stores.insert(store.unwrap_or(default).to_owned());
+            }
+        };
+        for vm in self.vms()?.iter().filter(|vm| !is_alone(vm)) {
+            place(vm.image_digest.as_deref(), root_store(&vm.status));
+        }
+        for volume in self.volumes()?.iter().filter(|volume| volume.shares_image()) {
+            place(volume.image.as_deref(), volume.image_store.as_deref());
+        }
         for row in self.images()? {
             let digest = row.digest.as_deref().map(str::parse);
             if let Some(Ok(digest)) = digest.filter(|_| row.state.state != ImageState::Deleting) {
@@ -99,8 +113,7 @@ impl Change<'_> {
         let images = self.images()?.into_iter();
         let images = images.filter(|row| row.state.state != ImageState::Deleting);
         let images = images.filter_map(|row| row.digest);
-        let alone = |vm: &api_types::Vm| vm.status.root_disk.as_ref().is_some_and(|root| root.stands_alone);
-        let machines = self.vms()?.into_iter().filter(|vm| !alone(vm));
+        let machines = self.vms()?.into_iter().filter(|vm| !is_alone(vm));
         let machines = machines.filter_map(|vm| vm.image_digest);
         let volumes = self.volumes()?.into_iter();
         let volumes = volumes.filter(crate::registry::VolumeRecord::shares_image);
@@ -108,6 +121,10 @@ impl Change<'_> {
         let all = images.chain(machines).chain(volumes);
         Ok(all.filter_map(|digest| digest.parse().ok()).collect())
     }
+}
+
+fn is_alone(vm: &api_types::Vm) -> bool {
+    vm.status.root_disk.as_ref().is_some_and(|root| root.stands_alone)
 }
 
 fn shown(store: String, finding: &Finding) -> ImageFinding {

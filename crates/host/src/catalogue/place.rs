@@ -10,7 +10,7 @@ use crate::image_config::ImageConfig;
 use crate::registry::RegistryError;
 
 impl Host {
-    /// Takes an image out of one of several stores. From the default one only if nothing is made from it.
+    /// Takes an image out of one of several stores, if nothing is made from it there.
     pub async fn displace_image(&self, wanted: &str, store: &str) -> Result<(), Failure> {
         let unknown = || {
             Failure::new(
@@ -26,12 +26,16 @@ impl Host {
             let text = "a machine or volume is being made from an image; try again when that is done";
             return Err(Failure::new(ErrorCode::InUse, text));
         };
-        let called = wanted.to_owned();
+        let (called, recorded) = (wanted.to_owned(), self.0.context.recorded(&target));
         let found = self.registry().change(move |change| -> Result<_, Failure> {
             let (row, digest) = change.placed(&called)?;
             // These bytes are somebody's, whichever record led to them.
             let text = digest.to_string();
-            let users = (change.image_users(&text)?, change.image_volumes(&text)?);
+            let store = recorded.as_deref();
+            let users = (
+                change.image_users_in(&text, store)?,
+                change.image_volumes_in(&text, store)?,
+            );
             Ok((row, digest, users))
         });
         let (row, digest, (machines, volumes)) = found.await?;
@@ -40,7 +44,7 @@ impl Host {
         placement.stores = having.iter().map(|store| store.name().to_string()).collect();
         let taken = placement.remove(name.as_str());
         taken.map_err(|error| misplaced(row.name(), &error))?;
-        if name == *self.0.context.store.name() && !(machines.is_empty() && volumes.is_empty()) {
+        if !(machines.is_empty() && volumes.is_empty()) {
             return Err(super::remove::in_use(&row, &machines, &volumes));
         }
         let text = digest.to_string();

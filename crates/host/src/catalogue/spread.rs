@@ -267,11 +267,16 @@ impl Host {
         let _nobody_clones = self.exclusively().await;
         let text = digest.to_string();
         let default = self.0.context.store.name().to_string();
+        let candidates = stores.clone();
         let wanted = self.registry().change(move |change| -> Result<_, RegistryError> {
             let rows = change.images_of(&text)?.into_iter();
             let mut keep: Vec<String> = rows.flat_map(|row| row.placement.stores).collect();
-            if !change.image_users(&text)?.is_empty() || !change.image_volumes(&text)?.is_empty() {
-                keep.push(default);
+            for name in candidates {
+                let store = (name != default).then_some(name.as_str());
+                let users = change.image_users_in(&text, store)?;
+                if !users.is_empty() || !change.image_volumes_in(&text, store)?.is_empty() {
+                    keep.push(name);
+                }
             }
             Ok(keep)
         });

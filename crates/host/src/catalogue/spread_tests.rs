@@ -10,7 +10,7 @@ use images::{ImportRequest, ImportSource, RequestedProof};
 use super::super::adopt::plain_record;
 use super::*;
 use crate::image_config::{CacheConfig, ImageConfig, StoreConfig, UploadConfig};
-use crate::{BootSourceConfig, HostConfig, MetadefConfig};
+use crate::{BootSourceConfig, HostConfig, MetadefConfig, MigrationConfig};
 
 /// A host with a further store, `far`.
 fn config(dir: &Path) -> HostConfig {
@@ -36,6 +36,7 @@ fn config(dir: &Path) -> HostConfig {
                 quota_bytes: None,
                 must_be_mounted: false,
                 cached: false,
+                root_disks: None,
             }],
             cache: CacheConfig {
                 max_bytes: 0,
@@ -63,6 +64,7 @@ fn config(dir: &Path) -> HostConfig {
             directories: Vec::new(),
             policy: image_catalog::Policy::default(),
         },
+        migration: MigrationConfig::default(),
     }
 }
 

@@ -233,7 +233,7 @@ impl Host {
     }
 
     /// Whether machines and volumes are made from copies of what is in a store.
-    fn is_slow(&self, store: &Store) -> bool {
+    pub(crate) fn is_slow(&self, store: &Store) -> bool {
         let further = &self.0.context.config.images.stores;
         further.iter().any(|one| one.cached && one.name == *store.name())
     }

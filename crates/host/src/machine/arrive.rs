@@ -19,6 +19,9 @@ use super::run_dir::RunDir;
 use crate::context::Context;
 use crate::failure::{Failure, chain};
 
+/// Why a machine with a disk made from an image does not move.
+pub(crate) const ROOT_STAYS: &str = "its root disk is its host's alone, and disks are not copied along yet: only machines on shared storage (disks by path) move";
+
 /// How a machine is received.
 pub(crate) struct Arrival {
     /// Which attempt.
@@ -121,6 +124,9 @@ pub(crate) fn check(context: &Context, plan: &VmPlan, moving: &[MovingDisk]) -> 
         Ok(()) => Problems::new(),
         Err(problems) => problems,
     };
+    if plan.image.is_some() {
+        problems.add("image", ROOT_STAYS);
+    }
     for (index, net) in plan.nets.iter().enumerate() {
         if !files::interface_exists(&net.tap) {
             let text = format!("there is no interface {}; make it on the target", net.tap);
@@ -165,19 +171,10 @@ pub(crate) fn check(context: &Context, plan: &VmPlan, moving: &[MovingDisk]) -> 
 }
 
 /// What becomes of each disk of a machine that leaves, or why it can not. Blocks.
-pub(crate) fn leaving(context: &Context, vm: &Vm, plan: &VmPlan) -> Result<Vec<MovingDisk>, Problems> {
+pub(crate) fn leaving(context: &Context, plan: &VmPlan) -> Result<Vec<MovingDisk>, Problems> {
     let (mut problems, mut moving) = (Problems::new(), Vec::new());
     if plan.image.is_some() {
-        match disks::root(context, vm, 0).map(|chain| disk_image::virtual_size(&chain)) {
-            Ok(Ok(size_bytes)) => moving.push(MovingDisk {
-                name: spec::ROOT_DISK.to_owned(),
-                how: DiskWay::Mirrored,
-                size_bytes,
-                inode: None,
-            }),
-            Ok(Err(error)) => problems.add("image", chain(&error)),
-            Err(error) => problems.add("image", chain(&error)),
-        }
+        problems.add("image", ROOT_STAYS);
     }
     for disk in &plan.disks {
         let field = format!("disks[{}]", disk.index);

@@ -25,6 +25,7 @@ use uring::blocking::LockKind;
 
 use super::files_error::FilesError;
 use crate::context::Context;
+use crate::placing::root_store;
 use crate::volume_store;
 
 /// A chain as it is told to the machine process, and its files with their roles.
@@ -108,14 +109,24 @@ pub(super) fn root(context: &Context, vm: &Vm, writable_layers: usize) -> Result
     let format = vm.status.root_disk.as_ref().map_or(DiskFormat::Raw, |root| root.format);
     let path = context.root_disk(vm.id, format);
     let image = vm.image_digest.as_deref().filter(|_| !stands_alone(vm));
-    let image = image.and_then(|digest| digest.parse().ok());
+    let image: Option<ImageDigest> = image.and_then(|digest| digest.parse().ok());
+    let sealed = match &image {
+        Some(image) => Some((
+            context
+                .store_behind(root_store(&vm.status))
+                .map_err(FilesError::Image)?,
+            image,
+        )),
+        None => None,
+    };
+    let sealed = sealed.map(|(store, image)| store.disk_path(image));
     let mut directories = vec![context.vm_dir(vm.id)];
-    directories.extend(sealed_directory(context, image.as_ref()));
+    directories.extend(directory_of(sealed.as_deref()));
     let chain = follow(&path, format, writable_layers, directories).map_err(|source| FilesError::Root {
         path: path.clone(),
         source: Box::new(source),
     })?;
-    match stranger(context, &chain, image.as_ref(), &[]) {
+    match stranger(&chain, sealed.as_deref(), &[]) {
         Some(other) => Err(FilesError::RootStranger {
             path,
             backing: other.name.clone(),
@@ -125,21 +136,15 @@ pub(super) fn root(context: &Context, vm: &Vm, writable_layers: usize) -> Result
 }
 
 /// The directory of an image's disk, if that is there.
-fn sealed_directory(context: &Context, image: Option<&ImageDigest>) -> Option<PathBuf> {
-    let disk = context.store.disk_path(image?);
-    disk.parent().filter(|directory| directory.is_dir()).map(Path::to_owned)
+fn directory_of(disk: Option<&Path>) -> Option<PathBuf> {
+    let directory = disk?.parent();
+    directory.filter(|directory| directory.is_dir()).map(Path::to_owned)
 }
 
 /// What is below the top of a chain and is neither the disk of its image nor one of its `own` files.
-fn stranger<'a>(
-    context: &Context,
-    chain: &'a Chain,
-    image: Option<&ImageDigest>,
-    own: &[PathBuf],
-) -> Option<&'a Layer> {
+fn stranger<'a>(chain: &'a Chain, sealed: Option<&Path>, own: &[PathBuf]) -> Option<&'a Layer> {
     let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
-    let sealed = image.and_then(|image| context.store.disk_path(image).metadata().ok());
-    let sealed = sealed.map(identity);
+    let sealed = sealed.and_then(|disk| disk.metadata().ok()).map(identity);
     chain.below().iter().find(|layer| {
         let is_sealed = sealed.is_some() && layer.file.metadata().ok().map(identity) == sealed;
         !is_sealed && !is_own(Path::new(&layer.name), own)
@@ -170,14 +175,14 @@ pub(super) fn from_volume(
         failure: Box::new(failure),
     })?;
     let mut directories = vec![context.volumes_dir()];
-    directories.extend(sealed_directory(context, found.image.as_ref()));
+    directories.extend(directory_of(found.image.as_deref()));
     let chain = follow(&found.path, found.format, writable_layers, directories);
     let chain = chain.map_err(|source| FilesError::Chain {
         field: field.clone(),
         source: Box::new(source),
     })?;
     // Other volumes are in the same directory.
-    match stranger(context, &chain, found.image.as_ref(), &found.below) {
+    match stranger(&chain, found.image.as_deref(), &found.below) {
         Some(other) => Err(FilesError::Stranger {
             field,
             path: found.path,

@@ -149,7 +149,7 @@ impl Lifecycle {
     pub(crate) fn ask(&mut self, ask: Ask) -> Result<Vec<Effect>, Failure> {
         use VmPhase::{Departed, Failed, Paused, Running, Starting, Stopped, Stopping};
         match (ask, self.phase()) {
-            (Ask::Delete, Departed) => Ok(vec![]),
+            (Ask::Delete, Departed) if self.status.pid.is_none() => Ok(vec![]),
             _ if self.departed => Err(self.refusal(ask)),
             (Ask::Start(operation), Stopped | Failed) => {
                 self.enter(Starting, None, None);
@@ -271,6 +271,10 @@ impl Lifecycle {
             (VmPhase::Paused, VmState::Running) => self.enter(VmPhase::Running, None, None),
             (VmPhase::Running | VmPhase::Arriving, VmState::Paused) => self.enter(VmPhase::Paused, None, None),
             (VmPhase::Arriving, VmState::Running) => self.enter(VmPhase::Running, None, None),
+            (VmPhase::Running | VmPhase::Paused, VmState::Departed) => {
+                let text = "it lives on another host, which may still need memory from here";
+                self.enter(VmPhase::Departed, Some("Departed"), Some(text));
+            }
             _ => {}
         }
         vec![]

@@ -32,7 +32,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::Instrument;
 
 pub(crate) use adopt::{clear_strays, run_dirs};
-pub(crate) use arrive::{Arrival, LaterLock, Received, check as check_arrival, leaving};
+pub(crate) use arrive::{Arrival, LaterLock, ROOT_STAYS, Received, check as check_arrival, leaving};
 pub(crate) use boot::{boot_parts, keep_boot, put_boot, rebase_root};
 pub(crate) use disks::open_one;
 pub(crate) use files::probe;

@@ -4,23 +4,22 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use api_types::{ByteSize, DiskWay, ErrorCode, EventReason, IncomingMigrationWish, MigrationPhase, RootDisk, Vm};
+use api_types::{ErrorCode, EventReason, IncomingMigrationWish, MigrationPhase, Vm};
 use client::{Client, Remote};
 use control::{MigrationNews, VmRequest};
 use jiff::Timestamp;
-use spec::{MigrationId, ROOT_DISK};
+use spec::MigrationId;
 use tokio::net::TcpListener;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use super::identity::Identity;
-use super::live::News;
-use super::record::{ArrivalRecord, may_follow};
 use super::{preflight, tell, unknown};
 use crate::create::Unfinished;
 use crate::failure::{Failure, chain};
 use crate::host::Host;
 use crate::machine::{Arrival, LaterLock, Machine};
+use crate::moves::{ArrivalRecord, News, may_follow};
 use crate::registry::{About, RegistryError};
 
 /// How long to wait before the source, or the registry, is asked again.
@@ -120,8 +119,8 @@ impl Host {
             let text = format!("{most} moves are under way on this host already (migration.parallel_total); ask again");
             Failure::new(ErrorCode::HostLacks, text)
         })?;
-        let _name = self.reserve(&wish.vm.spec.name).await?;
         self.check_arrival(&wish).await?;
+        let _name = self.reserve(&wish.vm.spec.name).await?;
         let place = self.receiving_place().await?;
         let (vm, mut record) = self.record_arrival(&wish).await?;
         let news = moves.follow(vm.id, record.key);
@@ -230,17 +229,16 @@ impl Host {
         ))
     }
 
-    /// Makes the machine's directory and root disk, and its record.
+    /// Makes the machine's directory and its record.
     async fn record_arrival(&self, wish: &IncomingMigrationWish) -> Result<(Vm, ArrivalRecord), Failure> {
         let context = &self.0.context;
-        let _image_stays = self.0.images.read().await;
         let directory = Unfinished::make(context, wish.vm.id)?;
-        let root_disk = self.arriving_root(wish).await?;
         let vm = Vm {
             id: wish.vm.id,
             spec: wish.vm.spec.clone(),
-            image_digest: wish.vm.image_digest.clone(),
-            status: preflight::arriving(root_disk),
+            image_digest: None,
+            status: preflight::arriving(),
+            conditions: Vec::new(),
             created_at: wish.vm.created_at,
             revision: 1,
         };
@@ -270,24 +268,6 @@ impl Host {
         noted.await?;
         directory.keep();
         Ok((vm, record))
-    }
-
-    /// An empty disk on the machine's image: what the machine has written comes with it.
-    async fn arriving_root(&self, wish: &IncomingMigrationWish) -> Result<Option<RootDisk>, Failure> {
-        let root = wish
-            .disks
-            .iter()
-            .find(|disk| disk.name == ROOT_DISK && disk.how == DiskWay::Mirrored);
-        let (Some(root), Some(digest)) = (root, &wish.vm.image_digest) else {
-            return Ok(None);
-        };
-        let digest = digest
-            .parse()
-            .map_err(|error| Failure::of(ErrorCode::InvalidRequest, &error))?;
-        let image = self.0.context.store.get(&digest);
-        let image = image.map_err(|error| Failure::of(crate::failure::store_code(&error), &error))?;
-        let size = ByteSize::from_bytes(root.size_bytes);
-        self.make_root(wish.vm.id, &image, Some(size)).await.map(Some)
     }
 }
 
@@ -448,7 +428,7 @@ async fn take_locks(vm: String, locks: Vec<LaterLock>) {
 
 async fn finish(host: &Host, record: &mut ArrivalRecord, phase: MigrationPhase) {
     let moves = &host.0.context.moves;
-    moves.silent(record.vm);
+    moves.unfollow(record.vm, &record.key);
     record.phase = phase;
     record.ended_at = Some(Timestamp::now());
     write(host, record).await;

@@ -22,13 +22,11 @@
 //! machine; what had departed by then is followed to its end. A target that does not know asks the source, also after a restart.
 
 mod arrive;
-mod config;
+mod condition;
 mod depart;
 mod facts;
 mod identity;
-mod live;
 mod preflight;
-mod record;
 
 use std::sync::Arc;
 
@@ -40,14 +38,10 @@ use control::{MigrationKey, VmRequest};
 use jiff::Timestamp;
 use spec::MigrationId;
 
-pub use config::{MigrationConfig, MoveDefaults};
-pub(crate) use live::LiveMoves;
-use live::News;
-pub use record::{ArrivalRecord, MigrationRecord};
-
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::host::Host;
+use crate::moves::{ArrivalRecord, MigrationRecord, News, settle};
 use crate::registry::{About, Change, RegistryError};
 
 /// Moves that an earlier daemon was at, and what their processes tell from now on.
@@ -119,7 +113,7 @@ impl Host {
                 text,
             ));
         };
-        let options = record::settle(&wish.options, &config.defaults)?;
+        let options = settle(&wish.options, &config.defaults)?;
         if !matches!(vm.status.phase, VmPhase::Running | VmPhase::Paused) {
             let text = format!(
                 "machine {} is {:?}: only one that runs or is paused can be moved",
@@ -146,6 +140,17 @@ impl Host {
         };
         let row = record.clone();
         let noted = self.registry().change(move |change| -> Result<(), Failure> {
+            let arrivals = change.moves::<ArrivalRecord>()?;
+            if arrivals
+                .iter()
+                .any(|arrival| arrival.vm == row.vm && !arrival.phase.is_final())
+            {
+                let text = format!(
+                    "machine {} is not wholly here yet; ask again when its own move is over",
+                    row.vm_name
+                );
+                return Err(Failure::new(ErrorCode::InUse, text));
+            }
             change.insert_move(&row).map_err(|error| {
                 if error.is_conflict() {
                     let text = format!(

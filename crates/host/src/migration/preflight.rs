@@ -86,7 +86,7 @@ impl Host {
         let (context, vm) = (Arc::clone(&self.0.context), vm.clone());
         let looked = tokio::task::spawn_blocking(move || {
             let plan = VmPlan::new(&vm.spec, &context.limits)?;
-            machine::leaving(&context, &vm, &plan)
+            machine::leaving(&context, &plan)
         });
         let looked = looked
             .await
@@ -111,17 +111,6 @@ fn look(context: &Context, wish: &IncomingMigrationWish, mut problems: Problems)
             "cpu",
             format_args!("the processors of this host can not be read: {error}"),
         ),
-    }
-    if let Some(digest) = &wish.vm.image_digest {
-        let found = digest.parse().map(|digest| context.store.get(&digest));
-        match found {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => problems.add(
-                "image",
-                format_args!("{}; pull image {digest} here first", chain(&error)),
-            ),
-            Err(error) => problems.add("image", chain(&error)),
-        }
     }
     let plan = match VmPlan::new(&wish.vm.spec, &context.limits) {
         Ok(plan) => plan,
@@ -168,7 +157,7 @@ fn check_memory(context: &Context, plan: &VmPlan, problems: &mut Problems) {
 }
 
 /// How a machine is while it is on its way.
-pub(super) fn arriving(root_disk: Option<api_types::RootDisk>) -> VmStatus {
+pub(super) fn arriving() -> VmStatus {
     VmStatus {
         phase: VmPhase::Arriving,
         reason: None,
@@ -177,7 +166,7 @@ pub(super) fn arriving(root_disk: Option<api_types::RootDisk>) -> VmStatus {
         started_at: None,
         start_to_guest_us: None,
         resets: 0,
-        clone_method: root_disk.as_ref().map(|root| root.method.as_str().to_owned()),
-        root_disk,
+        clone_method: None,
+        root_disk: None,
     }
 }

@@ -10,6 +10,10 @@ use crate::pair::{Pair, migrate, nothing_left, over, vms};
 fn a_machine_goes_there_and_comes_back() {
     let pair = Pair::start();
     let before = pair.run("web");
+    assert_eq!(
+        before["conditions"],
+        json!([{"type": "LiveMigratable", "status": true}])
+    );
     let there = migrate(&pair.a, "web", "b");
     let moved = over(&pair.a, &there);
     assert_eq!(moved["phase"], "Succeeded", "{moved}");
@@ -108,6 +112,8 @@ fn what_can_not_be_moved_is_refused_before_anything_is_done() {
         (pair.a.get("/v1/volumes/data").json()["state"] == "ready").then_some(())
     });
     pair.run_spec("stuck", json!({"disks": [{"volume": "data"}]}));
+    let condition = |name: &str| pair.a.vm(name)["conditions"][0].clone();
+    assert_eq!(condition("stuck")["reason"], "VolumeNotShared");
     let begin = |body: Value| pair.a.post("/v1/migrations", &body);
     let refused = begin(json!({"vm": "stuck", "target": "b"})).problem(409, "wrong_state");
     assert_eq!(refused["errors"][0]["field"], "disks[0]", "{refused}");
@@ -119,6 +125,11 @@ fn what_can_not_be_moved_is_refused_before_anything_is_done() {
     begin(json!({"vm": "stuck", "target": "b", "speed": 1})).problem(400, "invalid_request");
     pair.a.begin("/v1/vms/stuck/stop", &json!({"force": true}));
     begin(json!({"vm": "stuck", "target": "b"})).problem(409, "wrong_state");
+    assert_eq!(pair.a.post("/v1/vms", &pair.b_spec("still")).status, 201);
+    assert_eq!(
+        (&condition("still")["status"], &condition("still")["reason"]),
+        (&json!(false), &json!("NotRunning"))
+    );
     assert_eq!(pair.a.get("/v1/migrations").json(), json!({"items": []}));
 }
 
@@ -145,7 +156,7 @@ fn a_move_is_cancelled_at_any_step_before_the_machine_has_left() {
             (&json!("Running"), &before["status"]["pid"])
         );
         pair.let_go(step);
-        pair.forget(step);
+        pair.forget();
     }
     // Too late.
     pair.hold("start");

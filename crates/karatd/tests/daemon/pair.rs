@@ -12,7 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use serde_json::{Value, json};
 
-use crate::harness::{Daemon, wait_for};
+use crate::harness::{Daemon, fake_machine, wait_for};
 
 /// An authority of the test's own.
 pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -98,8 +98,17 @@ impl Pair {
         Self::start_with("", "")
     }
 
+    /// With real machine processes, whose guests run this kernel.
+    pub(crate) fn start_with_vmm(vmm: &Path, kernel: &Path) -> Self {
+        Self::start_on(vmm, &std::fs::read(kernel).unwrap(), "", "")
+    }
+
     /// With more lines in the section `[migration]` of each.
     pub(crate) fn start_with(more_a: &str, more_b: &str) -> Self {
+        Self::start_on(&fake_machine(), b"a kernel", more_a, more_b)
+    }
+
+    fn start_on(vmm: &Path, kernel: &[u8], more_a: &str, more_b: &str) -> Self {
         let shared = tempfile::tempdir().unwrap();
         let authority = Authority::make();
         for name in ["a", "b"] {
@@ -107,7 +116,7 @@ impl Pair {
         }
         let files = shared.path().join("files");
         std::fs::create_dir(&files).unwrap();
-        std::fs::write(files.join("kernel"), "a kernel").unwrap();
+        std::fs::write(files.join("kernel"), kernel).unwrap();
         let ports = [free_port(), free_port()];
         let config = |own: usize, more: &str| {
             let (names, other) = (["a", "b"], 1 - own);
@@ -118,10 +127,8 @@ impl Pair {
                 ports[other],
             )
         };
-        let (a, b) = (
-            Daemon::start_with(&config(0, more_a)),
-            Daemon::start_with(&config(1, more_b)),
-        );
+        let start = |config: String| Daemon::start_with_vmm(vmm, &config, |_| ());
+        let (a, b) = (start(config(0, more_a)), start(config(1, more_b)));
         Self { a, b, shared }
     }
 
@@ -147,9 +154,14 @@ impl Pair {
         std::fs::remove_file(self.steps().join(format!("hold-{step}"))).unwrap();
     }
 
-    /// The step is as if no move had come to it.
-    pub(crate) fn forget(&self, step: &str) {
-        std::fs::remove_file(self.steps().join(format!("at-{step}"))).unwrap();
+    /// Every step is as if no move had come to it.
+    pub(crate) fn forget(&self) {
+        for entry in std::fs::read_dir(self.steps()).unwrap() {
+            let path = entry.unwrap().path();
+            if path.file_name().unwrap().to_str().unwrap().starts_with("at-") {
+                std::fs::remove_file(path).unwrap();
+            }
+        }
     }
 
     /// A machine for `b`.

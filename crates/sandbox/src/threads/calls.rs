@@ -72,7 +72,7 @@ impl Allowed {
         groups::conditional(self);
         match kind {
             ThreadKind::Control | ThreadKind::Console => {
-                self.add(groups::SOCKETS);
+                groups::sockets(self);
                 self.add(groups::DIRECTORIES);
                 groups::open_beneath(self);
             }
@@ -107,7 +107,7 @@ impl Allowed {
                 groups::devices(self);
             }
             ThreadKind::Transfer => self.add(groups::FILES),
-            ThreadKind::Offload => {}
+            ThreadKind::Offload | ThreadKind::Watch => {}
             ThreadKind::DiskJob => {
                 self.add(groups::RINGS);
                 self.add(groups::FILES);
@@ -116,16 +116,10 @@ impl Allowed {
                 groups::start_threads(self);
             }
             ThreadKind::Migration => {
-                self.add(groups::RINGS);
-                self.add(groups::FILES);
-                self.add(groups::SOCKETS);
+                groups::sockets(self);
                 self.add(groups::STREAMS);
-                self.add(groups::MEMORY);
-                self.add(groups::MISSING_MEMORY);
-                self.ioctls(groups::KVM, groups::KVM_BUILD);
-                self.ioctls(groups::KVM, groups::KVM_DEVICES);
-                self.ioctls(groups::USERFAULTFD, groups::USERFAULTFD_ALL);
-                groups::devices(self);
+                self.add(groups::ABSENT_MEMORY);
+                self.ioctls(groups::USERFAULTFD.0, groups::USERFAULTFD.1);
                 groups::start_threads(self);
             }
         }

@@ -1,15 +1,14 @@
 //! Calls that belong together, and what each group is for.
 
 use libc::{
-    SYS_accept4, SYS_brk, SYS_clock_gettime, SYS_clock_nanosleep, SYS_clone, SYS_clone3, SYS_close, SYS_epoll_create1,
-    SYS_epoll_ctl, SYS_epoll_pwait, SYS_epoll_wait, SYS_eventfd2, SYS_exit, SYS_exit_group, SYS_fallocate, SYS_fcntl,
-    SYS_fdatasync, SYS_fstat, SYS_fsync, SYS_ftruncate, SYS_futex, SYS_getdents64, SYS_getpeername, SYS_getpid,
-    SYS_getrandom, SYS_getsockname, SYS_getsockopt, SYS_gettid, SYS_io_uring_enter, SYS_io_uring_register,
-    SYS_io_uring_setup, SYS_lseek, SYS_madvise, SYS_memfd_create, SYS_mmap, SYS_mprotect, SYS_mremap, SYS_munmap,
-    SYS_nanosleep, SYS_newfstatat, SYS_open, SYS_openat, SYS_poll, SYS_ppoll, SYS_prctl, SYS_pread64, SYS_preadv,
-    SYS_preadv2, SYS_pwrite64, SYS_pwritev, SYS_pwritev2, SYS_read, SYS_readlinkat, SYS_readv, SYS_recvfrom,
-    SYS_recvmsg, SYS_renameat, SYS_renameat2, SYS_restart_syscall, SYS_rseq, SYS_rt_sigaction, SYS_rt_sigprocmask,
-    SYS_rt_sigreturn, SYS_sched_getaffinity, SYS_sched_yield, SYS_seccomp, SYS_sendmsg, SYS_sendto,
+    SYS_accept4, SYS_brk, SYS_clock_gettime, SYS_clock_nanosleep, SYS_clone, SYS_clone3, SYS_close, SYS_eventfd2,
+    SYS_exit, SYS_exit_group, SYS_fallocate, SYS_fcntl, SYS_fdatasync, SYS_fstat, SYS_fsync, SYS_ftruncate, SYS_futex,
+    SYS_getdents64, SYS_getpid, SYS_getrandom, SYS_getsockopt, SYS_gettid, SYS_io_uring_enter, SYS_io_uring_register,
+    SYS_io_uring_setup, SYS_ioctl, SYS_lseek, SYS_madvise, SYS_memfd_create, SYS_mmap, SYS_mprotect, SYS_mremap,
+    SYS_munmap, SYS_nanosleep, SYS_newfstatat, SYS_open, SYS_openat, SYS_poll, SYS_ppoll, SYS_prctl, SYS_pread64,
+    SYS_preadv, SYS_preadv2, SYS_pwrite64, SYS_pwritev, SYS_pwritev2, SYS_read, SYS_readlinkat, SYS_readv,
+    SYS_recvfrom, SYS_recvmsg, SYS_renameat, SYS_renameat2, SYS_restart_syscall, SYS_rseq, SYS_rt_sigaction,
+    SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_sched_getaffinity, SYS_sched_yield, SYS_seccomp, SYS_sendmsg, SYS_sendto,
     SYS_set_robust_list, SYS_setsockopt, SYS_shutdown, SYS_sigaltstack, SYS_stat, SYS_statx, SYS_sync_file_range,
     SYS_tgkill, SYS_unlinkat, SYS_userfaultfd, SYS_write, SYS_writev,
 };
@@ -62,7 +61,7 @@ pub(super) fn conditional(list: &mut Allowed) {
 }
 
 /// Sockets that others connected: none is made here.
-pub(super) const SOCKETS: &[i64] = &[
+const SOCKETS: &[i64] = &[
     SYS_accept4,
     SYS_recvfrom,
     SYS_recvmsg,
@@ -71,19 +70,20 @@ pub(super) const SOCKETS: &[i64] = &[
     SYS_shutdown,
 ];
 
-/// Streams of a migration, as far as libraries for them look at what they were given.
-pub(super) const STREAMS: &[i64] = &[
-    SYS_getsockopt,
-    SYS_setsockopt,
-    SYS_getsockname,
-    SYS_getpeername,
-    SYS_readv,
-    SYS_writev,
-    SYS_epoll_create1,
-    SYS_epoll_ctl,
-    SYS_epoll_wait,
-    SYS_epoll_pwait,
-];
+/// Those, and whether they block.
+pub(super) fn sockets(list: &mut Allowed) {
+    list.add(SOCKETS);
+    list.when(SYS_ioctl, &[is(1, FIONBIO)]);
+}
+
+/// Streams of a migration, their time limits, and which guest memory was never touched.
+pub(super) const STREAMS: &[i64] = &[SYS_setsockopt, SYS_getsockopt, SYS_readv, SYS_writev, SYS_lseek];
+
+/// Guest memory that comes after its machine: pages are taken away, and put in their place when they are touched.
+pub(super) const ABSENT_MEMORY: &[i64] = &[SYS_userfaultfd, SYS_fallocate];
+
+/// Requests of it (`<linux/userfaultfd.h>`): `UFFDIO_REGISTER`, `UFFDIO_WAKE`, `UFFDIO_COPY`, `UFFDIO_API`.
+pub(super) const USERFAULTFD: (u8, &[u8]) = (0xaa, &[0x00, 0x02, 0x03, 0x3f]);
 
 /// Names in directories: logs, reports, saved machines.
 pub(super) const DIRECTORIES: &[i64] = &[
@@ -128,9 +128,6 @@ pub(super) const RINGS: &[i64] = &[SYS_io_uring_setup, SYS_io_uring_enter, SYS_i
 /// Guest memory.
 pub(super) const MEMORY: &[i64] = &[SYS_memfd_create];
 
-/// Guest memory that is still to come.
-pub(super) const MISSING_MEMORY: &[i64] = &[SYS_userfaultfd];
-
 /// A device that begins to work because its guest says so does that on a vCPU's thread.
 pub(super) const DEVICES_OF_A_VCPU: &[i64] = &[SYS_eventfd2, SYS_fstat, SYS_statx, SYS_lseek, SYS_newfstatat];
 
@@ -153,11 +150,6 @@ pub(super) const KVM_BUILD: &[u8] = &[
     0x84, 0x88, 0x89, 0x8d, 0x8e, 0x8f, 0x90, 0x91, 0x98, 0x99, 0x9f, 0xa0, 0xa1, 0xa2, 0xa3, 0xa4, 0xa5, 0xa6, 0xa7,
     0xc0, 0xcf,
 ];
-
-/// Requests of userfaultfd (`<linux/userfaultfd.h>`).
-pub(super) const USERFAULTFD: u8 = 0xaa;
-/// `UFFDIO_REGISTER`, `_UNREGISTER`, `_WAKE`, `_COPY`, `_ZEROPAGE`, `_API`.
-pub(super) const USERFAULTFD_ALL: &[u8] = &[0x00, 0x01, 0x02, 0x03, 0x04, 0x3f];
 
 /// Requests of taps (`<linux/if_tun.h>`): `TUNSETOFFLOAD`, `TUNSETVNETHDRSZ`, `TUNSETQUEUE`. Not `TUNSETIFF`: what interface a
 /// queue is of has been decided.
@@ -205,6 +197,9 @@ pub(super) fn start_threads(list: &mut Allowed) {
 pub(super) fn kick_handler(list: &mut Allowed) {
     list.when(SYS_rt_sigaction, &[is(0, libc::SIGRTMIN().unsigned_abs())]);
 }
+
+/// Whether a descriptor blocks (`<asm-generic/ioctls.h>`).
+const FIONBIO: u32 = 0x5421;
 
 /// `AT_FDCWD` as a filter sees it.
 const AT_FDCWD: u32 = libc::AT_FDCWD.cast_unsigned();

@@ -22,13 +22,15 @@ pub enum ThreadKind {
     Offload,
     /// A long change of a disk, and the threads it starts.
     DiskJob,
+    /// Looks on and tells, or keeps vCPUs slow, beside a migration.
+    Watch,
     /// Moves the machine to or from another process, and the threads it starts.
     Migration,
 }
 
 impl ThreadKind {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Control,
         Self::Steward,
         Self::Console,
@@ -38,6 +40,7 @@ impl ThreadKind {
         Self::Transfer,
         Self::Offload,
         Self::DiskJob,
+        Self::Watch,
         Self::Migration,
     ];
 
@@ -53,6 +56,7 @@ impl ThreadKind {
             Self::Transfer => "transfer",
             Self::Offload => "offload",
             Self::DiskJob => "disk job",
+            Self::Watch => "watch",
             Self::Migration => "migration",
         }
     }

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use guestmem::{Absent, GuestMemory};
 use migration::{CHUNK_BYTES, CHUNK_PAGES, PAGE_BYTES, PageSet, Wanted};
-use sandbox::{NewThread, ThreadKind};
 
 const PAGE: u64 = PAGE_BYTES as u64;
 /// How long the end of the watch may take.
@@ -54,8 +53,9 @@ impl Absence {
             touched: Mutex::new(Some(Vec::new())),
         });
         let watching = Arc::clone(&shared);
-        let thread = NewThread::new(ThreadKind::Migration, "missing-pages")
-            .stack_bytes(STACK_BYTES)
+        let thread = thread::Builder::new()
+            .name("missing-pages".to_owned())
+            .stack_size(STACK_BYTES)
             .spawn(move || watching.watch())?;
         Ok(Self {
             shared,

@@ -51,7 +51,7 @@ pub(crate) fn spawn(interfaces: Vec<(MacAddress, OwnedFd)>) -> io::Result<()> {
     if interfaces.is_empty() {
         return Ok(());
     }
-    NewThread::new(ThreadKind::Migration, "announce")
+    NewThread::new(ThreadKind::Watch, "announce")
         .stack_bytes(STACK_BYTES)
         .spawn(move || {
             for pause in PAUSES_MS {

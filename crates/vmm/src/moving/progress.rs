@@ -62,7 +62,7 @@ impl Teller {
     /// Without a thread nothing is told.
     pub(super) fn start(handle: Handle, tell: impl Fn(MoveOrder) + Send + 'static) -> Self {
         let (end, ended) = mpsc::channel::<()>();
-        let thread = NewThread::new(ThreadKind::Migration, "move-progress")
+        let thread = NewThread::new(ThreadKind::Watch, "move-progress")
             .stack_bytes(STACK_BYTES)
             .spawn(move || {
                 let mut told: Option<(MigrationProgress, Instant)> = None;

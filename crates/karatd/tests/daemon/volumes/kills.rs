@@ -20,6 +20,8 @@ use crate::harness::{Daemon, signal, wait_for};
 #[path = "../../../../karat-vmm/tests/harness/payload.rs"]
 mod payload;
 
+pub(crate) use payload::tiny_guest;
+
 /// Rounds unless more are asked for.
 const ROUNDS: u64 = 30;
 /// Size of the disk, bytes.
@@ -77,7 +79,7 @@ fn pattern() -> Vec<u8> {
 }
 
 /// What the tests of other crates are run with, or built now.
-fn karat_vmm() -> PathBuf {
+pub(crate) fn karat_vmm() -> PathBuf {
     let path = Path::new(env!("CARGO_BIN_EXE_karatd")).with_file_name("karat-vmm");
     if !path.exists() {
         let built = Command::new(env!("CARGO"))
@@ -108,7 +110,7 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
-        let kernel = payload::tiny_guest();
+        let kernel = tiny_guest();
         let daemon = Daemon::start_with_vmm(&karat_vmm(), "reserved_space = 0", |state| {
             std::fs::copy(kernel, state.join("files/kernel")).unwrap();
         });
