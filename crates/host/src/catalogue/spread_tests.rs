@@ -21,6 +21,7 @@ fn config(dir: &Path) -> HostConfig {
         insecure_registries: Vec::new(),
         registry_auth_file: None,
         vmm_path: dir.join("no-vmm"),
+        seccomp: crate::SeccompMode::Enforce,
         console_log_max_bytes: 1 << 20,
         console_log_keep: 1,
         image_max_bytes: 1 << 30,
