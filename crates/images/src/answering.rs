@@ -140,7 +140,7 @@ mod tests {
         Settings {
             name: name.parse().unwrap(),
             root,
-            answer_within: Duration::from_millis(100),
+            answer_within: Duration::from_millis(500),
             ..Settings::default()
         }
     }
