@@ -1,5 +1,6 @@
 //! One queue of a raw disk: requests become operations of this thread's ring.
 
+use std::future::ready;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -199,7 +200,15 @@ impl DiskIo for RawQueue {
         })
     }
 
+    fn write_now(&self, offset: u64, bufs: &[IoBuf]) -> bool {
+        let checked = self.geometry().check(DiskOp::Write, offset, total_len(bufs));
+        self.store.direct.is_none() && checked.is_ok() && self.ring.write_now(&self.file, offset, bufs)
+    }
+
     fn write(&self, offset: u64, bufs: Vec<IoBuf>) -> DiskFuture<'_, Transferred> {
+        if self.write_now(offset, &bufs) {
+            return Box::pin(ready((Ok(()), bufs)));
+        }
         Box::pin(async move {
             let len = total_len(&bufs);
             if let Err(error) = self.geometry().check(DiskOp::Write, offset, len) {

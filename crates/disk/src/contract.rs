@@ -101,6 +101,12 @@ pub trait DiskIo {
     /// (the memory is its own) gets any mixture written and nothing worse.
     fn write(&self, offset: u64, bufs: Vec<IoBuf>) -> DiskFuture<'_, Transferred>;
 
+    /// Does a [`DiskIo::write`] within this call, where that takes no waiting: true, and all of it is complete. False: nothing or a part
+    /// of it was done, and [`DiskIo::write`] is the way. Never done unless implemented; decorators need not pass it on.
+    fn write_now(&self, _offset: u64, _bufs: &[IoBuf]) -> bool {
+        false
+    }
+
     /// Makes completed changes durable. On a read-only disk it succeeds at once.
     fn flush(&self) -> DiskFuture<'_, Result<(), DiskError>>;
 

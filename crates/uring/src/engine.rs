@@ -18,6 +18,7 @@ use rustix::event::PollFlags;
 use rustix::io::Errno;
 
 use crate::action::{Action, Wait};
+use crate::file::File;
 use crate::flight::{Cargo, Flights, Key, Slot};
 use crate::notice::Notice;
 use crate::pool::Pool;
@@ -65,6 +66,8 @@ pub(crate) struct Engine {
     notice: Arc<Notice>,
     listening: bool,
     prompt: Prompt,
+    /// What is written within a call: empty between calls, kept for its memory.
+    segments: Vec<libc::iovec>,
     /// Done at once, to land with the next turn.
     late: Vec<(Key, i32)>,
     /// To be woken and dropped once nothing of the engine is borrowed.
@@ -86,6 +89,7 @@ impl Engine {
             notice,
             listening: false,
             prompt: Prompt::default(),
+            segments: Vec::new(),
             late: Vec::new(),
             landed: Landed::default(),
         }
@@ -134,6 +138,18 @@ impl Engine {
                 None => Ok(key),
             },
         }
+    }
+
+    /// Writes within this call, if that is to be done at once and this turn has not had its share. A count, or a negated errno.
+    pub(crate) fn write_now(&mut self, file: &File, offset: u64, bufs: &[IoBuf]) -> Option<i32> {
+        if self.prompt.is_spent() {
+            return None;
+        }
+        fill_segments(&mut self.segments, bufs, 0);
+        // SAFETY: the segments are of `bufs`, each of which is good for its whole length while it is borrowed.
+        let written = unsafe { self.prompt.write(file, &self.segments, offset) };
+        self.segments.clear();
+        written
     }
 
     /// Lets the kernel's own threads move the bytes of several large reads at once, each on a CPU of its own where there is one.

@@ -53,16 +53,28 @@ impl Prompt {
         let Action::Write { offset, .. } = *action else {
             return None;
         };
-        let file = slot.cargo.as_ref()?.file.as_ref().filter(|file| file.is_cached())?;
-        let lens = slot.segments.iter().map(|segment| segment.iov_len);
-        if lens.sum::<usize>() > LONGEST_BYTES {
+        let file = slot.cargo.as_ref()?.file.as_ref()?;
+        // SAFETY: the segments are of buffers that the slot's cargo keeps.
+        unsafe { self.write(file, &slot.segments, offset) }
+    }
+
+    /// Writes `segments` if that is to be done at once. A count, or a negated errno.
+    ///
+    /// # Safety
+    /// Each segment is memory that is good for reading during this call.
+    pub(crate) unsafe fn write(&mut self, file: &File, segments: &[libc::iovec], offset: u64) -> Option<i32> {
+        let lens = segments.iter().map(|segment| segment.iov_len);
+        if !file.is_cached() || lens.sum::<usize>() > LONGEST_BYTES {
             return None;
         }
         let begun = Instant::now();
         if self.rests_until.is_some_and(|until| begun < until) {
             return None;
         }
-        let result = write(file, slot, offset)?;
+        let (offset, count) = (i64::try_from(offset).ok()?, i32::try_from(segments.len()).ok()?);
+        // SAFETY: `segments` are `count` segments, which the caller says are good; the file is open as it is borrowed.
+        let written = unsafe { libc::pwritev(file.raw(), segments.as_ptr(), count, offset) };
+        let result = outcome(written);
         self.took(begun, begun.elapsed());
         Some(result)
     }
@@ -71,15 +83,6 @@ impl Prompt {
         self.spent += took;
         self.rests_until = (took >= WAITED).then(|| begun + took + (took * REST_FACTOR).min(REST_MAX));
     }
-}
-
-fn write(file: &File, slot: &Slot, offset: u64) -> Option<i32> {
-    let offset = i64::try_from(offset).ok()?;
-    let count = i32::try_from(slot.segments.len()).ok()?;
-    // SAFETY: `segments` are `count` segments of buffers that the slot's cargo keeps, and they are only read; the file is open as
-    // the cargo holds it.
-    let written = unsafe { libc::pwritev(file.raw(), slot.segments.as_ptr(), count, offset) };
-    Some(outcome(written))
 }
 
 #[cfg(test)]

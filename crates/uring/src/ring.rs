@@ -152,6 +152,16 @@ impl Ring {
         (Ok(()), bufs)
     }
 
+    /// Writes `bufs` at `offset` within this call, if that takes no waiting: into the page cache, as long as writes there do not
+    /// wait and the executor's turn is not spent. False: nothing or a part was written, and [`Ring::write_all`] does it.
+    pub fn write_now(&self, file: &File, offset: u64, bufs: &[IoBuf]) -> bool {
+        if self.inner.closed.get() {
+            return false;
+        }
+        let written = self.inner.engine.borrow_mut().write_now(file, offset, bufs);
+        written.is_some_and(|count| usize::try_from(count) == Ok(total_len(bufs)))
+    }
+
     /// Takes what comes from a pipe, tap or socket into `bufs`, waiting for it. Dropped, it is cancelled, and what had come
     /// already may be lost. The file must be in blocking mode, else it fails with `EAGAIN` when nothing is there.
     pub fn receive(&self, file: &File, bufs: Vec<IoBuf>) -> Op<Moved> {

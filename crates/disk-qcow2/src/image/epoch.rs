@@ -27,6 +27,31 @@ impl Drop for Stay {
     }
 }
 
+/// The presence of an operation that has not begun: dropped, it ends.
+#[derive(Debug)]
+pub(crate) struct Early(Option<Stay>);
+
+impl Early {
+    /// The operation begins.
+    pub(crate) fn begin(mut self) -> Stay {
+        Stay(self.0.take().and_then(|mut stay| stay.0.take()))
+    }
+}
+
+impl Drop for Early {
+    fn drop(&mut self) {
+        if let Some(stay) = self.0.take() {
+            stay.end();
+        }
+    }
+}
+
+impl From<Stay> for Early {
+    fn from(stay: Stay) -> Self {
+        Self(Some(stay))
+    }
+}
+
 /// A past epoch, for those that wait until it is empty.
 #[derive(Debug)]
 pub(crate) struct Past(Arc<()>);
@@ -72,5 +97,12 @@ mod tests {
         drop(later);
         let mut past = epochs.turn();
         assert!(!past.is_over(), "an abandoned operation never ends");
+        let (unbegun, begun) = (Early::from(epochs.enter()), Early::from(epochs.enter()));
+        let mut past = epochs.turn();
+        let begun = begun.begin();
+        drop(unbegun);
+        assert!(!past.is_over());
+        begun.end();
+        assert!(past.is_over(), "what has not begun is over when it is dropped");
     }
 }

@@ -10,7 +10,9 @@ use disk::{
 use guestmem::IoBuf;
 use uring::kept;
 
+use super::epoch::Early;
 use super::fault::Fault;
+use super::parts::ended;
 use super::state::{Engine, Image};
 
 impl Image {
@@ -122,11 +124,21 @@ impl DiskIo for Queue {
     }
 
     fn write(&self, offset: u64, bufs: Vec<IoBuf>) -> DiskFuture<'_, Transferred> {
+        let len = total_len(&bufs);
+        let straight = self
+            .0
+            .straight_write(offset, len)
+            .map(|(stay, host)| (Early::from(stay), host));
+        if let Some((_, host)) = straight
+            && self.0.store().write_now(host, &bufs)
+        {
+            return ended(Ok(()), bufs);
+        }
         let engine = Rc::clone(&self.0);
         kept(async move {
-            let len = total_len(&bufs);
-            match engine.straight_write(offset, len) {
-                Some((stay, host)) => {
+            match straight {
+                Some((early, host)) => {
+                    let stay = early.begin();
                     let (result, bufs) = engine.store().write(host, bufs).await;
                     stay.end();
                     (result.map_err(|error| told(error, DiskOp::Write, offset, len)), bufs)
