@@ -86,7 +86,7 @@ pub(crate) fn ask(directory: &Path, ca: &str, name: Option<&str>, port: u16, req
     }
 }
 
-/// Two hosts, `a` and `b`, and what both see.
+/// Two hosts, `a` and `b`, and what both see. Filters of system calls have tests of their own.
 pub(crate) struct Pair {
     pub(crate) a: Daemon,
     pub(crate) b: Daemon,
@@ -121,7 +121,7 @@ impl Pair {
         let config = |own: usize, more: &str| {
             let (names, other) = (["a", "b"], 1 - own);
             format!(
-                "reserved_space = 0\nfile_roots = [{files:?}]\n{}[hosts.{}]\nurl = \"https://127.0.0.1:{}\"\n[migration]\nbind = \"127.0.0.1\"\n{more}\n",
+                "reserved_space = 0\nseccomp = \"off\"\nfile_roots = [{files:?}]\n{}[hosts.{}]\nurl = \"https://127.0.0.1:{}\"\n[migration]\nbind = \"127.0.0.1\"\n{more}\n",
                 tls_config(shared.path(), names[own], ports[own]),
                 names[other],
                 ports[other],
