@@ -93,6 +93,8 @@ struct Reader {
     socket: OwnedFd,
     /// Up to where it has seen the scrollback.
     position: u64,
+    /// It takes nothing any more. What it typed before may not have been read yet.
+    has_left: bool,
 }
 
 struct Server {
@@ -136,7 +138,10 @@ impl Server {
         let mut fds = Vec::with_capacity(2 + self.readers.len());
         fds.push(PollFd::new(self.line.bell(), PollFlags::IN));
         fds.push(PollFd::new(&self.listener, PollFlags::IN));
-        for reader in &self.readers {
+        // Who has left is always ready; what is left of its input waits for room.
+        let waits = |reader: &&mut Reader| listening || !reader.has_left;
+        let mut readers: Vec<_> = self.readers.iter_mut().filter(waits).collect();
+        for reader in &readers {
             let mut wanted = PollFlags::empty();
             wanted.set(PollFlags::IN, listening);
             wanted.set(PollFlags::OUT, reader.position < end);
@@ -153,8 +158,9 @@ impl Server {
         let (own, theirs) = revents.split_at(2);
         if !listening {
             // Whoever is not read from can only be noticed to be gone here.
-            let mut gone = theirs.iter().map(|r| r.intersects(PollFlags::HUP | PollFlags::ERR));
-            self.readers.retain(|_| !gone.next().unwrap_or(false));
+            for (reader, revents) in readers.iter_mut().zip(theirs) {
+                reader.has_left |= revents.intersects(PollFlags::HUP | PollFlags::ERR);
+            }
         }
         let is_ready = |index: usize| own.get(index).is_some_and(|revents| !revents.is_empty());
         Ready {
@@ -223,12 +229,19 @@ impl Server {
     fn accept(&mut self) {
         while let Ok(socket) = accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
             if self.readers.len() >= READERS_MAX {
+                // The next one finds a place that is only kept for input which its guest does not read.
+                if let Some(place) = self.readers.iter().position(|reader| reader.has_left) {
+                    self.readers.remove(place);
+                }
+            }
+            if self.readers.len() >= READERS_MAX {
                 tracing::warn!(limit = READERS_MAX, "console reader turned away: there are too many");
                 continue;
             }
             self.readers.push(Reader {
                 socket,
                 position: self.scrollback.start(),
+                has_left: false,
             });
         }
     }
@@ -240,7 +253,10 @@ impl Server {
             input,
             ..
         } = self;
-        readers.retain_mut(|reader| show(reader, scrollback) && listen(reader, input));
+        readers.retain_mut(|reader| {
+            reader.has_left = reader.has_left || !show(reader, scrollback);
+            listen(reader, input)
+        });
     }
 
     /// Hands waiting input to the guest, as far as it takes it.
@@ -257,7 +273,7 @@ impl Server {
         loop {
             let scrollback = &self.scrollback;
             self.readers
-                .retain_mut(|reader| show(reader, scrollback) && reader.position < end);
+                .retain_mut(|reader| !reader.has_left && show(reader, scrollback) && reader.position < end);
             let left = deadline.saturating_duration_since(Instant::now());
             if self.readers.is_empty() || left.is_zero() {
                 return;
@@ -293,7 +309,7 @@ fn show(reader: &mut Reader, scrollback: &Scrollback) -> bool {
     true
 }
 
-/// Takes what a reader typed, as far as there is room; false when it is gone.
+/// Takes what a reader typed, as far as there is room; false when it is gone and all was taken.
 fn listen(reader: &Reader, input: &mut VecDeque<u8>) -> bool {
     let mut bytes = [0; 1024];
     while input.len() < INPUT_MAX {

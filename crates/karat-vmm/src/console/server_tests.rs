@@ -147,3 +147,95 @@ fn input_goes_to_the_guest_and_waits_for_one_that_does_not_read() {
     assert_eq!(arrived, typed, "nothing typed is lost");
     rig.server.finish();
 }
+
+#[test]
+fn what_was_typed_before_a_reader_left_reaches_the_guest() {
+    let rig = Rig::new();
+    let line = Arc::clone(rig.server.line());
+    let typed: Vec<u8> = (0..3 * INPUT_MAX)
+        .map(|n| b'a' + u8::try_from(n % 23).unwrap())
+        .collect();
+    for part in typed.chunks(INPUT_MAX) {
+        // It writes, and is gone before there is a guest.
+        let mut typist = rig.reader();
+        typist.write_all(part).unwrap();
+        drop(typist);
+        // The console learns of that by having something for it.
+        rig.print(b"login: ");
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(rig.reader().write(b"!").unwrap(), 1);
+    let port = Arc::new(Serial::new("serial", Arc::new(NoIrq), line.clone()));
+    line.connect(&port);
+    let read = |offset| {
+        let mut byte = [0];
+        device::BusHandler::read(&*port, offset, &mut byte);
+        byte[0]
+    };
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let mut arrived = Vec::new();
+    while arrived.len() <= typed.len() && Instant::now() < deadline {
+        if read(5) & 1 != 0 {
+            arrived.push(read(0));
+        }
+    }
+    assert_eq!(arrived.len(), typed.len() + 1, "nothing typed is lost");
+    assert!(arrived.starts_with(&typed) && arrived.ends_with(b"!"), "and in order");
+    rig.server.finish();
+}
+
+#[test]
+fn readers_that_left_make_room_for_others() {
+    let rig = Rig::new();
+    // Nobody reads what they typed.
+    for _ in 0..READERS_MAX {
+        rig.reader().write_all(&[b'k'; INPUT_MAX]).unwrap();
+        rig.print(b".");
+    }
+    let mut late = rig.reader();
+    rig.print(b"still here");
+    let mut seen = vec![0; READERS_MAX + 10];
+    late.read_exact(&mut seen).unwrap();
+    assert!(seen.ends_with(b"still here"));
+    rig.server.finish();
+}
+
+#[test]
+fn input_that_nobody_reads_is_waited_for_without_burning_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let listener = UnixListener::bind(folder.path().join("console.sock")).unwrap();
+    let line = Arc::new(Line::new(Bell::new().unwrap()));
+    let (_orders, received) = mpsc::channel();
+    let (near, mut far) = UnixStream::pair().unwrap();
+    far.write_all(b"more").unwrap();
+    drop(far);
+    let mut server = Server {
+        line: Arc::clone(&line),
+        listener: listener.into(),
+        orders: received,
+        scrollback: Scrollback::new(1024),
+        log: None,
+        log_lost: 0,
+        readers: vec![Reader {
+            socket: near.into(),
+            position: 0,
+            has_left: false,
+        }],
+        input: vec![b'k'; INPUT_MAX].into(),
+    };
+    // Once it is told that the reader has left; then there is nothing to do until something happens.
+    server.wait();
+    assert!(server.readers[0].has_left);
+    let bell = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(100));
+        line.ring();
+    });
+    let started = Instant::now();
+    assert!(server.wait().line);
+    assert!(started.elapsed() >= Duration::from_millis(80), "it did not wait");
+    bell.join().unwrap();
+    server.input.clear();
+    server.serve_readers();
+    assert_eq!(Vec::from(server.input), b"more", "it is taken when there is room");
+    assert!(server.readers.is_empty());
+}

@@ -120,6 +120,7 @@ impl Allowed {
                 self.add(groups::STREAMS);
                 self.add(groups::ABSENT_MEMORY);
                 self.ioctls(groups::USERFAULTFD.0, groups::USERFAULTFD.1);
+                groups::read_host(self);
                 groups::start_threads(self);
             }
         }

@@ -90,7 +90,7 @@ const ELSEWHERE: [(Attempt, &[ThreadKind]); 7] = [
     ),
     (
         ("read a file", [libc::SYS_openat, libc::AT_FDCWD as i64, 0, 0, 0, 0]),
-        &[ThreadKind::StateDriver, ThreadKind::DiskJob],
+        &[ThreadKind::StateDriver, ThreadKind::DiskJob, ThreadKind::Migration],
     ),
     (
         ("new ring", [libc::SYS_io_uring_setup, 0, 0, 0, 0, 0]),
