@@ -12,6 +12,7 @@ mod image_upload;
 mod metadef;
 mod operation;
 mod problem;
+mod snapshot;
 mod vm;
 mod volume;
 
@@ -31,9 +32,12 @@ pub use image_upload::{Upload, UploadList, UploadWish};
 pub use metadef::{Metadef, MetadefAssociation, MetadefList, MetadefObject, MetadefProperty, MetadefTag};
 pub use operation::{Operation, OperationKind, OperationList, OperationPhase, Progress};
 pub use problem::{ErrorCode, PROBLEM_CONTENT_TYPE, ProblemBody};
+pub use snapshot::{
+    Snapshot, SnapshotAccepted, SnapshotList, SnapshotRestore, SnapshotRestored, SnapshotState, SnapshotWish,
+};
 pub use spec::{
     BootWish, ByteSize, DiskBus, DiskCache, DiskFormat, DiskLimits, DiskWish, HugePagesWish, MemoryBacking,
-    NetworkWish, OperationId, Problem, Topology, VmId, VmSpec, VolumeId,
+    NetworkWish, OperationId, Problem, SnapshotId, Topology, VmId, VmSpec, VolumeId,
 };
 pub use vm::{CloneMethod, Health, RootDisk, StopRequest, Vm, VmList, VmPhase, VmStatus};
 pub use volume::{

@@ -12,6 +12,7 @@ mod image_uploads;
 mod images;
 mod metadefs;
 mod operations;
+mod snapshots;
 mod transport;
 mod vms;
 mod volumes;

@@ -108,7 +108,7 @@ impl Host {
             .map_err(|_| Failure::new(ErrorCode::Internal, "the work was lost"))?
     }
 
-    async fn record(&self, vm: &Vm, unmet: Vec<Condition>) -> Result<(), Failure> {
+    pub(crate) async fn record(&self, vm: &Vm, unmet: Vec<Condition>) -> Result<(), Failure> {
         let row = vm.clone();
         let recorded = self.registry().change(move |change| -> Result<(), Failure> {
             check_disks(change, &row.spec, None)?;
@@ -132,7 +132,7 @@ impl Host {
     }
 
     /// Keeps others from making a machine of this name meanwhile.
-    async fn reserve(&self, name: &str) -> Result<Reserved, Failure> {
+    pub(crate) async fn reserve(&self, name: &str) -> Result<Reserved, Failure> {
         let fresh = self
             .0
             .names
@@ -202,7 +202,7 @@ const fn way_name(way: CloneWay) -> &'static str {
 }
 
 /// How a new machine is.
-fn stands_still(root_disk: Option<RootDisk>) -> VmStatus {
+pub(crate) fn stands_still(root_disk: Option<RootDisk>) -> VmStatus {
     VmStatus {
         phase: VmPhase::Stopped,
         reason: None,
@@ -258,7 +258,7 @@ fn clone_failure(error: &CloneError) -> Failure {
 }
 
 /// A name that nobody else may take while this exists.
-struct Reserved {
+pub(crate) struct Reserved {
     host: Host,
     name: String,
 }
@@ -271,14 +271,14 @@ impl Drop for Reserved {
 }
 
 /// The directory of a machine that is not recorded yet, and its mark; removed unless it is kept.
-struct Unfinished {
+pub(crate) struct Unfinished {
     path: PathBuf,
     mark: PathBuf,
     is_kept: bool,
 }
 
 impl Unfinished {
-    fn make(context: &Context, id: VmId) -> Result<Self, Failure> {
+    pub(crate) fn make(context: &Context, id: VmId) -> Result<Self, Failure> {
         let (path, mark) = (context.vm_dir(id), context.unfinished(id));
         let failed = |path: &Path, error: &std::io::Error| {
             let code = match error.kind() {
@@ -298,7 +298,7 @@ impl Unfinished {
         Ok(unfinished)
     }
 
-    fn keep(mut self) {
+    pub(crate) fn keep(mut self) {
         self.is_kept = true;
     }
 }

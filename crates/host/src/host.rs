@@ -21,10 +21,10 @@ use crate::failure::Failure;
 use crate::machine::{self, Action, Machine};
 use crate::metadefs::Metadefs;
 use crate::operations::LiveOperations;
-use crate::registry::{self, About, ImageRow, OperationRecord, Registry, RegistryError};
+use crate::registry::{self, About, ImageRow, OperationRecord, Registry, RegistryError, SnapshotRow};
 use crate::senders::Senders;
 use crate::tracker::Tracker;
-use crate::{HostConfig, limits, part, store_notes, volume_store};
+use crate::{HostConfig, limits, part, snapshot, store_notes, volume_store};
 
 /// Most events in one answer.
 const EVENTS_PAGE: u32 = 1000;
@@ -102,7 +102,12 @@ impl Host {
     pub async fn open(config: HostConfig) -> Result<Self, OpenError> {
         let opened = tokio::task::spawn_blocking(move || open_context(config)).await;
         let (context, left) = opened.map_err(|error| OpenError::Limits(io::Error::other(error)))??;
-        let Left { vms, begun, cut_off } = left;
+        let Left {
+            vms,
+            begun,
+            cut_off,
+            snapshots,
+        } = left;
         let context = Arc::new(context);
         let mut strays = machine::run_dirs(&context);
         // Told apart now: machines made from here on are not among them.
@@ -127,6 +132,7 @@ impl Host {
         host.resume_pulls(begun.pulls);
         host.resume_flattens(begun.flattens);
         host.resume_images(begun.images);
+        host.let_go_on(snapshots);
         tokio::spawn(host.clone().track_boot_sources());
         tokio::spawn(host.clone().age_uploads());
         tokio::spawn(host.clone().keep_cache());
@@ -314,6 +320,7 @@ fn open_context(config: HostConfig) -> Result<(Context, Left), OpenError> {
         state("vms"),
         state("volumes"),
         state("snapshots"),
+        state("saved"),
         store_notes::directory(&config.state_dir),
     ] {
         make_dir(&path)?;
@@ -368,6 +375,7 @@ fn open_context(config: HostConfig) -> Result<(Context, Left), OpenError> {
     };
     left.cut_off = clear_disks(&context, &left.vms)?;
     part::clear(&context.snapshots_dir());
+    clear_snapshots(&context)?;
     let path = context.volumes_dir();
     volume_store::clear(&context, &left.begun.volumes).map_err(|source| OpenError::Directory { path, source })?;
     // Last, so that a daemon that can not start for another reason does not count.
@@ -405,6 +413,8 @@ struct Left {
     begun: begun::Begun,
     /// Machines whose making or removal was cut off.
     cut_off: Vec<VmId>,
+    /// Snapshots whose making was cut off.
+    snapshots: Vec<SnapshotRow>,
 }
 
 /// Notes what an earlier daemon had begun as over, but for what this one goes on with. Images of the store that no record knows get
@@ -443,7 +453,21 @@ fn take_over(change: &registry::Change<'_>, sealed: &[images::ImageRecord]) -> R
             images,
         },
         cut_off: Vec::new(),
+        snapshots: snapshot::take_over(change)?,
     })
+}
+
+/// Removes what is left of snapshots that no record says are ready.
+fn clear_snapshots(context: &Context) -> Result<(), OpenError> {
+    let path = registry::file(&context.config.state_dir);
+    #[expect(
+        clippy::redundant_closure_for_method_calls,
+        reason = "the method itself is not general in its lifetime"
+    )]
+    let known = context.registry.change_now(|change| change.snapshots());
+    let known = known.map_err(|source| OpenError::Registry { path, source })?;
+    let path = context.saved_dir();
+    snapshot::clear(context, &known).map_err(|source| OpenError::Directory { path, source })
 }
 
 /// Removes what is left of machines whose making or removal was cut off, as their marks tell, and returns which these are. A

@@ -37,6 +37,7 @@ mod operations;
 mod part;
 mod registry;
 mod senders;
+mod snapshot;
 mod store_notes;
 mod store_watch;
 mod tracker;

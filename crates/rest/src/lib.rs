@@ -25,6 +25,7 @@ mod problem;
 mod router;
 mod serve;
 mod shared;
+mod snapshots;
 mod store_metrics;
 mod uploads;
 mod vms;

@@ -3,7 +3,7 @@
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
-use spec::{MachineSpec, Name};
+use spec::{GenerationId, MachineSpec, Name};
 use virtio_devices::DiskSnapshot;
 
 use crate::disks::{AttachError, Disks, MachineDisk};
@@ -49,4 +49,6 @@ pub(crate) struct Blueprint {
     pub(crate) files: MachineFiles,
     /// Opened before the first build, and open until the machine ends.
     pub(crate) disks: Disks,
+    /// What the guest is told when it is booted, or goes on as a copy.
+    pub(crate) generation: GenerationId,
 }

@@ -31,6 +31,7 @@ mod registry;
 mod requests;
 mod restarts;
 mod roots;
+mod saved;
 mod snapshots;
 mod stores;
 mod volumes;

@@ -40,8 +40,9 @@ pub(crate) fn build(
     reporter: &Reporter,
     saved: Option<&SavedFiles>,
 ) -> Result<Box<dyn Hardware>, BuildError> {
-    let Blueprint { spec, files, disks } = blueprint;
+    let Blueprint { spec, files, disks, .. } = blueprint;
     let layout = Layout::new(spec);
+    let is_copy = saved.is_some_and(|saved| saved.copy);
     let open = |saved| Saved::open(saved, spec.cpus().count());
     let mut saved = saved.map(open).transpose().map_err(BuildError::Restore)?;
     let memory = memory::build(spec.memory(), saved.as_mut())?;
@@ -58,11 +59,17 @@ pub(crate) fn build(
     devices.push(slots.root());
     let vcpus = match saved {
         None => {
-            let entry = firmware::build(spec, files, &layout, &vm)?;
+            let entry = firmware::build(blueprint, &layout, &vm)?;
             cpus::vcpus(&vm, &entry)?
         }
         Some(mut saved) => {
             saved.load_devices(&devices, &vm).map_err(BuildError::Restore)?;
+            if is_copy {
+                let generation = *blueprint.generation.as_bytes();
+                let written = boot::write_generation(vm.memory(), generation);
+                written.map_err(|error| BuildError::Boot(error.into()))?;
+                chipset.events.tell_generation();
+            }
             let vcpus = cpus::all(&vm)?;
             saved.load_vcpus(&vcpus, &vm).map_err(BuildError::Restore)?;
             vcpus

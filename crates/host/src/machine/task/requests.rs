@@ -32,7 +32,7 @@ pub(super) enum Answer {
 }
 
 impl Answer {
-    fn fail(self, failure: Failure) {
+    pub(super) fn fail(self, failure: Failure) {
         match self {
             Self::Done(reply) => drop(reply.send(Err(failure))),
             Self::Disks(reply) => drop(reply.send(Err(failure))),
@@ -62,9 +62,13 @@ impl Task {
     }
 
     pub(super) fn await_answer(&mut self, sent: Result<u64, Failure>, reply: Answer) {
+        self.await_answer_for(sent, reply, ANSWER_TIMEOUT);
+    }
+
+    pub(super) fn await_answer_for(&mut self, sent: Result<u64, Failure>, reply: Answer, timeout: Duration) {
         match sent {
             Ok(number) => {
-                let until = Instant::now() + ANSWER_TIMEOUT;
+                let until = Instant::now() + timeout;
                 self.waiting.insert(number, Waiting { reply, until });
             }
             Err(failure) => reply.fail(failure),
@@ -94,7 +98,7 @@ impl Task {
     }
 
     /// A process that does not read what is sent to it is not waited for.
-    async fn send_files(&mut self, request: VmRequest, fds: &[OwnedFd]) -> Result<u64, Failure> {
+    pub(super) async fn send_files(&mut self, request: VmRequest, fds: &[OwnedFd]) -> Result<u64, Failure> {
         let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
         let sending = self.linked_process()?.send_files(request, &fds);
         let sent = match tokio::time::timeout(SEND_TIMEOUT, sending).await {
@@ -108,7 +112,7 @@ impl Task {
         sent.map_err(|error| Failure::of(ErrorCode::MachineFailed, &error))
     }
 
-    fn linked_process(&mut self) -> Result<&mut Link, Failure> {
+    pub(super) fn linked_process(&mut self) -> Result<&mut Link, Failure> {
         self.link.as_mut().ok_or_else(|| {
             Failure::new(
                 ErrorCode::MachineFailed,
@@ -127,6 +131,7 @@ impl Task {
             (Some(reply), Err(refusal)) => {
                 let code = match refusal.kind {
                     RefusalKind::NoSuchDisk => ErrorCode::NotFound,
+                    RefusalKind::NoSpace => ErrorCode::NoSpace,
                     _ => ErrorCode::WrongState,
                 };
                 reply.fail(Failure::new(code, refusal.message));
@@ -153,10 +158,7 @@ impl Task {
     pub(super) fn give_up_waiting(&mut self, now: Instant) {
         let late = self.waiting.extract_if(|_, waiting| waiting.until <= now);
         for (_, waiting) in late {
-            let text = format!(
-                "the machine process did not answer within {} s",
-                ANSWER_TIMEOUT.as_secs()
-            );
+            let text = "the machine process did not answer in time";
             waiting.reply.fail(Failure::new(ErrorCode::Timeout, text));
         }
     }

@@ -18,7 +18,7 @@ use serde_json::json;
 use crate::harness::{Daemon, signal, wait_for};
 
 #[path = "../../../../karat-vmm/tests/harness/payload.rs"]
-mod payload;
+pub(crate) mod payload;
 
 /// Rounds unless more are asked for.
 const ROUNDS: u64 = 30;
@@ -77,7 +77,7 @@ fn pattern() -> Vec<u8> {
 }
 
 /// What the tests of other crates are run with, or built now.
-fn karat_vmm() -> PathBuf {
+pub(crate) fn karat_vmm() -> PathBuf {
     let path = Path::new(env!("CARGO_BIN_EXE_karatd")).with_file_name("karat-vmm");
     if !path.exists() {
         let built = Command::new(env!("CARGO"))
@@ -92,7 +92,7 @@ fn karat_vmm() -> PathBuf {
 
 /// True where this can be run; says so where not.
 #[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
-fn can_run() -> bool {
+pub(crate) fn can_run() -> bool {
     let kvm = File::options().read(true).write(true).open("/dev/kvm").is_ok();
     let qemu_img = Command::new("qemu-img").arg("--version").output().is_ok();
     if !(kvm && qemu_img) {

@@ -3,7 +3,7 @@
 mod attached;
 mod crashes;
 mod filled;
-mod kills;
+pub(crate) mod kills;
 mod live;
 mod offline;
 mod refused;
