@@ -104,6 +104,11 @@ impl Daemon {
         self.dir.path().join("state/files")
     }
 
+    /// One of Karat's programs.
+    pub(crate) fn program(&self, name: &str) -> PathBuf {
+        self.environment.program(name)
+    }
+
     /// Debian's `docker-registry`, beside Karat's programs or installed.
     pub(crate) fn registry_program(&self) -> PathBuf {
         let beside = self.environment.program("docker-registry");

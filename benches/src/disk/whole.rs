@@ -65,30 +65,32 @@ fn opening(files: &Files, rounds: u32) -> Result<Vec<Figure>> {
     ])
 }
 
-/// Both sync the target at the end.
+/// Both sync the target at the end. What was written before, by whoever it was, is written out first: it would take its share of the
+/// disk from whichever side comes next. The best round of each counts, since where this host is itself a guest, up to a second goes into
+/// memory that its hypervisor has to find again, and to whose account is chance.
 fn converting(files: &Files, rounds: u32) -> Result<Figure> {
     let (from, to) = (files.path("kept.qcow2"), files.path("converted.raw"));
     files.warm("kept.qcow2")?;
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    for round in 0..=rounds {
+    let (mut ours, mut theirs) = (f64::INFINITY, f64::INFINITY);
+    for _ in 0..=2 * rounds {
         let _ = fs::remove_file(&to);
+        rustix::fs::sync();
         let mut karat = Command::new(std::env::current_exe()?);
         let karat = timed(karat.arg("convert").arg(&from).arg(&to))?;
         let _ = fs::remove_file(&to);
+        rustix::fs::sync();
         let mut qemu = Command::new("qemu-img");
         qemu.args(["convert", "-t", "writeback", "-f", "qcow2", "-O", "raw"]);
         let qemu = timed(qemu.arg(&from).arg(&to))?;
-        if round > 0 {
-            ours.push(karat.whole_seconds);
-            theirs.push(qemu.whole_seconds);
-        }
+        ours = ours.min(karat.whole_seconds);
+        theirs = theirs.min(qemu.whole_seconds);
     }
     let _ = fs::remove_file(&to);
     Ok(Figure::new(
         "convert qcow2 to raw, 512 MiB",
-        median(&mut ours) * 1e3,
+        ours * 1e3,
         "ms",
-        Some(("qemu-img", median(&mut theirs) * 1e3)),
+        Some(("qemu-img", theirs * 1e3)),
         Target::FasterThanPeer(1.5),
     ))
 }

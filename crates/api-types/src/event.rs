@@ -28,7 +28,7 @@ pub struct Event {
 /// What an event is about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Subject {
-    /// `vms`, `images`, `volumes`, `snapshots`, `boot-sources`, `operations` or `host`.
+    /// `vms`, `images`, `volumes`, `snapshots`, `boot-sources`, `operations`, `migrations` or `host`.
     pub collection: String,
     /// Its id: a UUID; a digest for images that have one; a name for boot sources.
     pub id: String,
@@ -58,6 +58,8 @@ pub enum EventReason {
     ConditionChanged,
     /// An operation moved on.
     OperationChanged,
+    /// A move of a machine to or from another host entered another phase.
+    MigrationChanged,
     /// The daemon started.
     DaemonStarted,
 }

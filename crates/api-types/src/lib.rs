@@ -10,6 +10,7 @@ mod image_cache;
 mod image_import;
 mod image_upload;
 mod metadef;
+mod migration;
 mod operation;
 mod problem;
 mod snapshot;
@@ -30,6 +31,11 @@ pub use image_import::{
 };
 pub use image_upload::{Upload, UploadList, UploadWish};
 pub use metadef::{Metadef, MetadefAssociation, MetadefList, MetadefObject, MetadefProperty, MetadefTag};
+pub use migration::{
+    CpuFacts, DecisionRequest, DiskWay, IncomingMigration, IncomingMigrationList, IncomingMigrationWish, Migration,
+    MigrationDecision, MigrationFigures, MigrationList, MigrationMethod, MigrationOptions, MigrationPatch,
+    MigrationPhase, MigrationWish, MovingDisk, MovingVm,
+};
 pub use operation::{Operation, OperationKind, OperationList, OperationPhase, Progress};
 pub use problem::{ErrorCode, PROBLEM_CONTENT_TYPE, ProblemBody};
 pub use snapshot::{
@@ -37,9 +43,9 @@ pub use snapshot::{
 };
 pub use spec::{
     BootWish, ByteSize, DiskBus, DiskCache, DiskFormat, DiskLimits, DiskWish, HugePagesWish, MemoryBacking,
-    NetworkWish, OperationId, Problem, SnapshotId, Topology, VmId, VmSpec, VolumeId,
+    MigrationId, NetworkWish, OperationId, Problem, SnapshotId, Topology, VmId, VmSpec, VolumeId,
 };
-pub use vm::{CloneMethod, Health, RootDisk, StopRequest, Vm, VmList, VmPhase, VmStatus};
+pub use vm::{CloneMethod, Health, RootDisk, StopRequest, Vm, VmCondition, VmList, VmPhase, VmStatus};
 pub use volume::{
     Preallocation, Volume, VolumeAccepted, VolumeAttachment, VolumeCheck, VolumeCheckRequest, VolumeCondition,
     VolumeConvert, VolumeLayer, VolumeList, VolumeMeasure, VolumeMeasureRequest, VolumeRepair, VolumeResize,

@@ -17,11 +17,30 @@ pub struct Vm {
     pub image_digest: Option<String>,
     /// How it is.
     pub status: VmStatus,
+    /// What can be done with it, and why not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<VmCondition>,
     /// When it was created.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
     /// Grows with each change of the record; also the entity tag.
     pub revision: u64,
+}
+
+/// Whether something can be done with a machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VmCondition {
+    /// What: `LiveMigratable`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Whether it can.
+    pub status: bool,
+    /// One word for programs: why not, as `NotRunning`, `RootDiskNotShared`, `VolumeNotShared` or `NoHosts`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// A sentence for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
 }
 
 /// Phases of a machine.
@@ -33,6 +52,8 @@ pub struct Vm {
 ///      │                          ▼         ▼
 ///      └────── start ──────── Failed ◀──────┘
 /// ```
+///
+/// `Arriving` becomes `Running` or goes away; `Running` becomes `Departed` and goes away: see `migrations`.
 ///
 /// `Stopping` can be entered from `Paused` by force; a guest that powers itself off goes to `Stopped` directly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -49,6 +70,10 @@ pub enum VmPhase {
     Stopping,
     /// The process ended in a way nobody asked for; see `reason` and `message`. Can be started again.
     Failed,
+    /// It is on its way here from another host.
+    Arriving,
+    /// It lives on another host by now; what is left of it here never runs again, and goes soon.
+    Departed,
 }
 
 /// How a machine is.
@@ -95,6 +120,9 @@ pub struct RootDisk {
     /// Whether the machine needs nothing of the image any more: it was flattened.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stands_alone: bool,
+    /// The store of images that has what it was made from. Absent where that is the default one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<String>,
 }
 
 /// How a disk is made from an image.

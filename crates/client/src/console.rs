@@ -2,14 +2,13 @@
 
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
-use tokio::net::UnixStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use crate::error::ClientError;
-use crate::transport::{Client, segment};
+use crate::transport::{Client, Stream, segment};
 
-type Socket = WebSocketStream<UnixStream>;
+type Socket = WebSocketStream<Box<dyn Stream>>;
 
 /// An attached console; dropping it detaches and does nothing to the machine.
 pub struct Console {

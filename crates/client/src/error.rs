@@ -16,6 +16,20 @@ pub enum ClientError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// Nobody on another host answers, or not as who was expected.
+    #[error(
+        "karatd does not answer on {url}: is the address right, and does it serve TLS there ([tls] of its karat.toml)?"
+    )]
+    RemoteUnreachable {
+        /// What was tried.
+        url: String,
+        /// The network's own error, or that of TLS.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The own certificate, its key or the authorities can not be used.
+    #[error("TLS can not be used")]
+    Credentials(#[source] crate::remote::RemoteError),
     /// The daemon understood and refused.
     #[error("{}", describe(.0))]
     Refused(Box<ProblemBody>),

@@ -1,6 +1,6 @@
 //! The daemon's HTTP API, as calls.
 //!
-//! One [`Client`] per socket; it may be cloned and used from several tasks. Nothing here retries: a call that changes
+//! One [`Client`] per daemon, over its UNIX socket or over TLS; it may be cloned and used from several tasks. Nothing here retries: a call that changes
 //! something was carried out exactly when it returns `Ok`.
 
 mod boot_sources;
@@ -11,7 +11,9 @@ mod image_cache;
 mod image_uploads;
 mod images;
 mod metadefs;
+mod migrations;
 mod operations;
+mod remote;
 mod snapshots;
 mod transport;
 mod vms;
@@ -20,5 +22,6 @@ mod volumes;
 pub use console::{Console, ConsoleEnd, ConsoleInput, ConsoleOutput};
 pub use error::ClientError;
 pub use images::ImageUpload;
+pub use remote::{Remote, RemoteError, TlsFiles};
 pub use transport::{Client, DEFAULT_SOCKET};
 pub use volumes::Upload;

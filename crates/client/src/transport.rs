@@ -1,6 +1,6 @@
 //! Requests over the socket, and what their answers mean.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use api_types::{Health, ProblemBody};
 use http_body_util::{BodyExt, Full};
@@ -10,9 +10,11 @@ use hyper::{Method, Request, header};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 
 use crate::error::ClientError;
+use crate::remote::Remote;
 
 /// Where the daemon listens unless configured otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/karat/karat.sock";
@@ -21,18 +23,34 @@ pub const DEFAULT_SOCKET: &str = "/run/karat/karat.sock";
 /// has to be kept alive or found dead.
 #[derive(Debug, Clone)]
 pub struct Client {
-    socket: PathBuf,
+    place: Place,
 }
+
+/// Where a daemon is.
+#[derive(Debug, Clone)]
+enum Place {
+    /// On this host, at this socket.
+    Here(PathBuf),
+    /// On another one.
+    There(Remote),
+}
+
+/// What requests go over.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 impl Client {
     /// For the daemon that listens on `socket`; nothing is sent yet.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        Self { socket: socket.into() }
+        let place = Place::Here(socket.into());
+        Self { place }
     }
 
-    /// The socket.
-    pub fn socket(&self) -> &Path {
-        &self.socket
+    /// For a daemon on another host, over TLS; nothing is sent yet.
+    pub const fn remote(remote: Remote) -> Self {
+        let place = Place::There(remote);
+        Self { place }
     }
 
     /// Whether the daemon is there.
@@ -74,12 +92,17 @@ impl Client {
     }
 
     /// A connection to the daemon.
-    pub(crate) async fn connect(&self) -> Result<UnixStream, ClientError> {
-        let unreachable = |error: std::io::Error| ClientError::Unreachable {
-            socket: self.socket.clone(),
-            source: error.into(),
-        };
-        UnixStream::connect(&self.socket).await.map_err(unreachable)
+    pub(crate) async fn connect(&self) -> Result<Box<dyn Stream>, ClientError> {
+        match &self.place {
+            Place::Here(socket) => match UnixStream::connect(socket).await {
+                Ok(stream) => Ok(Box::new(stream)),
+                Err(error) => Err(ClientError::Unreachable {
+                    socket: socket.clone(),
+                    source: error.into(),
+                }),
+            },
+            Place::There(remote) => Ok(Box::new(remote.connect().await?)),
+        }
     }
 
     /// Deletes, and reads what the answer holds.

@@ -4,11 +4,12 @@ use serde::{Deserialize, Serialize};
 use spec::{MachineSpec, Name, VmId};
 
 use crate::disk::{DiskChain, DiskChange, DiskJob, DiskJobState, DiskReport};
+use crate::migration::{DepartVm, LinkCredentials, MigrationKey, MigrationNews};
 use crate::report::EndReport;
 use crate::state::VmState;
 
 /// Grows when a message changes its meaning; a daemon adopts only processes that speak its own version or an older one.
-pub const PROTOCOL_VERSION: u32 = 4;
+pub const PROTOCOL_VERSION: u32 = 5;
 /// File descriptor of the listening control socket in a new machine process (first after the standard three).
 pub const CONTROL_LISTENER_FD: i32 = 3;
 /// File descriptor of the listening console socket in a new machine process.
@@ -59,6 +60,32 @@ pub enum VmRequest {
     Save,
     /// Tell what the disks are and did; answered by [`FromVm::Disks`].
     DiskReports,
+    /// Move to another process; answered when the move has begun, and [`MigrationNews`] tell the rest.
+    Depart(Box<DepartVm>),
+    /// Give the move this much of the network from now on.
+    DepartTune {
+        /// Bytes per second over all streams; 0 is no limit.
+        bandwidth_bytes_per_s: u64,
+    },
+    /// Give the move up. Refused when the machine has departed, or is about to.
+    DepartCancel,
+    /// New sockets, connected to the target, travel with the frame: the one for control, then those for pages.
+    DepartLinks {
+        /// How many.
+        count: u32,
+    },
+    /// What is on record: the answer to [`MigrationNews::Decide`].
+    DepartDecided {
+        /// The machine has departed; else it stays.
+        departed: bool,
+    },
+    /// Become a machine that comes from elsewhere, and run it when it is there. [`MigrationNews`] tell the rest.
+    Arrive(Box<ArriveVm>),
+    /// What is on record at the source: the answer to [`MigrationNews::InDoubt`].
+    ArriveDecided {
+        /// The machine has departed there; else it stays there.
+        departed: bool,
+    },
 }
 
 /// A machine and the files that belong to it.
@@ -75,6 +102,23 @@ pub struct CreateVm {
     pub console_log_max_bytes: u64,
     /// How many rotated console logs are kept.
     pub console_log_keep: u32,
+}
+
+/// Become a machine that comes from elsewhere.
+///
+/// The files of the machine travel with it, as with a creation, and a [`FdRole::MigrationListener`]. Answered when memory,
+/// devices and vCPUs stand, and the listener is being accepted on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ArriveVm {
+    /// The machine.
+    pub create: CreateVm,
+    /// Which attempt. Another one is refused.
+    pub key: MigrationKey,
+    /// Over TLS with these; plain where there are none.
+    pub credentials: Option<LinkCredentials>,
+    /// Longest wait for the source, and between two signs of it before it has said how long it may be silent, milliseconds.
+    pub patience_ms: u64,
 }
 
 /// What a file is for.
@@ -121,6 +165,8 @@ pub enum FdRole {
         #[serde(default)]
         copy: bool,
     },
+    /// Listening socket on which the source of [`VmRequest::Arrive`] connects.
+    MigrationListener,
 }
 
 /// Machine process to daemon.
@@ -165,6 +211,9 @@ pub struct Hello {
     pub version: String,
     /// How things stand.
     pub status: VmStatus,
+    /// What was told last of a migration, if there was one.
+    #[serde(default)]
+    pub migration: Option<MigrationNews>,
 }
 
 /// How things stand.
@@ -233,6 +282,8 @@ pub enum VmEvent {
         #[serde(flatten)]
         state: DiskJobState,
     },
+    /// A migration has something to say.
+    Migration(MigrationNews),
     /// The machine ended; the same report is in the run directory.
     Ended {
         /// Why.
@@ -351,6 +402,7 @@ mod tests {
             pid: 5,
             version: "6".to_owned(),
             status: status.clone(),
+            migration: Some(MigrationNews::Departed),
         };
         let state = VmState::Paused;
         for message in [

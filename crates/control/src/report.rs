@@ -40,6 +40,10 @@ pub enum EndReason {
     },
     /// The machine could not be built, or not be rebuilt on reset.
     BuildFailed,
+    /// The machine moved away, and nothing of it is needed here any more.
+    Departed,
+    /// The machine that was to come did not.
+    ArrivalFailed,
     /// A defect of the machine process itself.
     Internal,
 }
@@ -49,7 +53,7 @@ impl EndReason {
     pub const fn is_clean(self) -> bool {
         matches!(
             self,
-            Self::GuestPowerOff | Self::Requested | Self::DebugExit { code: 0 }
+            Self::GuestPowerOff | Self::Requested | Self::Departed | Self::DebugExit { code: 0 }
         )
     }
 }

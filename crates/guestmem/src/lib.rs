@@ -11,11 +11,13 @@
 //! what vCPUs write is recorded by KVM per slot. Whoever needs "all dirty pages" takes both and merges them with a bitwise
 //! or: both use one bit per 4 KiB page, bit 0 of word 0 being the first page of the region.
 
+mod absent;
 mod dirty;
 mod iobuf;
 pub mod layout;
 mod memory;
 
+pub use absent::Absent;
 pub use dirty::DirtyLog;
 pub use iobuf::{IoBuf, IoBufError};
 pub use memory::{CreateError, GuestMemory, GuestRam, HugepageSize, MemoryConfig, Region};

@@ -229,6 +229,11 @@ impl GuestMemory {
         (!self.0.private).then(|| self.0.file.as_fd())
     }
 
+    /// Whether it is in explicit huge pages.
+    pub fn is_hugetlbfs(&self) -> bool {
+        self.0.regions.iter().any(|region| region.is_hugetlbfs() == Some(true))
+    }
+
     /// All RAM, bytes.
     pub fn ram_bytes(&self) -> u64 {
         self.0.size_bytes

@@ -18,8 +18,8 @@ pub(crate) struct Begun {
     pub(crate) volumes: Vec<VolumeRecord>,
     /// Pulls, and how many daemons have begun each.
     pub(crate) pulls: Vec<(OperationRecord, u32)>,
-    /// Root disks that are made to stand alone.
-    pub(crate) flattens: Vec<OperationRecord>,
+    /// Root disks that are made to stand alone, and how many daemons have begun each.
+    pub(crate) flattens: Vec<(OperationRecord, u32)>,
     /// All images, with or without an import or a deletion to go on with.
     pub(crate) images: Vec<ImageRow>,
 }
@@ -34,8 +34,8 @@ pub(crate) fn count(change: &Change<'_>, begun: &mut Begun) -> Result<(), Regist
             record.revision += 1;
         }
     }
-    for (pull, times) in &mut begun.pulls {
-        *times = change.operation_begun_again(pull.id)?;
+    for (operation, times) in begun.pulls.iter_mut().chain(&mut begun.flattens) {
+        *times = change.operation_begun_again(operation.id)?;
     }
     for image in &mut begun.images {
         if image.operation().is_some() {

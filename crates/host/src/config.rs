@@ -4,9 +4,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use images::CloneWay;
+use sandbox::SeccompMode;
 
 use crate::image_config::ImageConfig;
 use crate::metadefs::MetadefConfig;
+use crate::migration::MigrationConfig;
 
 /// Settings of the host, all of them decided.
 #[derive(Debug, Clone)]
@@ -23,6 +25,8 @@ pub struct HostConfig {
     pub registry_auth_file: Option<PathBuf>,
     /// The `karat-vmm` program.
     pub vmm_path: PathBuf,
+    /// What becomes of system calls that threads of machine processes have no use for.
+    pub seccomp: SeccompMode,
     /// Size at which a machine's console log is rotated, bytes.
     pub console_log_max_bytes: u64,
     /// How many rotated console logs are kept per machine.
@@ -41,6 +45,8 @@ pub struct HostConfig {
     pub boot_sources: BootSourceConfig,
     /// Metadata definitions.
     pub metadefs: MetadefConfig,
+    /// Moves of machines between hosts.
+    pub migration: MigrationConfig,
 }
 
 /// Boot sources: images that are tracked.

@@ -12,6 +12,7 @@ use crate::agents::Agents;
 use crate::failure::{Failure, chain};
 use crate::limits;
 use crate::metadefs::Metadefs;
+use crate::migration::LiveMoves;
 use crate::operations::LiveOperations;
 use crate::registry::Registry;
 
@@ -27,6 +28,8 @@ pub(crate) struct Context {
     /// Who speaks HTTP for imports.
     pub(crate) agents: Agents,
     pub(crate) operations: LiveOperations,
+    /// Moves under way.
+    pub(crate) moves: LiveMoves,
     /// Metadata definitions of files.
     pub(crate) metadefs: Metadefs,
     /// Which stores' files can share blocks, as far as it is known.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use api_types::{CloneMethod, ErrorCode, EventReason, RootDisk, Vm, VmPhase, VmStatus};
 use image_catalog::Condition;
-use images::{BootParts, CloneError, CloneWay, ImageRecord};
+use images::{BootParts, CloneError, CloneWay, ImageRecord, Store};
 use jiff::Timestamp;
 use spec::{ByteSize, DiskFormat, Problems, VmId, VmPlan, VmSpec};
 use tokio::sync::SemaphorePermit;
@@ -19,6 +19,7 @@ use crate::failure::Failure;
 use crate::failure::store_code;
 use crate::host::Host;
 use crate::machine::{self, Machine};
+use crate::placing::way_name;
 use crate::registry::About;
 use crate::volume::check_disks;
 use crate::volume_store::{SECTOR_BYTES, check_name, sealed_format};
@@ -48,10 +49,10 @@ impl Host {
             Some(_) => Some(self.turn().await?),
             None => None,
         };
-        if let Some(image) = &plan.image {
-            self.prepare_image(image).await?;
-        }
-        let _image_stays = self.0.images.read().await;
+        let _image_stays = match &plan.image {
+            Some(image) => self.hold_image(image).await?,
+            None => self.0.images.read().await,
+        };
         let image = match &plan.image {
             Some(image) => Some(self.usable_image(image).await?.ok_or_else(|| unknown_image(image))?),
             None => None,
@@ -65,7 +66,10 @@ impl Host {
             Some(image) => self.named_boot(&spec, image, REFUSED).await?,
             None => BootParts::default(),
         };
-        let image = image.map(|image| image.sealed);
+        let (image, store) = match image {
+            Some(image) => (Some(image.sealed), image.store),
+            None => (None, context.store.clone()),
+        };
         check_kernel(&plan, image.as_ref(), &boot)?;
         let (probed, wanted) = (Arc::clone(context), plan.clone());
         tokio::task::spawn_blocking(move || machine::probe(&probed, &wanted))
@@ -79,7 +83,7 @@ impl Host {
         let directory = Unfinished::make(context, id)?;
         self.put_boot(id, boot).await?;
         let root_disk = match &image {
-            Some(image) => Some(self.make_root(id, image, plan.root_size).await?),
+            Some(image) => Some(self.make_root(id, (&store, image), plan.root_size).await?),
             None => None,
         };
         let vm = Vm {
@@ -87,6 +91,7 @@ impl Host {
             spec,
             image_digest: image.map(|image| image.digest.to_string()),
             status: stands_still(root_disk),
+            conditions: Vec::new(),
             created_at: Timestamp::now(),
             revision: 1,
         };
@@ -94,7 +99,7 @@ impl Host {
         directory.keep();
         let machine = Machine::supervise(context, vm.clone());
         self.lock_machines().insert(id, machine);
-        Ok(vm)
+        Ok(self.with_conditions(vm))
     }
 
     /// Keeps a kernel and a ramdisk that are images of their own with the machine, which needs these images no more.
@@ -163,12 +168,17 @@ impl Host {
         }
     }
 
-    /// Makes a machine's root disk in the way that the host's configuration says.
-    async fn make_root(&self, id: VmId, image: &ImageRecord, wished: Option<ByteSize>) -> Result<RootDisk, Failure> {
+    /// Makes a machine's root disk from an image of a store, in the way that is configured for that.
+    async fn make_root(
+        &self,
+        id: VmId,
+        (store, image): (&Store, &ImageRecord),
+        wished: Option<ByteSize>,
+    ) -> Result<RootDisk, Failure> {
         let context = &self.0.context;
         let sectors = image.disk.virtual_bytes.next_multiple_of(SECTOR_BYTES);
         let size_bytes = wished.map_or(sectors, ByteSize::bytes);
-        let way = context.config.root_disks;
+        let (way, setting) = context.clone_way(store.name());
         // What is put on top of an image is qcow2; any other disk has its image's format.
         let format = match way {
             CloneWay::Overlay => DiskFormat::Qcow2,
@@ -176,28 +186,28 @@ impl Host {
         };
         self.check_space(0).await?;
         let path = context.root_disk(id, format);
-        let made = context.store.make_disk(&image.digest, &path, size_bytes, way).await;
+        let made = store.make_disk(&image.digest, &path, size_bytes, way).await;
         let made = made.map_err(|error| clone_failure(&error))?;
         let method = match made.method {
             images::CloneMethod::Overlay => CloneMethod::Overlay,
             images::CloneMethod::Reflink => CloneMethod::Reflink,
             images::CloneMethod::SparseCopy => CloneMethod::Copy,
         };
-        let reason = format!("root_disks is {}: {}", way_name(way), made.reason);
+        let recorded = context.recorded(store);
+        let from = recorded.as_ref().map(|store| format!(", in store {store}"));
+        let reason = format!(
+            "{setting} is {}: {}{}",
+            way_name(way),
+            made.reason,
+            from.unwrap_or_default()
+        );
         Ok(RootDisk {
             method,
             reason,
             format,
             stands_alone: false,
+            store: recorded,
         })
-    }
-}
-
-const fn way_name(way: CloneWay) -> &'static str {
-    match way {
-        CloneWay::Overlay => "overlay",
-        CloneWay::Reflink => "reflink",
-        CloneWay::Copy => "copy",
     }
 }
 

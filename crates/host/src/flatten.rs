@@ -12,16 +12,15 @@ use spec::{Name, NameError, OperationId};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::begun;
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::machine::{self, Machine};
 use crate::operations::Worker;
-use crate::registry::{OperationRecord, RegistryError};
+use crate::registry::OperationRecord;
 
 /// How often the machine is asked how far it is.
 const ASK_EVERY: Duration = Duration::from_millis(200);
-/// How long to wait before the end of an operation that could not be written down is written again.
-const NOTE_AGAIN: Duration = Duration::from_secs(1);
 /// What a machine's own disk is called.
 const ROOT: &str = "root";
 
@@ -50,7 +49,10 @@ impl Host {
             }
             Some(_) => {}
         }
-        if matches!(vm.status.phase, VmPhase::Starting | VmPhase::Stopping) {
+        if matches!(
+            vm.status.phase,
+            VmPhase::Starting | VmPhase::Stopping | VmPhase::Arriving | VmPhase::Departed
+        ) {
             let text = format!(
                 "machine {} is on its way to another state; ask again when it is there",
                 vm.spec.name
@@ -77,10 +79,19 @@ impl Host {
     }
 
     /// Goes on with what an earlier daemon was at.
-    pub(crate) fn resume_flattens(&self, operations: Vec<OperationRecord>) {
-        for operation in operations {
-            tracing::info!(vm = operation.subject, "a root disk is made to stand alone, further");
-            self.spawn_flatten(operation);
+    pub(crate) fn resume_flattens(&self, operations: Vec<(OperationRecord, u32)>) {
+        for (operation, begun) in operations {
+            if begun::too_often(begun) {
+                tracing::error!(
+                    vm = operation.subject,
+                    "a root disk is not made to stand alone any further"
+                );
+                let host = self.clone();
+                tokio::spawn(async move { host.note_flatten(operation.id, Err(begun::failure())).await });
+            } else {
+                tracing::info!(vm = operation.subject, "a root disk is made to stand alone, further");
+                self.spawn_flatten(operation);
+            }
         }
     }
 
@@ -205,23 +216,15 @@ impl Host {
     }
 
     async fn note_flatten(&self, id: OperationId, ended: Result<(), Failure>) {
-        loop {
-            let ended = ended.clone();
-            let noted = self.registry().change(move |change| -> Result<(), RegistryError> {
-                let phase = match &ended {
-                    Ok(()) => OperationPhase::Succeeded,
-                    Err(failure) if failure.code == ErrorCode::Cancelled => OperationPhase::Cancelled,
-                    Err(_) => OperationPhase::Failed,
-                };
-                change.end_operation(id, phase, ended.as_ref().map(|()| None))
-            });
-            let Err(error) = noted.await else { return };
-            tracing::error!(%error, "the end of an operation can not be noted; it is tried again");
-            if self.0.context.operations.closing() {
-                return;
-            }
-            tokio::time::sleep(NOTE_AGAIN).await;
-        }
+        let noted = self.write_down("the end of an operation", move |change| {
+            let phase = match &ended {
+                Ok(()) => OperationPhase::Succeeded,
+                Err(failure) if failure.code == ErrorCode::Cancelled => OperationPhase::Cancelled,
+                Err(_) => OperationPhase::Failed,
+            };
+            change.end_operation(id, phase, ended.as_ref().map(|()| None))
+        });
+        let _ = noted.await; // The next daemon settles what this one can not.
     }
 }
 

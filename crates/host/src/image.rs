@@ -1,7 +1,5 @@
 //! Pulls: container disks that are fetched by reference, and get their record when they are there.
 
-use std::time::Duration;
-
 use api_types::{ErrorCode, EventReason, ImageImport, OperationKind, OperationPhase};
 use images::Reference;
 use spec::OperationId;
@@ -15,9 +13,6 @@ use crate::failure::Failure;
 use crate::host::Host;
 use crate::operations::Worker;
 use crate::registry::{About, OperationRecord, RegistryError};
-
-/// How long to wait before the end of a pull that could not be written down is written again.
-const NOTE_AGAIN: Duration = Duration::from_secs(1);
 
 impl Host {
     /// Begins to pull an image.
@@ -110,40 +105,30 @@ impl Host {
 
     /// Writes down how a pull ended.
     async fn end_pull(&self, id: OperationId, written: &str, ended: Result<Intake, Failure>) {
-        // Again and again until that works: a disk that a pull has filled is full at this very moment.
-        loop {
-            let (written, ended) = (written.to_owned(), ended.clone());
-            let noted = self.registry().change(move |change| -> Result<(), RegistryError> {
-                match ended {
-                    Ok(intake) => {
-                        let digest = intake.digest.to_string();
-                        let reference = intake.reference.as_ref().unwrap_or(&written);
-                        change.point_reference(reference, &digest)?;
-                        // It is there to stay.
-                        change.drop_cache_row(&digest)?;
-                        change.adopt_image(&digest, reference, Some(intake.origin))?;
-                        if !intake.was_there {
-                            let text = format!("image {written} was sealed as {digest}");
-                            change.event(&About::Image(&digest, Some(&written)), EventReason::Created, &text)?;
-                        }
-                        change.end_operation(id, OperationPhase::Succeeded, Ok(Some(&digest)))
-                    }
-                    Err(failure) => {
-                        let phase = match failure.code {
-                            ErrorCode::Cancelled => OperationPhase::Cancelled,
-                            _ => OperationPhase::Failed,
-                        };
-                        change.end_operation(id, phase, Err(&failure))
-                    }
+        let written = written.to_owned();
+        let noted = self.write_down("the end of a pull", move |change| -> Result<(), RegistryError> {
+            let intake = match &ended {
+                Ok(intake) => intake,
+                Err(failure) => {
+                    let phase = match failure.code {
+                        ErrorCode::Cancelled => OperationPhase::Cancelled,
+                        _ => OperationPhase::Failed,
+                    };
+                    return change.end_operation(id, phase, Err(failure));
                 }
-            });
-            let Err(error) = noted.await else { return };
-            let error = crate::failure::chain(&error);
-            tracing::error!(error, "end of a pull can not be noted; it is tried again");
-            if self.0.context.operations.closing() {
-                return;
+            };
+            let digest = intake.digest.to_string();
+            let reference = intake.reference.as_ref().unwrap_or(&written);
+            change.point_reference(reference, &digest)?;
+            // It is there to stay.
+            change.drop_cache_row(&digest)?;
+            change.adopt_image(&digest, reference, Some(intake.origin.clone()))?;
+            if !intake.was_there {
+                let text = format!("image {written} was sealed as {digest}");
+                change.event(&About::Image(&digest, Some(&written)), EventReason::Created, &text)?;
             }
-            tokio::time::sleep(NOTE_AGAIN).await;
-        }
+            change.end_operation(id, OperationPhase::Succeeded, Ok(Some(&digest)))
+        });
+        let _ = noted.await; // The next daemon settles what this one can not.
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use image_sources::{AddressPolicy, S3Server};
 use image_trust::policy::TrustPolicy;
-use images::StoreName;
+use images::{CloneWay, StoreName};
 
 /// Formats of disks that can be taken.
 pub const DISK_FORMATS: [&str; 8] = ["raw", "qcow2", "iso", "vmdk", "vhd", "vhdx", "vdi", "ova"];
@@ -62,6 +62,8 @@ pub struct StoreConfig {
     pub must_be_mounted: bool,
     /// Whether it is slow: machines and volumes are made from copies of its images in the default store.
     pub cached: bool,
+    /// How root disks are made from its images, if not as from those of the default store.
+    pub root_disks: Option<CloneWay>,
 }
 
 /// Copies of images of slow stores, in the default store.

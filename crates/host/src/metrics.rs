@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use api_types::{BootSource, OperationKind, OperationPhase, VmPhase, Volume, VolumeState};
+use api_types::{
+    BootSource, MigrationFigures, MigrationPhase, OperationKind, OperationPhase, VmPhase, Volume, VolumeState,
+};
 use control::DiskReport;
 use images::{CloneWay, StoreHealth};
 
@@ -42,6 +44,21 @@ pub struct Metrics {
     pub stores: Vec<StoreFigures>,
     /// Copies of images of slow stores.
     pub cache: CacheFigures,
+    /// Moves of machines to other hosts.
+    pub moves: MoveCounts,
+}
+
+/// Moves of machines away from here.
+#[derive(Debug, Clone, Default)]
+pub struct MoveCounts {
+    /// Those under way, and those that are remembered, in each phase.
+    pub phases: Vec<(MigrationPhase, u64)>,
+    /// How far those under way are, by the name of the machine.
+    pub figures: Vec<(String, MigrationFigures)>,
+    /// How many succeeded since the daemon started.
+    pub succeeded: u64,
+    /// How many did not.
+    pub failed: u64,
 }
 
 /// Figures of a store of images.
@@ -156,11 +173,32 @@ impl Host {
             import_restarts,
             stores,
             cache,
+            moves: self.move_counts().await?,
         })
     }
 }
 
 impl Host {
+    async fn move_counts(&self) -> Result<MoveCounts, Failure> {
+        let mut phases = MigrationPhase::ALL.map(|phase| (phase, 0));
+        let mut figures = Vec::new();
+        for record in self.migrations().await? {
+            if let Some((_, count)) = phases.iter_mut().find(|(phase, _)| *phase == record.phase) {
+                *count += 1;
+            }
+            if let Some(told) = record.progress.filter(|_| !record.phase.is_final()) {
+                figures.push((record.vm_name, told));
+            }
+        }
+        let (succeeded, failed) = self.0.context.moves.counts();
+        Ok(MoveCounts {
+            phases: phases.into(),
+            figures,
+            succeeded,
+            failed,
+        })
+    }
+
     /// A machine process that does not answer at once is left out.
     async fn all_disks(&self) -> Result<Vec<(String, DiskReport)>, Failure> {
         let running = self.vms().await?.into_iter();
@@ -185,27 +223,30 @@ impl Host {
                 .stores
                 .get(&state.name)
                 .map(|store| store.settings().root.clone());
-            let room = root.and_then(|root| limits::room(&root).ok());
-            let room = room
-                .zip(state.usage)
-                .map(|((free_bytes, size_bytes), usage)| StoreRoom {
+            // Who is away would not answer this either.
+            let room = state.usage.and_then(|usage| {
+                let (free_bytes, size_bytes) = limits::room(&root?).ok()?;
+                Some(StoreRoom {
                     shares_root: state.shares_root.unwrap_or(false),
                     images: state.images.unwrap_or(0),
                     used_bytes: usage.images_bytes,
                     free_bytes,
                     size_bytes,
-                });
+                })
+            });
             let reflinks = context.reflinks_of(&state.name);
+            // Its images are copied to the default store first.
+            let is_slow = context.stores.get(&state.name).is_some_and(|store| self.is_slow(store));
             StoreFigures {
                 name: state.name.to_string(),
                 is_default: state.is_default,
                 is_available: state.health == StoreHealth::Ready,
                 // Of one that is away something else is told.
                 is_complete: reflinks.is_some() || state.health != StoreHealth::Ready,
-                clone_method: match context.config.root_disks {
-                    CloneWay::Overlay if state.is_default => "overlay",
+                clone_method: match context.clone_way(&state.name).0 {
+                    CloneWay::Overlay if !is_slow => "overlay",
+                    // Disks are in the state directory, as the default store is.
                     CloneWay::Reflink if state.is_default && reflinks == Some(true) => "reflink",
-                    // Machines are made in the default store: others' images are copied there first.
                     _ => "copy",
                 },
                 quota_bytes: state.quota_bytes,
@@ -220,13 +261,15 @@ impl Host {
 const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Counted also where there is none, so that no line comes and goes.
-const VM_PHASES: [VmPhase; 6] = [
+const VM_PHASES: [VmPhase; 8] = [
     VmPhase::Stopped,
     VmPhase::Starting,
     VmPhase::Running,
     VmPhase::Paused,
     VmPhase::Stopping,
     VmPhase::Failed,
+    VmPhase::Arriving,
+    VmPhase::Departed,
 ];
 
 /// Likewise.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
 use images::{ImageDigest, ImageRecord, Recovery, Store, StoreError, StoreName, Stores};
 
@@ -34,19 +34,27 @@ pub(crate) fn debts(state_dir: &Path, store: &StoreName) -> io::Result<BTreeSet<
     }
 }
 
-/// The images of all stores that are there, but for what was deleted while its store was away. A further store that can not be read
-/// keeps nobody from the others. Blocks.
+/// The images of all stores that are there, but for what was deleted while its store was away. A further store that can not be read,
+/// or does not answer, keeps nobody from the others. Blocks.
 pub(crate) fn sealed(state_dir: &Path, stores: &Stores) -> Result<Vec<ImageRecord>, StoreError> {
     let mut sealed = Vec::new();
-    for store in stores.all().filter(|store| store.check_available().is_ok()) {
+    for store in stores.all() {
+        let is_default = store.name() == stores.default_name();
         let found = debts(state_dir, store.name()).map_err(|source| StoreError::Io {
             action: "read what is owed to",
             path: owed(state_dir, store.name()),
             source,
         });
-        match found.and_then(|owed| Ok((owed, store.list()?))) {
+        // Nothing works without the default one, however long it takes.
+        let list = || match is_default {
+            true => store.list(),
+            false => store.ask_now(|store| store.check_available().and_then(|()| store.list())),
+        };
+        match found.and_then(|owed| Ok((owed, list()?))) {
             Ok((owed, listed)) => sealed.extend(listed.into_iter().filter(|image| !owed.contains(&image.digest))),
-            Err(error) if store.name() == stores.default_name() => return Err(error),
+            Err(error) if is_default => return Err(error),
+            // That was told already, or will be; what is in it gets records when it is back.
+            Err(StoreError::Unavailable { .. }) => {}
             Err(error) => {
                 let error = chain(&error);
                 tracing::warn!(store = %store.name(), error, "the images of a store can not be listed");
@@ -92,12 +100,11 @@ pub(crate) fn first_trial(default: &Store) -> Mutex<BTreeMap<StoreName, bool>> {
 
 impl Context {
     /// Tries whether the files of a store can share blocks, unless that is known. It is not while nothing can be written there.
-    pub(crate) async fn learn_reflinks(self: &Arc<Self>, store: &Store) {
-        if self.reflinks_of(store.name()).is_some() || store.check_writable().is_err() {
+    pub(crate) async fn learn_reflinks(&self, store: &Store) {
+        if self.reflinks_of(store.name()).is_some() {
             return;
         }
-        let tried = store.clone();
-        let tried = tokio::task::spawn_blocking(move || tried.can_reflink());
+        let tried = store.ask(|store| store.check_writable().map(|()| store.can_reflink()));
         if let Ok(Some(can)) = tried.await {
             self.reflinks().insert(store.name().clone(), can);
         }

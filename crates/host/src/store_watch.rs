@@ -16,9 +16,6 @@ use crate::store_notes::{debts, log_recovery, owed};
 
 /// Time between two looks at a store.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How long a file system may take to answer before nobody waits for it any more: beyond what a busy disk takes, and below what a
-/// network file system tries again for.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 impl Host {
     /// Looks after all stores until the daemon ends.
@@ -29,7 +26,7 @@ impl Host {
     }
 
     async fn watch_store(self, store: Store) {
-        if store.check_available().is_ok() {
+        if store.ask(Store::check_available).await.is_ok() {
             self.pay(&store).await;
         }
         while !self.0.context.operations.closing() {
@@ -37,7 +34,7 @@ impl Host {
             tokio::time::sleep(LOOK_EVERY).await;
             let looked = store.clone();
             let mut look = tokio::task::spawn_blocking(move || looked.tend());
-            let found = match tokio::time::timeout(ANSWER_WITHIN, &mut look).await {
+            let found = match tokio::time::timeout(store.settings().answer_within, &mut look).await {
                 Ok(found) => found,
                 Err(_) => {
                     tracing::error!(store = %store.name(), "an image store does not answer");
@@ -128,6 +125,8 @@ impl Host {
         let kept = kept.await?;
         let store = store.clone();
         self.blocking(move |_| {
+            // Everybody who makes something from images waits for this.
+            store.ask_now(Store::check_writable)?;
             for digest in owed.difference(&kept) {
                 match store.remove(digest) {
                     Ok(()) => tracing::info!(store = %store.name(), image = %digest, "an image that was removed meanwhile goes"),

@@ -246,6 +246,15 @@ impl Placement {
         Ok(())
     }
 
+    /// The same bytes, of which this is one of several records, were taken from `store`, and are `left` in these.
+    pub fn taken_from(&mut self, store: &str, left: &[String]) {
+        let was_there = self.stores.iter().any(|name| name == store);
+        self.stores.retain(|name| name != store);
+        if was_there && self.stores.is_empty() {
+            self.stores = left.to_vec();
+        }
+    }
+
     /// Whether `store` was among those that are under way; it is no longer.
     fn leave_importing(&mut self, store: &str) -> bool {
         let before = self.importing_to_stores.len();

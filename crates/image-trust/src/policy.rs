@@ -20,7 +20,7 @@ use std::time::SystemTime;
 
 use uuid::Uuid;
 
-pub use section::{PolicyProblem, PolicyProblems, RuleSection, TrustSection, read_trust_file};
+pub use section::{PolicyProblem, PolicyProblems, RuleSection, SnapshotSection, TrustSection, read_trust_file};
 pub use verdict::{Container, Evidence, Grounds, Proof, Refusal, RefusalCause, SumsFile, Verdict};
 
 use crate::cosign::Cosign;
@@ -28,7 +28,7 @@ use crate::digests::{HashMethod, Pinned};
 use crate::openpgp::{ClearSigned, KeyRing};
 use crate::source::{Pattern, Source};
 use crate::sums::Sums;
-use crate::x509::{CertificateDirectory, ImageSignature, TrustStore, X509Error};
+use crate::x509::{CertificateDirectory, ImageSignature, Signer, TrustStore, X509Error};
 
 /// What is demanded of images from a source.
 #[derive(Debug, Clone, PartialEq)]
@@ -79,6 +79,7 @@ pub struct TrustPolicy {
     unmatched: Demand,
     certificates: Option<CertificateDirectory>,
     roots: Option<TrustStore>,
+    snapshots: Option<Signer>,
 }
 
 impl Default for TrustPolicy {
@@ -88,11 +89,17 @@ impl Default for TrustPolicy {
             unmatched: Demand::Nothing,
             certificates: None,
             roots: None,
+            snapshots: None,
         }
     }
 }
 
 impl TrustPolicy {
+    /// What images that this host makes of its disks are signed with, if they are.
+    pub const fn snapshot_signer(&self) -> Option<&Signer> {
+        self.snapshots.as_ref()
+    }
+
     /// The rule that decides about `source`, if one does, and what is demanded: to get signatures before the image itself, and
     /// to refuse what will be refused anyway.
     pub fn demand_for(&self, source: &Source) -> (Option<&Rule>, &Demand) {

@@ -238,6 +238,13 @@ fn all_problems_are_told_at_once() {
         problems("[trust]\nroots = \"/etc/garbage\""),
         ["trust.roots", "trust.roots"]
     );
+    let snapshots = |certificate: &str| {
+        let key = "[trust]\n[trust.snapshots]\nkey = \"/etc/garbage\"";
+        problems(&format!("{key}\ncertificate = \"{certificate}\""))
+    };
+    for wrong in ["../other", "125e6199-2de4-46e3-b091-8e2401ef0d63"] {
+        assert_eq!(snapshots(wrong), ["trust.snapshots.certificate"], "{wrong}");
+    }
     let x509 = "[trust]\n[[trust.rule]]\nname = \"x\"\nsources = [\"*\"]\ndemand = \"x509\"";
     assert_eq!(problems(x509), ["trust.rule[0].demand"]);
     let error = build(x509).unwrap_err();
@@ -275,6 +282,11 @@ fn the_documented_section_is_one() {
     let fields: Vec<_> = problems.iter().map(|problem| problem.field.as_str()).collect();
     assert_eq!(
         fields,
-        ["trust.rule[0].keys[0]", "trust.rule[1].keys[0]", "trust.roots"]
+        [
+            "trust.rule[0].keys[0]",
+            "trust.rule[1].keys[0]",
+            "trust.snapshots.key",
+            "trust.roots"
+        ]
     );
 }

@@ -20,6 +20,7 @@
 //! 2048 bits would not fit. Revocation lists are not read: take a certificate out of the directory instead.
 
 mod certificate;
+mod signer;
 mod trust_store;
 
 use std::path::PathBuf;
@@ -30,6 +31,7 @@ use base64::engine::general_purpose::STANDARD;
 use uuid::Uuid;
 
 pub use certificate::{CERTIFICATE_MAX_BYTES, Certificate, CertificateDirectory};
+pub use signer::{Signer, SignerError};
 pub use trust_store::TrustStore;
 
 use crate::digests::{DigestSet, HashMethod};

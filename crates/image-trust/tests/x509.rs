@@ -7,7 +7,9 @@ use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use image_trust::x509::{Certificate, CertificateDirectory, ImageSignature, TrustStore, X509Error};
+use image_trust::x509::{
+    Certificate, CertificateDirectory, ImageSignature, Signer, SignerError, TrustStore, X509Error,
+};
 use image_trust::{DigestSet, Digests, HashMethod, x509};
 use tools::Bench;
 
@@ -353,4 +355,46 @@ fn chains_from_an_image_to_its_root() {
         assert!(!holds, "byte {at}");
         assert!(Certificate::parse(&der[..at]).is_err());
     }
+}
+
+#[test]
+fn what_is_signed_here_is_what_others_verify_and_only_with_the_certificates_own_key() {
+    let Some(bench) = openssl() else { return };
+    bench.certificate("own", P384, "");
+    bench.certificate("other", P384, "");
+    bench.certificate("rsa", "-algorithm RSA -pkeyopt rsa_keygen_bits:2048", "");
+    let uuid = UUID.parse().unwrap();
+    let signer = Signer::new(&bench.read("own.key"), uuid, bench.parsed("own")).unwrap();
+    signer.check(now()).unwrap();
+    let over = now() + Duration::from_secs(3 * 86_400);
+    assert_eq!(code(signer.check(over)), "x509_certificate_expired");
+
+    let told = signer.sign(&digests(IMAGE)).unwrap();
+    let property = |name: &str| {
+        told.iter()
+            .find(|(own, _)| *own == name)
+            .map(|(_, value)| value.as_str())
+    };
+    let signature = ImageSignature::from_properties(property).unwrap().unwrap();
+    assert_eq!(signature.certificate(), uuid);
+    assert_eq!(signer.image_signature(&digests(IMAGE)), Some(signature.clone()));
+    let verify = |image: &[u8], name: &str| code(signature.verify(&digests(image), &bench.parsed(name), None, now()));
+    assert_eq!(verify(IMAGE, "own"), "ok");
+    assert_eq!(verify(b"other bytes", "own"), "x509_mismatch");
+    assert_eq!(verify(IMAGE, "other"), "x509_mismatch");
+    bench.write(
+        "signature",
+        STANDARD.decode(property(x509::SIGNATURE).unwrap()).unwrap(),
+    );
+    bench.run("openssl x509 -in own.pem -pubkey -noout -out own.pub");
+    bench.run("openssl dgst -sha256 -verify own.pub -signature signature image");
+    assert_eq!(signer.sign(&Digests::new([HashMethod::Sha512]).finish()), None);
+
+    let make = |key: &str, name: &str| Signer::new(&bench.read(key), uuid, bench.parsed(name)).unwrap_err();
+    assert_eq!(make("other.key", "own"), SignerError::OtherKey(uuid));
+    assert_eq!(make("own.key", "rsa"), SignerError::OtherKey(uuid));
+    assert_eq!(make("rsa.key", "rsa"), SignerError::Malformed);
+    assert_eq!(make("own.pem", "own"), SignerError::Malformed);
+    bench.run("openssl pkcs8 -topk8 -in own.key -passout pass:secret -out locked.key");
+    assert_eq!(make("locked.key", "own"), SignerError::Malformed);
 }

@@ -46,6 +46,8 @@ pub(crate) struct Anchor {
     silent: AtomicBool,
     /// Whether the last look missed a store that is not let go of.
     missed: AtomicBool,
+    /// Held by who opens the store or looks after it. Has what was found left over in one that opened, until somebody is told.
+    late: Mutex<Option<Recovery>>,
 }
 
 #[derive(Debug)]
@@ -82,7 +84,12 @@ impl Anchor {
             state: Mutex::new(State::Lost(problem)),
             silent: AtomicBool::new(false),
             missed: AtomicBool::new(false),
+            late: Mutex::default(),
         }
+    }
+
+    fn late(&self) -> MutexGuard<'_, Option<Recovery>> {
+        self.late.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -158,14 +165,41 @@ impl Held {
 
 impl Store {
     /// The store of these settings, whether it is there or not; and what was found left over in it, or why it is not there.
-    /// [`Store::tend`] opens it once it is. Blocks.
+    /// [`Store::tend`] opens it once it is. Blocks, for as long as the file system does.
     pub fn attach(settings: Settings) -> (Self, Result<Recovery, OpenError>) {
-        let store = Self::new(settings, Anchor::lost("it was not opened yet".to_owned()));
-        let opened = store.hold();
-        if let Err(error) = &opened {
-            *store.0.anchor.state() = State::Lost(chain(error));
+        let store = Self::closed(settings);
+        let opened = store.open_late();
+        let recovery = opened.map(|()| store.take_late().unwrap_or_default());
+        (store, recovery)
+    }
+
+    /// The store of these settings, which nobody has opened yet.
+    pub(crate) fn closed(settings: Settings) -> Self {
+        Self::new(settings, Anchor::lost("it was not opened yet".to_owned()))
+    }
+
+    /// Opens it; what was found left over is for who asks next.
+    pub(crate) fn open_late(&self) -> Result<(), OpenError> {
+        let mut late = self.0.anchor.late();
+        if matches!(*self.0.anchor.state(), State::Held(_)) {
+            // Who looks after it was quicker.
+            return Ok(());
         }
-        (store, opened)
+        match self.hold() {
+            Ok(recovery) => {
+                *late = Some(recovery);
+                Ok(())
+            }
+            Err(error) => {
+                *self.0.anchor.state() = State::Lost(chain(&error));
+                Err(error)
+            }
+        }
+    }
+
+    /// What was found left over when it opened, if nobody was told yet.
+    pub(crate) fn take_late(&self) -> Option<Recovery> {
+        self.0.anchor.late().take()
     }
 
     /// Takes hold of the root, and clears what a crash left behind.
@@ -184,8 +218,19 @@ impl Store {
     }
 
     /// Looks whether the store is still there, and opens it again if it was lost and is back. To be called now and then. Blocks,
-    /// for as long as the file system does.
+    /// for as long as the file system does; that it does not answer is over then.
     pub fn tend(&self) -> Tended {
+        // One that is still being opened is waited for.
+        let mut late = self.0.anchor.late();
+        let tended = match late.take() {
+            Some(recovery) => Tended::Back(recovery),
+            None => self.look(),
+        };
+        self.set_silent(false);
+        tended
+    }
+
+    fn look(&self) -> Tended {
         let lost = {
             let mut state = self.0.anchor.state();
             match &*state {
@@ -226,24 +271,33 @@ impl Store {
         self.0.anchor.silent.store(is_silent, Ordering::Relaxed);
     }
 
+    /// Whether nobody is to wait for its file system.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.0.anchor.silent.load(Ordering::Relaxed)
+    }
+
+    /// That nobody waits for it any longer.
+    pub(crate) fn does_not_answer(&self) -> StoreError {
+        self.unavailable("its file system does not answer".to_owned())
+    }
+
     /// Whether its file system is still the one that was opened: a lost mount shows the directory beneath, which must not be
-    /// written to.
+    /// written to. Blocks, for as long as the file system does: see [`Store::ask`].
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
     pub fn check_available(&self) -> Result<(), StoreError> {
-        let problem = if self.0.anchor.silent.load(Ordering::Relaxed) {
-            Some("its file system does not answer".to_owned())
-        } else {
-            match &*self.0.anchor.state() {
-                State::Held(held) => held.problem(&self.settings().root),
-                State::Lost(problem) => Some(problem.clone()),
-            }
+        if self.is_silent() {
+            return Err(self.does_not_answer());
+        }
+        let problem = match &*self.0.anchor.state() {
+            State::Held(held) => held.problem(&self.settings().root),
+            State::Lost(problem) => Some(problem.clone()),
         };
         problem.map_or(Ok(()), |problem| Err(self.unavailable(problem)))
     }
 
-    /// Whether it is available and its file system can be written to.
+    /// Whether it is available and its file system can be written to. Blocks as [`Store::check_available`].
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].

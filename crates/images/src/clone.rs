@@ -325,14 +325,15 @@ impl Store {
         size_bytes: u64,
         way: CloneWay,
     ) -> Result<Cloned, CloneError> {
-        let image = self.get(digest).map_err(CloneError::Image)?;
+        let wanted = digest.clone();
+        let found =
+            self.ask(move |store| Ok((store.get(&wanted)?, store.open_disk(&wanted)?, store.disk_path(&wanted))));
+        let (image, disk, path) = found.await.map_err(CloneError::Image)?;
         check_size(&image, size_bytes)?;
-        let disk = self.open_disk(digest).map_err(CloneError::Image)?;
-        let path = self.disk_path(digest);
         let stop = CancellationToken::new();
         let _stop_when_dropped = stop.clone().drop_guard();
         let place = target.to_path_buf();
-        let room = self.clone();
+        let reserved_bytes = self.settings().reserved_bytes;
         let work = move || {
             // A backing file is found from the machine's directory, so it is named from the root on.
             let path = std::path::absolute(&path).map_err(failed(&place))?;
@@ -342,7 +343,7 @@ impl Store {
                 format: image.disk.format,
                 size_bytes,
                 way,
-                has_room: &|bytes| room.has_room(bytes),
+                has_room: &|bytes| has_room(&place, bytes.saturating_add(reserved_bytes)),
             };
             clone.make(&place, &|| stop.is_cancelled())
         };
@@ -351,6 +352,12 @@ impl Store {
             Err(_) => Err(CloneError::Cancelled(target.to_path_buf())),
         }
     }
+}
+
+/// Whether so many bytes can be written beside `target`. An error shows where it is written.
+fn has_room(target: &Path, bytes: u64) -> bool {
+    let free = target.parent().map(durable::free_bytes);
+    !matches!(free, Some(Ok(free)) if free < bytes)
 }
 
 fn check_size(image: &ImageRecord, size_bytes: u64) -> Result<(), CloneError> {

@@ -6,15 +6,16 @@ use std::sync::Arc;
 use image_trust::policy::Demand;
 use image_trust::{Digests, HashMethod};
 
+use crate::ending::Parts;
 use crate::import::{Job, blocking, until};
 use crate::layers::{Layers, beginning_of};
 use crate::manifest::{Plan, read_label, resolve};
 use crate::partial::Partial;
 use crate::registry::Registry;
-use crate::seal::{DiskFile, Workspace, now_s};
+use crate::seal::{DiskFile, Workspace};
 use crate::store::{INITRD, KERNEL};
 use crate::unpack::{Contents, Found};
-use crate::{FileRecord, ImageDigest, ImageRecord, ImportError, Imported, Origin, Reference};
+use crate::{FileRecord, ImageDigest, ImportError, Imported, Origin, Reference};
 
 impl Job {
     /// A container disk.
@@ -111,7 +112,7 @@ impl Job {
         // A second name, so that after a crash while sealing nothing has to be fetched again.
         let path = dir.join("incoming");
         std::fs::hard_link(&disk.file, &path).map_err(ImportError::io("link", &path))?;
-        let (record, alone) = sealing.place_disk(DiskFile {
+        let (record, disk_digest) = sealing.place_disk(DiskFile {
             sha256: sha256_of(&disk),
             path,
             inspection,
@@ -119,25 +120,15 @@ impl Job {
         })?;
         let kernel = place(dir, kernel, KERNEL)?;
         let initrd = place(dir, initrd, INITRD)?;
-        let cmdline = cmdline.or(label);
-        let (image, was_there) = sealing.seal(ImageRecord {
-            digest: ImageRecord::name_of(&alone, kernel.as_ref(), initrd.as_ref(), cmdline.as_deref()),
-            index_digest: plan.index_digest.clone(),
-            reference: self.location.clone(),
+        let parts = Parts {
             disk: record,
+            disk_digest,
+            index_digest: plan.index_digest.clone(),
             kernel,
             initrd,
-            cmdline,
-            imported_at_s: now_s(),
-            origin: Some(self.origin.clone()),
-        })?;
-        Ok(Imported {
-            image,
-            was_there,
-            origin: self.origin.clone(),
-            verdict,
-            digests: Some(disk.digests),
-        })
+            cmdline: cmdline.or(label),
+        };
+        self.end(&sealing, parts, verdict, disk.digests)
     }
 }
 

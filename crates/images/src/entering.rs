@@ -10,6 +10,7 @@ use crate::inflow::{Inflow, Place};
 use crate::layer::Compression;
 use crate::parts::Role;
 use crate::taking::Halfway;
+use crate::unzstd::Unzstd;
 
 /// Where a layer can be entered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,13 +20,15 @@ pub(crate) enum Entrance {
     Plain(Place),
     /// Between two blocks.
     Gzip(Junction),
+    /// Between two frames.
+    Zstd(Place),
 }
 
 impl Entrance {
     /// Bytes of the blob before it.
     pub(crate) const fn offset(&self) -> u64 {
         match self {
-            Self::Plain(place) => place.offset,
+            Self::Plain(place) | Self::Zstd(place) => place.offset,
             Self::Gzip(junction) => junction.place.offset,
         }
     }
@@ -33,20 +36,21 @@ impl Entrance {
 
 /// What a layer unpacks to.
 pub(crate) enum Stream<'a> {
-    /// Cannot be entered.
+    /// Of a layer that is here: need not be entered.
     Closed(Box<dyn Read + 'a>),
     Plain(Inflow<Box<dyn Read + 'a>>),
     Gzip(Box<Gunzip<Box<dyn Read + 'a>>>),
+    Zstd(Box<Unzstd<Inflow<Box<dyn Read + 'a>>>>),
 }
 
 impl<'a> Stream<'a> {
-    /// From the beginning; none for a compression that cannot be entered in its middle.
+    /// From the beginning; none without memory.
     pub(crate) fn begin(input: Box<dyn Read + 'a>, length: u64, compression: Compression) -> Option<Self> {
         let inflow = Inflow::new(input, length);
         match compression {
             Compression::None => Some(Self::Plain(inflow)),
             Compression::Gzip => Some(Self::Gzip(Box::new(Gunzip::new(inflow)))),
-            Compression::Zstd => None,
+            Compression::Zstd => Some(Self::Zstd(Box::new(Unzstd::new(inflow).ok()?))),
         }
     }
 
@@ -58,6 +62,10 @@ impl<'a> Stream<'a> {
                 let inflow = Inflow::resume(input, length, &junction.place)?;
                 Some(Self::Gzip(Box::new(Gunzip::resume(inflow, junction)?)))
             }
+            Entrance::Zstd(place) => {
+                let inflow = Inflow::resume(input, length, place)?;
+                Some(Self::Zstd(Box::new(Unzstd::resume(inflow).ok()?)))
+            }
         }
     }
 
@@ -67,6 +75,7 @@ impl<'a> Stream<'a> {
             Self::Closed(_) => 0,
             Self::Plain(inflow) => inflow.offset(),
             Self::Gzip(gunzip) => gunzip.offset(),
+            Self::Zstd(unzstd) => unzstd.offset(),
         }
     }
 
@@ -76,6 +85,7 @@ impl<'a> Stream<'a> {
             Self::Closed(_) => None,
             Self::Plain(inflow) => Some(Entrance::Plain(inflow.place())),
             Self::Gzip(gunzip) => gunzip.junction().map(Entrance::Gzip),
+            Self::Zstd(unzstd) => unzstd.place().map(Entrance::Zstd),
         }
     }
 
@@ -85,6 +95,7 @@ impl<'a> Stream<'a> {
             Self::Closed(_) => Ok(None),
             Self::Plain(inflow) => inflow.finish().map(Some),
             Self::Gzip(gunzip) => gunzip.into_inner().finish().map(Some),
+            Self::Zstd(unzstd) => unzstd.into_inner().finish().map(Some),
         }
     }
 }
@@ -95,6 +106,7 @@ impl Read for Stream<'_> {
             Self::Closed(stream) => stream.read(buffer),
             Self::Plain(inflow) => inflow.read(buffer),
             Self::Gzip(gunzip) => gunzip.read(buffer),
+            Self::Zstd(unzstd) => unzstd.read(buffer),
         }
     }
 }

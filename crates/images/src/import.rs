@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::ending::Parts;
 use crate::intake::{Pass, Resumable, Room, Taken};
 use crate::partial::{Kept, Partial};
 use crate::progress::Meter;
@@ -28,8 +29,7 @@ use crate::registry::{Intent, Registry};
 use crate::seal::{DiskFile, Sealing, Workspace, now_s};
 use crate::store::{INITRD, KERNEL};
 use crate::{
-    ImageDigest, ImageRecord, ImportError, ImportRequest, ImportSource, Imported, Origin, Phase, Progress, Reference,
-    Store,
+    ImageDigest, ImportError, ImportRequest, ImportSource, Imported, Origin, Phase, Progress, Reference, Store,
 };
 
 /// How far the network may be ahead of the pass, bytes.
@@ -91,7 +91,8 @@ impl Store {
             let Some((digest, store)) = stored else {
                 return Ok(Origin::Upload);
             };
-            store.get(&digest)?;
+            let wanted = digest.clone();
+            store.ask(move |store| store.get(&wanted).map(drop)).await?;
             Ok(Origin::Stored { digest })
         }
     }
@@ -112,8 +113,12 @@ impl Store {
         stop: &CancellationToken,
     ) -> Result<Imported, ImportError> {
         Meter::new(progress, Phase::Resolving, 0);
-        self.check_writable()?;
-        self.drop_aged();
+        let look = |store: &Self| {
+            store.check_writable()?;
+            store.drop_aged();
+            Ok(())
+        };
+        until(stop, async { Ok(self.ask(look).await?) }).await?;
         let object = request.source.object();
         let mut job = Job {
             store: self.clone(),
@@ -131,10 +136,12 @@ impl Store {
             (ImportSource::Registry { reference }, _) => job.registry(&reference).await,
             (ImportSource::Stored { digest, store }, _) => {
                 job.origin = Origin::Stored { digest: digest.clone() };
+                until(stop, async { Ok(store.ask(Self::check_available).await?) }).await?;
                 blocking(move || job.copy(&store, &digest)).await
             }
             (_, Some(source)) => job.object(&source).await,
             (ImportSource::LocalDisk(disk), _) => {
+                job.proofs.sign(&job.trust);
                 job.proofs.foresee(&job.trust, &job.trusted)?;
                 blocking(move || job.local_disk(&disk)).await
             }
@@ -267,30 +274,13 @@ impl Job {
             .proofs
             .judge(&self.trust, &self.trusted, &digests, packed.as_ref())?;
         let sealing = self.sealing(dir, &room);
-        let (disk, digest) = sealing.place_disk(DiskFile {
+        let placed = sealing.place_disk(DiskFile {
             path,
             inspection,
             sha256: file_sha256.as_deref().and_then(ImageDigest::from_bytes),
             source_path,
         })?;
-        let (image, was_there) = sealing.seal(ImageRecord {
-            digest,
-            index_digest: None,
-            reference: self.location.clone(),
-            disk,
-            kernel: None,
-            initrd: None,
-            cmdline: None,
-            imported_at_s: now_s(),
-            origin: Some(self.origin.clone()),
-        })?;
-        Ok(Imported {
-            image,
-            was_there,
-            origin: self.origin.clone(),
-            verdict,
-            digests: Some(digests),
-        })
+        self.end(&sealing, Parts::of_disk(placed), verdict, digests)
     }
 
     /// The pass.
@@ -369,7 +359,6 @@ impl Job {
 
     /// An image of another store. Blocks.
     fn copy(self, from: &Store, digest: &ImageDigest) -> Result<Imported, ImportError> {
-        from.check_available()?;
         let mut image = from.get(digest)?;
         let workspace = Workspace::make(&self.store)?;
         let (dir, room) = (workspace.0.as_path(), self.store.room()?);
@@ -392,16 +381,21 @@ impl Job {
         }
         meter.set(image.disk.file_bytes);
         let sealing = self.sealing(dir, &room);
-        let found = sealing.hash(&dir.join(image.disk.format.file_name()))?;
-        match &image.disk.digest {
-            Some(expected) if *expected != found => {
+        let parts = [
+            Some((image.disk.format.file_name(), &mut image.disk.digest)),
+            image.kernel.as_mut().map(|file| (KERNEL, &mut file.digest)),
+            image.initrd.as_mut().map(|file| (INITRD, &mut file.digest)),
+        ];
+        for (name, known) in parts.into_iter().flatten() {
+            let found = sealing.hash(&dir.join(name))?;
+            // Images of version 1 get digests so.
+            let expected = known.get_or_insert_with(|| found.clone());
+            if *expected != found {
                 return Err(ImportError::Store(crate::StoreError::Damaged {
                     digest: digest.clone(),
-                    problem: format!("its disk has digest {found} instead of {expected}"),
+                    problem: format!("its {name} has digest {found} instead of {expected}"),
                 }));
             }
-            Some(_) => {}
-            None => image.disk.digest = Some(found),
         }
         image.imported_at_s = now_s();
         let (image, was_there) = sealing.seal(image)?;

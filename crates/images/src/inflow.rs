@@ -1,6 +1,6 @@
 //! The bytes of a blob as they come in: counted and hashed as they are used, so that reading can go on at any byte another time.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
@@ -121,6 +121,16 @@ impl<R: Read> Read for Inflow<R> {
         }
         self.consume(count);
         Ok(count)
+    }
+}
+
+impl<R: Read> BufRead for Inflow<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.fill()
+    }
+
+    fn consume(&mut self, count: usize) {
+        Self::consume(self, count);
     }
 }
 

@@ -1,11 +1,11 @@
 //! The bytes of a layer: media types, decompression, bounds.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufReader, Read};
 
 use flate2::bufread::MultiGzDecoder;
-use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
-use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
+
+use crate::unzstd::Unzstd;
 
 /// Read from the file at a time, bytes.
 const READ_AHEAD: usize = 256 << 10;
@@ -67,25 +67,18 @@ pub(crate) fn compression(media_type: &str) -> Option<Compression> {
 }
 
 /// The decompressed stream of a layer file. `seen` is told of compressed bytes as they are read, and ends the stream with an
-/// error when it returns false.
+/// error when it returns false. Fails without memory.
 pub(crate) fn open<'a>(
     file: File,
     compression: Compression,
     seen: &'a mut dyn FnMut(u64) -> bool,
-) -> Box<dyn Read + 'a> {
+) -> io::Result<Box<dyn Read + 'a>> {
     let counted = BufReader::with_capacity(READ_AHEAD, Counted { file, seen });
-    match compression {
+    Ok(match compression {
         Compression::None => Box::new(counted),
         Compression::Gzip => Box::new(BufReader::with_capacity(READ_AHEAD, MultiGzDecoder::new(counted))),
-        Compression::Zstd => {
-            let frames = ZstdFrames {
-                input: counted,
-                decoder: FrameDecoder::new(),
-                inside: false,
-            };
-            Box::new(BufReader::with_capacity(READ_AHEAD, frames))
-        }
-    }
+        Compression::Zstd => Box::new(BufReader::with_capacity(READ_AHEAD, Unzstd::new(counted)?)),
+    })
 }
 
 struct Counted<'a> {
@@ -104,55 +97,6 @@ impl Read for Counted<'_> {
     }
 }
 
-/// Zstandard frames, one after the other, skippable ones passed over (RFC 8878, section 3.1).
-struct ZstdFrames<R> {
-    input: R,
-    decoder: FrameDecoder,
-    inside: bool,
-}
-
-impl<R: BufRead> Read for ZstdFrames<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            if self.inside {
-                while self.decoder.can_collect() < buffer.len() && !self.decoder.is_finished() {
-                    let wanted = BlockDecodingStrategy::UptoBytes(buffer.len() - self.decoder.can_collect());
-                    self.decoder.decode_blocks(&mut self.input, wanted).map_err(damaged)?;
-                }
-                let count = self.decoder.read(buffer)?;
-                if count > 0 || buffer.is_empty() {
-                    return Ok(count);
-                }
-                self.inside = false;
-            }
-            if self.input.fill_buf()?.is_empty() {
-                return Ok(0);
-            }
-            self.begin_frame()?;
-        }
-    }
-}
-
-impl<R: BufRead> ZstdFrames<R> {
-    fn begin_frame(&mut self) -> io::Result<()> {
-        match self.decoder.init(&mut self.input) {
-            Ok(()) => self.inside = true,
-            Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame { length, .. })) => {
-                let length = u64::from(length);
-                if io::copy(&mut (&mut self.input).take(length), &mut io::sink())? < length {
-                    return Err(io::ErrorKind::UnexpectedEof.into());
-                }
-            }
-            Err(error) => return Err(damaged(error)),
-        }
-        Ok(())
-    }
-}
-
-fn damaged(error: FrameDecoderError) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, error)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,13 +111,13 @@ mod tests {
             true
         };
         let mut out = Vec::new();
-        open(file.reopen().unwrap(), compression, &mut seen).read_to_end(&mut out)?;
+        open(file.reopen().unwrap(), compression, &mut seen)?.read_to_end(&mut out)?;
         assert_eq!(count, bytes.len() as u64);
         Ok(out)
     }
 
-    fn zstd(data: &[u8]) -> Vec<u8> {
-        ruzstd::encoding::compress_to_vec(data, ruzstd::encoding::CompressionLevel::Fastest)
+    fn packed(data: &[u8]) -> Vec<u8> {
+        zstd::encode_all(data, 1).unwrap()
     }
 
     #[test]
@@ -205,20 +149,21 @@ mod tests {
         assert!(read(&whole, Compression::None).unwrap() == whole);
         assert!(read(&[gzip(&one), gzip(&two)].concat(), Compression::Gzip).unwrap() == whole);
         let skippable = [0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 9, 9, 9].to_vec();
-        assert!(read(&[zstd(&one), skippable, zstd(&two)].concat(), Compression::Zstd).unwrap() == whole);
+        assert!(read(&[packed(&one), skippable, packed(&two)].concat(), Compression::Zstd).unwrap() == whole);
     }
 
     #[test]
     fn damage_and_a_stop_are_errors() {
         assert!(read(b"no gzip at all", Compression::Gzip).is_err());
         assert!(read(b"no zstd at all", Compression::Zstd).is_err());
-        let bytes = zstd(&[7; 100_000]);
+        let bytes = packed(&[7; 100_000]);
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(&bytes).unwrap();
         let mut seen = |_| false;
         let mut out = Vec::new();
         assert!(
             open(file.reopen().unwrap(), Compression::None, &mut seen)
+                .unwrap()
                 .read_to_end(&mut out)
                 .is_err()
         );

@@ -1,14 +1,16 @@
-//! Layers from a registry to files, in one pass: nothing compressed is kept but zstd.
+//! Layers from a registry to files, in one pass: nothing compressed is kept.
 //!
 //! ```text
 //!  registry ─► Feed ─► Fed ─► Inflow ─► Gunzip ─► Tape ─► Taking ─┬─► digests
-//!              (again where   SHA-256             the entries     ├─► Inspector
+//!              (again where   SHA-256   Unzstd    the entries     ├─► Inspector
 //!               it broke off)                     that count      └─► SparseWriter ─► partial/<hex>/found-N
 //! ```
 //!
 //! The left half runs where async code does, the right half on a thread that may block. Every so many bytes, between two blocks
-//! of the compression, what came out is made durable and noted, so that an import after a crash goes on there. zstd cannot be
-//! entered in its middle: such layers are fetched whole into `blobs/` first, which costs their length in bytes written once more.
+//! of the compression, what came out is made durable and noted, so that an import after a crash goes on there. zstd can be entered
+//! between two frames only, and most layers are one. So that a layer is not fetched from its beginning again and again, it is
+//! noted where one of zstd begins, and the import after one that broke off there fetches it whole into `blobs/`, where it can be
+//! continued at any byte.
 
 use std::io::{self, Read};
 
@@ -45,6 +47,8 @@ pub(crate) struct Layers {
     /// The next layer, and where it is entered if not at its beginning.
     next: usize,
     entrance: Option<Entrance>,
+    /// An import before broke off in the next layer, or just before it.
+    broke_off: bool,
     /// Bytes of the layers before.
     done_bytes: u64,
     wanted: Wanted,
@@ -81,12 +85,14 @@ impl Layers {
                 unpacker = fresh(&partial);
                 partial.begin().map_err(ImportError::io("create", partial.dir()))?;
             }
+            let broke_off = kept.is_some();
             let (next, midway) = kept.map_or((0, None), |KeptLayers { layer, midway, .. }| (layer, midway));
             Ok(Self {
                 partial,
                 unpacker,
                 next,
                 entrance: midway.map(|midway| midway.entrance),
+                broke_off,
                 done_bytes: 0,
                 wanted,
                 _turn: turn,
@@ -129,13 +135,15 @@ impl Layers {
         self.done_bytes = plan.layers.iter().take(self.next).map(|(blob, _)| blob.size).sum();
         for (blob, compression) in plan.layers.iter().skip(self.next) {
             let is_here = finished_path(&job.store.blobs(), &blob.digest).exists();
-            let result = if is_here || *compression == Compression::Zstd {
+            let again = self.broke_off && self.entrance.is_none() && *compression == Compression::Zstd;
+            let result = if is_here || again {
                 self.whole(registry, job, blob, *compression, total).await
             } else {
                 self.streamed(registry, job, blob, *compression, total).await
             };
             self = result?;
             self.done_bytes += blob.size;
+            self.broke_off = false;
         }
         let contents = self.unpacker.finish();
         match contents {
@@ -174,15 +182,7 @@ impl Layers {
                 !stop.is_cancelled()
             });
             // Before the image is there: after a crash behind that nobody would look for the layer.
-            let noted = added.and_then(|()| {
-                let partial = self.partial.clone();
-                self.unpacker.note_layer(&mut Noting {
-                    every: 0,
-                    noted: 0,
-                    note: &mut |kept| partial.note(&kept),
-                })
-            });
-            match noted {
+            match added.and_then(|()| self.note_layer()) {
                 Ok(()) => {
                     self.wanted.layer_served(&layer.digest);
                     Ok(self)
@@ -191,6 +191,16 @@ impl Layers {
             }
         })
         .await
+    }
+
+    /// Notes that the layers up to here are done. Blocks.
+    fn note_layer(&mut self) -> Result<(), Failure> {
+        let partial = self.partial.clone();
+        self.unpacker.note_layer(&mut Noting {
+            every: 0,
+            noted: 0,
+            note: &mut |kept| partial.note(&kept),
+        })
     }
 
     /// A layer that is taken in as it comes.
@@ -212,6 +222,10 @@ impl Layers {
             blob.clone(),
         );
         let walking = tokio::task::spawn_blocking(move || {
+            let is_noted = compression == Compression::Zstd && from == 0 && blob.size >= WORTH_NOTING;
+            if is_noted && let Err(failure) = self.note_layer() {
+                return (self, Err(failure.of_import(&blob.digest)));
+            }
             let mut meter = Meter::new(&progress, Phase::Fetching, total);
             meter.add(self.done_bytes + from);
             let input: Box<dyn Read> = Box::new(Metered { input: fed, meter });
@@ -221,7 +235,7 @@ impl Layers {
             };
             let result = match stream {
                 Some(stream) => self.walk(stream, &blob, every, from),
-                // What was noted is no place to enter at.
+                // What was noted is no place to enter at, or there is no memory.
                 None => Err(PullError::Cancelled.into()),
             };
             (self, result)

@@ -8,7 +8,8 @@
 //! <root>/images.lock             held while a Store is open
 //! <root>/store.id                its identity, where that is remembered elsewhere ([`Settings::remembered`])
 //! <root>/images/sha256/<hex>/    one sealed image: disk.raw or disk.qcow2, kernel, initrd, manifest.json; never opened for writing
-//! <root>/blobs/<hex>             a fetched and verified layer (zstd ones only), kept until the import that wanted it is done
+//! <root>/blobs/<hex>             a fetched and verified layer (zstd ones only that an import broke off in), kept until the import that
+//!                                wanted it is done
 //! <root>/blobs/<hex>.partial     the beginning of such a layer, continued by the next import
 //! <root>/partial/<hex>/          the beginning of a disk from the web or out of layers, continued by the next import from there,
 //!                                or gone after a week; counts for the store's quota
@@ -38,6 +39,7 @@
 //! brought.
 
 mod anchor;
+mod answering;
 mod challenge;
 mod clone;
 mod container;
@@ -46,6 +48,7 @@ mod damage;
 mod digest;
 mod disk_format;
 mod durable;
+mod ending;
 mod entering;
 mod error;
 mod examine;
@@ -83,6 +86,7 @@ mod stores;
 mod taking;
 mod tape;
 mod unpack;
+mod unzstd;
 mod wanted;
 
 pub use anchor::Tended;

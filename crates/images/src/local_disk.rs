@@ -16,14 +16,13 @@ use disk_image::{Chain, ConvertOptions, CreateOptions, Watch};
 use image_formats::Refusal;
 use image_trust::{DigestSet, Digests, HashMethod};
 
+use crate::ending::Parts;
 use crate::import::Job;
 use crate::intake::Room;
 use crate::progress::Meter;
-use crate::seal::{Workspace, hash_file, now_s};
+use crate::seal::{Workspace, hash_file};
 use crate::store::{INITRD, KERNEL, occupied};
-use crate::{
-    DiskFormat, DiskRecord, FileRecord, ImageDigest, ImageRecord, ImportError, Imported, Phase, Progress, SourceFormat,
-};
+use crate::{DiskFormat, DiskRecord, FileRecord, ImageDigest, ImportError, Imported, Phase, Progress, SourceFormat};
 
 /// Bytes read at a time for digests.
 const PIECE_BYTES: usize = 1 << 20;
@@ -84,11 +83,7 @@ impl Job {
             None => sealing.hash(&path)?,
         };
         let (kernel, initrd, cmdline) = self.boot_files(source, dir)?;
-        let name = ImageRecord::name_of(&disk_digest, kernel.as_ref(), initrd.as_ref(), cmdline.as_deref());
-        let (image, was_there) = sealing.seal(ImageRecord {
-            digest: name,
-            index_digest: None,
-            reference: source.name.clone(),
+        let parts = Parts {
             disk: DiskRecord {
                 source_path: String::new(),
                 source_format: SourceFormat::Qcow2,
@@ -96,21 +91,15 @@ impl Job {
                 virtual_bytes,
                 format: DiskFormat::Qcow2,
                 file_bytes,
-                digest: Some(disk_digest),
+                digest: Some(disk_digest.clone()),
             },
+            disk_digest,
+            index_digest: None,
             kernel,
             initrd,
             cmdline,
-            imported_at_s: now_s(),
-            origin: Some(self.origin.clone()),
-        })?;
-        Ok(Imported {
-            image,
-            was_there,
-            origin: self.origin.clone(),
-            verdict,
-            digests: Some(digests),
-        })
+        };
+        self.end(&sealing, parts, verdict, digests)
     }
 
     fn write(&self, source: &LocalDisk, virtual_bytes: u64, path: &Path, room: &Room) -> Result<(), ImportError> {

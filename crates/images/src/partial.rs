@@ -12,7 +12,7 @@
 //!
 //! Of the web only disks that are stored as they pass are kept: there a compressed stream is not entered in its middle. Whether
 //! the source is still the same object is for `image-sources` to prove; without an entity tag or date nothing is kept. Layers
-//! are named by their content, and those of gzip can be entered: [`crate::gunzip`].
+//! are named by their content, and those of gzip can be entered: [`crate::gunzip`]; those of zstd between frames: [`crate::unzstd`].
 
 use std::fs::File;
 use std::io;

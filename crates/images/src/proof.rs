@@ -6,7 +6,7 @@ use image_sources::Source;
 use image_trust::cosign::{CosignSignature, SignatureManifest, referrers, tag_for};
 use image_trust::openpgp::SIGNATURE_MAX_BYTES;
 use image_trust::policy::{Container, Demand, Evidence, Refusal, RefusalCause, SumsFile, TrustPolicy, Verdict};
-use image_trust::x509::ImageSignature;
+use image_trust::x509::{ImageSignature, Signer};
 use image_trust::{DigestSet, HashMethod, Pinned, SUMS_MAX_BYTES};
 
 use crate::registry::Registry;
@@ -19,6 +19,8 @@ pub(crate) struct Proofs {
     sums: Option<Sums>,
     x509: Option<ImageSignature>,
     container: Option<Found>,
+    /// Signs it, where it is made here and nobody else has.
+    signer: Option<Signer>,
 }
 
 struct Sums {
@@ -53,6 +55,7 @@ impl Proofs {
             sums,
             x509: request.x509,
             container: None,
+            signer: None,
         })
     }
 
@@ -75,6 +78,12 @@ impl Proofs {
             signatures,
         });
         Ok(())
+    }
+
+    /// The image is made here: by this policy's key it is signed, unless there is a signature.
+    pub(crate) fn sign(&mut self, policy: &TrustPolicy) {
+        let signer = policy.snapshot_signer().filter(|_| self.x509.is_none());
+        self.signer = signer.cloned();
     }
 
     /// Whether nothing here is about the bytes themselves.
@@ -107,7 +116,7 @@ impl Proofs {
             }
             Demand::OpenPgp(_) => self.sums.is_some(),
             Demand::Cosign(_) => self.container.is_some(),
-            Demand::X509(_) => self.x509.is_some(),
+            Demand::X509(_) => self.x509.is_some() || self.signer.is_some(),
         };
         if is_there {
             return Ok(());
@@ -152,6 +161,7 @@ impl Proofs {
             asked: found.asked.as_ref(),
             signatures: &found.signatures,
         });
+        let own = self.signer.as_ref().and_then(|signer| signer.image_signature(digests));
         let evidence = Evidence {
             digests,
             pinned: self.pinned.first(),
@@ -161,7 +171,7 @@ impl Proofs {
                 signature: sums.signature.as_deref(),
             }),
             container,
-            x509: self.x509.as_ref(),
+            x509: self.x509.as_ref().or(own.as_ref()),
         };
         for pinned in self.pinned.iter().skip(1) {
             digests.check(pinned).map_err(|error| Refusal {

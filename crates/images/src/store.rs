@@ -62,6 +62,9 @@ pub struct Settings {
     pub reserved_bytes: u64,
     /// How long one conversion to raw may take. Default one hour.
     pub convert_limit: Duration,
+    /// How long the file system may take to answer before nobody waits for it any more. Default 10 s: beyond what a busy disk takes,
+    /// and below what a network file system tries again for.
+    pub answer_within: Duration,
 }
 
 impl Default for Settings {
@@ -82,6 +85,7 @@ impl Default for Settings {
             max_disk_bytes: 256 << 30,
             reserved_bytes: 0,
             convert_limit: Duration::from_secs(3600),
+            answer_within: Duration::from_secs(10),
         }
     }
 }
@@ -101,8 +105,8 @@ pub struct Usage {
 
 /// A store of images, open; clones of the handle are the same store. Only one process has a store open at a time.
 ///
-/// Methods that are not `async` do a few file operations and may be called from async code, except [`Store::usage`] and
-/// [`Store::remove`], which walk and delete files: use a blocking thread where that matters.
+/// Methods that are not `async` do file operations, and block for as long as the file system does, which one on a network may do for
+/// ever: [`Store::ask`] does not wait that long.
 #[derive(Clone)]
 pub struct Store(pub(crate) Arc<Inner>);
 

@@ -25,6 +25,16 @@ pub enum OpenError {
         /// The file that has its identity.
         remembered: PathBuf,
     },
+    /// Its file system takes longer than anybody waits.
+    #[error(
+        "the file system of image store {root} did not answer within {seconds} s; look after its server or its disk"
+    )]
+    Silent {
+        /// Where the store is.
+        root: PathBuf,
+        /// How long it was waited for.
+        seconds: u64,
+    },
     /// A file of it cannot be worked on.
     #[error("cannot {action} {path} of the image store")]
     Io {

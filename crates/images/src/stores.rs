@@ -1,13 +1,14 @@
 //! Several stores under one roof: directories, mostly on file systems of their own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::answering::Opens;
 use crate::{
     ImageDigest, ImportError, ImportRequest, ImportSource, Imported, OpenError, Progress, Recovery, RequestedProof,
-    Settings, Store, StoreName, Usage,
+    Settings, Store, StoreError, StoreName, Usage,
 };
 
 /// Why stores cannot be opened together.
@@ -105,8 +106,8 @@ pub struct Stores {
 pub type Opening = (Stores, Vec<(StoreName, Recovery)>, Vec<Closed>);
 
 impl Stores {
-    /// Opens them. One that cannot be opened is told of and is not available, except the default, without which there is nothing.
-    /// Blocks.
+    /// Opens them: the default first, without which there is nothing, then all others at the same time. One of these that cannot be
+    /// opened, or does not open within a few seconds, is told of and is not available. Blocks.
     ///
     /// # Errors
     /// See [`StoresError`].
@@ -117,23 +118,31 @@ impl Stores {
         if !settings.iter().any(|settings| settings.name == default) {
             return Err(StoresError::NoDefault(default));
         }
+        let mut names = BTreeSet::new();
+        if let Some(twice) = settings.iter().find(|settings| !names.insert(settings.name.clone())) {
+            return Err(StoresError::Twice(twice.name.clone()));
+        }
         let mut stores = BTreeMap::new();
         let (mut recovered, mut closed) = (Vec::new(), Vec::new());
-        for settings in settings {
-            let name = settings.name.clone();
-            if stores.contains_key(&name) {
-                return Err(StoresError::Twice(name));
-            }
+        let (own, further): (Vec<_>, Vec<_>) = settings.into_iter().partition(|settings| settings.name == default);
+        for settings in own {
             let (store, opened) = Store::attach(settings);
-            stores.insert(name.clone(), store);
+            recovered.push((default.clone(), opened?));
+            stores.insert(default.clone(), store);
+        }
+        let opening: Vec<_> = further.into_iter().map(Opens::begin).collect();
+        for opens in opening {
+            let (store, opened) = opens.wait();
+            let name = store.name().clone();
             match opened {
-                Ok(recovery) => recovered.push((name, recovery)),
-                Err(error) if name == default => return Err(error.into()),
+                Ok(recovery) => recovered.push((name.clone(), recovery)),
                 Err(error) => {
                     tracing::error!(store = %name, %error, "an image store is not available");
+                    let name = name.clone();
                     closed.push(Closed { name, error });
                 }
             }
+            stores.insert(name, store);
         }
         Ok((Self { stores, default }, recovered, closed))
     }
@@ -153,41 +162,39 @@ impl Stores {
         self.stores.values()
     }
 
-    /// Stores that have the image, the default one first. Those that are not available are passed over.
+    /// Stores that have the image, the default one first. Those that are not available are passed over. Blocks, but not for long.
     pub fn with_image(&self, digest: &ImageDigest) -> Vec<Store> {
-        let mut found: Vec<Store> = self
-            .all()
-            .filter(|store| store.check_available().is_ok() && store.get(digest).is_ok())
-            .cloned()
+        let has =
+            |store: &Store, digest: &ImageDigest| store.check_available().and_then(|()| store.get(digest).map(drop));
+        let further = self.all().filter(|store| *store.name() != self.default);
+        let asked: Vec<_> = further
+            .map(|store| {
+                let digest = digest.clone();
+                (store, store.begin_asking(move |store| has(store, &digest)))
+            })
             .collect();
-        found.sort_by_key(|store| *store.name() != self.default);
-        found
+        // Nothing works without the default one, whoever waits for it.
+        let own = self.get(&self.default).filter(|store| has(store, digest).is_ok());
+        let further = asked
+            .into_iter()
+            .filter_map(|(store, asked)| asked.wait().is_ok().then_some(store));
+        own.into_iter().chain(further).cloned().collect()
     }
 
-    /// How each store is. Walks their files: blocks.
+    /// How each store is. Walks their files: blocks, but not for long at one that does not answer.
     pub fn states(&self) -> Vec<StoreState> {
-        let state = |store: &Store| {
-            let usage = store.check_available().and_then(|()| store.usage());
-            let problem = usage.as_ref().err().map(ToString::to_string);
-            let read_only = store.check_writable().err().map(|error| error.to_string());
-            let health = match (&problem, &read_only) {
-                (Some(_), _) => StoreHealth::Unavailable,
-                (None, Some(_)) => StoreHealth::ReadOnly,
-                (None, None) => StoreHealth::Ready,
-            };
-            let is_there = problem.is_none();
+        let asked: Vec<_> = self
+            .all()
+            .map(|store| (store, store.begin_asking(|store| Ok(store.state()))))
+            .collect();
+        let states = asked.into_iter().map(|(store, asked)| {
+            let found = asked.wait().unwrap_or_else(|error| store.state_of_lost(&error));
             StoreState {
-                name: store.name().clone(),
                 is_default: *store.name() == self.default,
-                usage: usage.ok(),
-                quota_bytes: store.settings().quota_bytes,
-                health,
-                problem: problem.or(read_only),
-                shares_root: is_there.then(|| store.shares_root()),
-                images: is_there.then(|| store.count()),
+                ..found
             }
-        };
-        self.all().map(state).collect()
+        });
+        states.collect()
     }
 
     /// Imports an image into the stores that the request names; into the default one if it names none. It is fetched once, into
@@ -300,7 +307,7 @@ impl First<'_> {
             };
             let first = targets.remove(0);
             let may_fail = self.allow_failure && !targets.is_empty();
-            if may_fail && let Err(error) = first.check_available() {
+            if may_fail && let Err(error) = first.ask(Store::check_available).await {
                 failed.push((first.name().clone(), error.into()));
                 request = Some(now);
                 continue;
@@ -318,6 +325,43 @@ impl First<'_> {
 }
 
 impl Store {
+    /// How it is; whether it is the default one is for others to say.
+    fn state(&self) -> StoreState {
+        let usage = match self.check_available().and_then(|()| self.usage()) {
+            Ok(usage) => usage,
+            Err(error) => return self.state_of_lost(&error),
+        };
+        let read_only = self.check_writable().err().map(|error| error.to_string());
+        let health = match &read_only {
+            Some(_) => StoreHealth::ReadOnly,
+            None => StoreHealth::Ready,
+        };
+        StoreState {
+            name: self.name().clone(),
+            is_default: false,
+            usage: Some(usage),
+            quota_bytes: self.settings().quota_bytes,
+            health,
+            problem: read_only,
+            shares_root: Some(self.shares_root()),
+            images: Some(self.count()),
+        }
+    }
+
+    /// How one is that is not available for this reason.
+    fn state_of_lost(&self, error: &StoreError) -> StoreState {
+        StoreState {
+            name: self.name().clone(),
+            is_default: false,
+            usage: None,
+            quota_bytes: self.settings().quota_bytes,
+            health: StoreHealth::Unavailable,
+            problem: Some(error.to_string()),
+            shares_root: None,
+            images: None,
+        }
+    }
+
     /// Whether it is on the file system of `/`; false where that can not be told.
     fn shares_root(&self) -> bool {
         use std::os::unix::fs::MetadataExt;

@@ -146,8 +146,8 @@ impl Unpacker {
             stopped = stopped || !seen(bytes);
             !stopped
         };
-        let stream = Stream::Closed(layer::open(file, layer.compression, &mut watch));
-        let (_, result) = self.add_stream(stream, None);
+        let opened = layer::open(file, layer.compression, &mut watch).map_err(Failure::reading)?;
+        let (_, result) = self.add_stream(Stream::Closed(opened), None);
         match result {
             Err(_) if stopped => Err(Failure::Stopped),
             result => result,

@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use control::{
-    CreateVm, DiskChange, FdRole, FromVm, Hello, PROTOCOL_VERSION, Refusal, RefusalKind, ToVm, VmAction, VmEvent,
-    VmRequest, VmState, VmStatus,
+    CreateVm, DiskChange, FdRole, FromVm, Hello, MigrationNews, PROTOCOL_VERSION, Refusal, RefusalKind, ToVm, VmAction,
+    VmEvent, VmRequest, VmState, VmStatus,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
+use sandbox::ThreadKind;
 use spec::Name;
 use vmm::{Action, DriverHandle, MachineFiles, Notice, Outlet, Ticket};
 
@@ -21,7 +22,7 @@ use crate::bell::Bell;
 use crate::connection::{Connection, Gone};
 use crate::console::{ConsoleLog, ConsoleServer};
 use crate::inherited::Sockets;
-use crate::report;
+use crate::{report, tls};
 
 /// Control connections at one time; later ones are turned away.
 const CONNECTIONS_MAX: usize = 32;
@@ -51,9 +52,12 @@ pub(crate) fn run(sockets: Sockets, termination: &Bell) -> anyhow::Result<bool> 
             resets: 0,
             first_entry_us: None,
         },
+        migration: None,
+        departing_tls: None,
         end: None,
         span: None,
     };
+    sandbox::confine_this_thread(ThreadKind::Control)?;
     tracing::info!(pid = std::process::id(), "waiting for a machine");
     while this.end.is_none() {
         this.turn(termination, &bell, &notices);
@@ -66,18 +70,22 @@ pub(crate) fn run(sockets: Sockets, termination: &Bell) -> anyhow::Result<bool> 
     Ok(this.end.unwrap_or(false))
 }
 
-struct ControlLoop {
+pub(crate) struct ControlLoop {
     listener: OwnedFd,
     connections: BTreeMap<u64, Connection>,
     /// How many there were: the next one's number.
     accepted: u64,
-    driver: DriverHandle,
+    pub(crate) driver: DriverHandle,
     /// Until the machine has ended.
     console: Option<ConsoleServer>,
     /// Known once a machine was to be created.
     run_directory: Option<OwnedFd>,
     /// As far as daemons were told.
     status: VmStatus,
+    /// What was told last of a migration.
+    migration: Option<MigrationNews>,
+    /// What streams of the departure are encrypted with, for those that follow the first.
+    pub(crate) departing_tls: Option<tls::Client>,
     /// Whether it ended well, once it has.
     end: Option<bool>,
     /// Names the machine in what this thread logs, once it is known.
@@ -148,13 +156,14 @@ impl ControlLoop {
                 pid: std::process::id(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 status: self.status.clone(),
+                migration: self.migration.clone(),
             };
             self.send(number, &FromVm::Hello(hello));
         }
     }
 
     /// Sends to one connection; one that does not take it is closed.
-    fn send(&mut self, number: u64, message: &FromVm) {
+    pub(crate) fn send(&mut self, number: u64, message: &FromVm) {
         let Some(connection) = self.connections.get_mut(&number) else {
             return;
         };
@@ -220,33 +229,21 @@ impl ControlLoop {
             VmRequest::PowerButton => VmAction::PowerButton,
             VmRequest::Reset => VmAction::Reset,
             VmRequest::Quit => VmAction::Quit,
+            VmRequest::Depart(depart) => return self.depart(ticket, depart),
+            VmRequest::Arrive(arrive) => return self.arrive(ticket, *arrive),
+            steer @ (VmRequest::DepartTune { .. }
+            | VmRequest::DepartCancel
+            | VmRequest::DepartLinks { .. }
+            | VmRequest::DepartDecided { .. }
+            | VmRequest::ArriveDecided { .. }) => return self.steer(ticket, &steer),
         };
         tracing::info!(?action, connection, "asked for");
         self.driver.send(Action::Ask { ticket, action, at });
     }
 
-    /// Sorts the files that came along. The first creation decides where log and report go; a second one is refused anyway.
     fn create(&mut self, ticket: Ticket, create: CreateVm) {
-        let connection = self.connections.get_mut(&ticket.connection);
-        let count = create.fds.len();
-        let fds = connection
-            .map(|connection| connection.take_files(count))
-            .unwrap_or_default();
-        tracing::info!(id = %create.machine.id(), name = %create.machine.name(), "asked to become a machine");
-        let files = if self.run_directory.is_none() {
-            let span = tracing::info_span!("machine", id = %create.machine.id(), name = %create.machine.name());
-            self.span = Some(span.entered());
-            // Found by itself first, so that wrong files can be reported in it.
-            let place = create.fds.iter().position(|role| *role == FdRole::RunDirectory);
-            let directory = place.filter(|_| fds.len() == create.fds.len());
-            self.run_directory = directory.and_then(|place| fds.get(place)?.try_clone().ok());
-            self.sort(&create, fds).map(Box::new)
-        } else {
-            Err(Refusal {
-                kind: RefusalKind::WrongState,
-                message: "this process has its machine already".to_owned(),
-            })
-        };
+        let fds = self.take_files(ticket, create.fds.len());
+        let files = self.begin(&create, fds);
         self.driver.send(Action::Create {
             ticket,
             machine: Box::new(create.machine),
@@ -254,11 +251,34 @@ impl ControlLoop {
         });
     }
 
-    fn save(&mut self, ticket: Ticket) {
+    /// Files that came with the request that is handled now; fewer if fewer came.
+    pub(crate) fn take_files(&mut self, ticket: Ticket, count: usize) -> Vec<OwnedFd> {
         let connection = self.connections.get_mut(&ticket.connection);
-        let files = connection
-            .map(|connection| connection.take_files(1))
-            .unwrap_or_default();
+        connection
+            .map(|connection| connection.take_files(count))
+            .unwrap_or_default()
+    }
+
+    /// Sorts the files that came along. The first creation decides where log and report go; a second one is refused anyway.
+    pub(crate) fn begin(&mut self, create: &CreateVm, fds: Vec<OwnedFd>) -> Result<Box<MachineFiles>, Refusal> {
+        tracing::info!(id = %create.machine.id(), name = %create.machine.name(), "asked to become a machine");
+        if self.run_directory.is_some() {
+            return Err(Refusal {
+                kind: RefusalKind::WrongState,
+                message: "this process has its machine already".to_owned(),
+            });
+        }
+        let span = tracing::info_span!("machine", id = %create.machine.id(), name = %create.machine.name());
+        self.span = Some(span.entered());
+        // Found by itself first, so that wrong files can be reported in it.
+        let place = create.fds.iter().position(|role| *role == FdRole::RunDirectory);
+        let directory = place.filter(|_| fds.len() == create.fds.len());
+        self.run_directory = directory.and_then(|place| fds.get(place)?.try_clone().ok());
+        self.sort(create, fds).map(Box::new)
+    }
+
+    fn save(&mut self, ticket: Ticket) {
+        let files = self.take_files(ticket, 1);
         tracing::info!(connection = ticket.connection, "asked to save the machine");
         let directory = files.into_iter().next();
         self.driver.send(Action::Save { ticket, directory });
@@ -266,10 +286,7 @@ impl ControlLoop {
 
     fn change_disk(&mut self, ticket: Ticket, disk: Name, change: DiskChange) {
         let count = change.file_count();
-        let connection = self.connections.get_mut(&ticket.connection);
-        let files = connection
-            .map(|connection| connection.take_files(count))
-            .unwrap_or_default();
+        let files = self.take_files(ticket, count);
         tracing::info!(%disk, ?change, connection = ticket.connection, "asked to change a disk");
         self.driver.send(Action::Disk {
             ticket,
@@ -298,7 +315,12 @@ impl ControlLoop {
     fn pass_on(&mut self, notice: Notice) {
         match notice {
             Notice::Status(status) => self.status = status,
-            Notice::Event(event) => self.broadcast(event),
+            Notice::Event(event) => {
+                if let VmEvent::Migration(news) = &event {
+                    self.migration = Some(news.clone());
+                }
+                self.broadcast(event);
+            }
             Notice::Answer { ticket, answer } => {
                 let number = ticket.number;
                 let message = match answer {
@@ -358,7 +380,7 @@ impl ControlLoop {
 }
 
 /// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use control::{EndReason, EndReport, REPORT_FILE};
 use rustix::fs::{Mode, OFlags};
+use sandbox::Violation;
 use spec::VmId;
 
 /// What a defect's report needs, from when it is known.
@@ -34,23 +35,32 @@ pub(crate) fn promise(directory: &OwnedFd, id: VmId) {
     }
 }
 
-/// Has every panic leave a report, before the process aborts.
-pub(crate) fn write_on_panic() {
-    let usual = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        usual(panic);
-        let Some((directory, id)) = LAST_WILL.get() else { return };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let report = EndReport {
-            id: *id,
-            reason: EndReason::Internal,
-            message: format!("karat-vmm has a defect, please report it: {panic}"),
-            resets: 0,
-            at_unix_s: now.as_secs(),
-        };
-        // There is nobody left to tell if this fails too.
-        let _ = write(directory, &report);
-    }));
+/// Leaves a report that this process has a defect, where one was promised.
+pub(crate) fn leave_defect(message: String) {
+    let Some((directory, id)) = LAST_WILL.get() else { return };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let report = EndReport {
+        id: *id,
+        reason: EndReason::Internal,
+        message,
+        resets: 0,
+        at_unix_s: now.as_secs(),
+    };
+    // There is nobody left to tell if this fails too.
+    let _ = write(directory, &report);
+}
+
+/// Tells of a system call that ends this process.
+pub(crate) fn leave_forbidden(violation: &Violation) {
+    tracing::error!(
+        thread = violation.kind.name(),
+        call = violation.call,
+        "{violation}; the process ends"
+    );
+    leave_defect(format!(
+        "karat-vmm was stopped: {violation}. Its guest may have taken it over, or it has a defect: please report it. Until that is \
+         mended, seccomp = \"log\" in karat.toml lets such calls pass and has the kernel log them"
+    ));
 }
 
 #[cfg(test)]

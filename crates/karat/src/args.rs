@@ -1,23 +1,22 @@
 //! What can be typed. Parsing never touches the system.
 
-use std::path::PathBuf;
-
-use api_types::{ByteSize, DiskWish};
+use api_types::{ByteSize, DiskBus, DiskWish};
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::connection::Connection;
 use crate::image_args::ImageCommand;
 use crate::metadef_args::MetadefCommand;
+use crate::migration_args::{MigrateArgs, MigrationCommand};
 use crate::snapshot_args::SnapshotCommand;
 use crate::source_args::BootSourceCommand;
-use crate::volume_args::{VolumeCommand, parse_disk};
+use crate::volume_args::{VolumeCommand, parse_disk, words};
 
 /// Pulls golden images and runs machines on this host.
 #[derive(Debug, Parser)]
 #[command(name = "karat", version, arg_required_else_help = true)]
 pub(crate) struct Args {
-    /// Socket of karatd.
-    #[arg(long, global = true, env = "KARAT_SOCKET", default_value = client::DEFAULT_SOCKET)]
-    pub(crate) socket: PathBuf,
+    #[command(flatten)]
+    pub(crate) connection: Connection,
     /// How results are written.
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
     pub(crate) output: Format,
@@ -134,6 +133,11 @@ pub(crate) enum Command {
     /// Volumes: disks that outlive machines.
     #[command(subcommand)]
     Volume(VolumeCommand),
+    /// Move a running machine to another host.
+    Migrate(MigrateArgs),
+    /// Moves of machines to other hosts.
+    #[command(subcommand)]
+    Migration(MigrationCommand),
     /// Print a completion script for a shell.
     Completion {
         /// The shell.
@@ -167,6 +171,9 @@ pub(crate) struct MachineArgs {
     /// Size the disk is grown to; default: the image's.
     #[arg(long)]
     pub(crate) disk_size: Option<ByteSize>,
+    /// How the guest reaches the disk, as /dev/vda or as /dev/sda; default: as the image asks, else virtio.
+    #[arg(long, value_name = "virtio|scsi", value_parser = words::<DiskBus>(&["virtio", "scsi"]))]
+    pub(crate) disk_bus: Option<DiskBus>,
     /// Kernel file on the host (bzImage or ELF) instead of the image's.
     #[arg(long)]
     pub(crate) kernel: Option<String>,

@@ -4,12 +4,15 @@
 
 mod args;
 mod boot_sources;
+mod connection;
 mod console;
 mod image_args;
 mod image_stores;
 mod images;
 mod metadef_args;
 mod metadefs;
+mod migration_args;
+mod migrations;
 mod output;
 mod progress;
 mod run;
@@ -27,7 +30,6 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{CommandFactory, Parser};
-use client::Client;
 
 use crate::args::{Args, Command};
 
@@ -58,7 +60,7 @@ fn start(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 async fn dispatch(args: Args) -> anyhow::Result<ExitCode> {
-    let client = Client::new(&args.socket);
+    let client = args.connection.client()?;
     let format = args.output;
     match args.command {
         Command::Run(wish) => return run::run(&client, wish, format).await,
@@ -80,6 +82,8 @@ async fn dispatch(args: Args) -> anyhow::Result<ExitCode> {
         Command::Image(command) => images::run(&client, command, format).await?,
         Command::BootSource(command) => boot_sources::run(&client, command, format).await?,
         Command::Metadef(command) => metadefs::run(&client, command, format).await?,
+        Command::Migrate(wish) => migrations::migrate(&client, wish, format).await?,
+        Command::Migration(command) => migrations::run(&client, command, format).await?,
         Command::Completion { .. } => {}
     }
     Ok(ExitCode::SUCCESS)

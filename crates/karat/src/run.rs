@@ -68,6 +68,7 @@ fn wish(args: &MachineArgs) -> VmSpec {
         memory: args.memory,
         memory_backing: None,
         disk_size: args.disk_size,
+        disk_bus: args.disk_bus,
         boot: (boot != BootWish::default()).then_some(boot),
         disks: args.volume.clone(),
         networks: networks.collect(),

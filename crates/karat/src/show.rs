@@ -1,8 +1,15 @@
 //! One machine for people.
 
-use api_types::{DiskRequests, DiskWish, RootDisk, Vm, VmDisk};
+use api_types::{DiskRequests, DiskWish, RootDisk, Vm, VmCondition, VmDisk};
 
 use crate::output::{columns, fields, human, word};
+
+fn condition(condition: &VmCondition) -> String {
+    match &condition.reason {
+        Some(reason) => format!("{}: no ({reason})", condition.kind),
+        None => format!("{}: yes", condition.kind),
+    }
+}
 
 /// Every field that says something.
 pub(crate) fn describe(vm: &Vm) -> String {
@@ -16,6 +23,10 @@ pub(crate) fn describe(vm: &Vm) -> String {
         ("phase", format!("{:?}", status.phase)),
         ("reason", status.reason.clone().unwrap_or_default()),
         ("message", status.message.clone().unwrap_or_default()),
+        (
+            "conditions",
+            vm.conditions.iter().map(condition).collect::<Vec<_>>().join(", "),
+        ),
         ("cpus", spec.cpus.to_string()),
         ("memory", spec.memory.to_string()),
         ("image", spec.image.clone().unwrap_or_default()),
@@ -24,6 +35,7 @@ pub(crate) fn describe(vm: &Vm) -> String {
             "disk size",
             spec.disk_size.map(|size| size.to_string()).unwrap_or_default(),
         ),
+        ("disk bus", spec.disk_bus.map(|bus| word(&bus)).unwrap_or_default()),
         ("root disk", status.root_disk.as_ref().map(root).unwrap_or_default()),
         ("disks", disks.join(", ")),
         ("networks", taps.join(", ")),

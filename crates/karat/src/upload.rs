@@ -127,8 +127,8 @@ async fn over(
 /// Whether the connection is to blame, or somebody who sent before.
 fn may_go_on(error: &ClientError) -> bool {
     match error {
-        ClientError::Unreachable { .. } | ClientError::Broken(_) => true,
+        ClientError::Unreachable { .. } | ClientError::RemoteUnreachable { .. } | ClientError::Broken(_) => true,
         ClientError::Refused(problem) => matches!(problem.code, ErrorCode::UploadOffset | ErrorCode::WrongState),
-        ClientError::Unexpected { .. } => false,
+        ClientError::Unexpected { .. } | ClientError::Credentials(_) => false,
     }
 }

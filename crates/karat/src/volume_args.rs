@@ -241,7 +241,7 @@ pub(crate) struct AttachArgs {
 }
 
 /// Words of the API as choices of the command line.
-fn words<T: DeserializeOwned + Clone + Send + Sync + 'static>(
+pub(crate) fn words<T: DeserializeOwned + Clone + Send + Sync + 'static>(
     known: &'static [&'static str],
 ) -> impl TypedValueParser<Value = T> {
     PossibleValuesParser::new(known).try_map(|word| serde_json::from_value::<T>(word.into()))

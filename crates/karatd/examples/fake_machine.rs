@@ -1,11 +1,15 @@
 //! Stands in for `karat-vmm` in the daemon's tests: speaks the same protocol on the same sockets, and runs no guest.
 //!
 //! The command line of the machine it is given says how it behaves: `refuse` answers `Create` with a bad kernel, `die` ends
-//! in the middle of it, `deaf` ignores the power button, `loop` is reset again and again for a while. Work on disks goes on a step whenever it is asked for reports; `stay` never
+//! in the middle of it, `sda` does as `refuse` unless the first disk is on the SCSI bus, `deaf` ignores the power button, `loop` is reset again and again for a while. Work on disks goes on a step whenever it is asked for reports; `stay` never
 //! comes to its end, `die-before` and `die-after` kill the process just before and after it does, `late-` before either begins a
-//! snapshot a second after the request. `save-full` has no room when it is saved, `save-die` ends there, `save-slow` takes its time. What is typed on its console comes back in upper case.
+//! snapshot a second after the request, `moves=DIRECTORY` can be held at each step of a move. `save-full` has no room when it is saved,
+//! `save-die` ends there, `save-slow` takes its time. What is typed on its console comes back in upper case.
 
 #![allow(clippy::expect_used, reason = "a stand-in that can not go on is to be seen to end")]
+
+#[path = "fake_moves/mod.rs"]
+mod moves;
 
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -16,8 +20,8 @@ use std::time::Duration;
 
 use control::{
     CreateVm, Decoder, DiskChange, DiskJob, DiskJobReport, DiskJobState, DiskLatency, DiskLayer, DiskReport, EndReason,
-    EndReport, FdRole, FromVm, Hello, PROTOCOL_VERSION, REPORT_FILE, Refusal, RefusalKind, ToVm, VmAction, VmEvent,
-    VmRequest, VmState, VmStatus,
+    EndReport, FdRole, FromVm, Hello, MigrationNews, PROTOCOL_VERSION, REPORT_FILE, Refusal, RefusalKind, ToVm,
+    VmAction, VmEvent, VmRequest, VmState, VmStatus,
 };
 use disk_image::{BackingName, Chain, ConvertOptions, CreateOptions, Layer};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags};
@@ -33,6 +37,8 @@ struct Machine {
     disks: Vec<FakeDisk>,
     files: Vec<(FdRole, OwnedFd)>,
     peers: Vec<UnixStream>,
+    decisions: moves::Decisions,
+    last_news: Option<MigrationNews>,
 }
 
 struct FakeDisk {
@@ -263,6 +269,8 @@ fn main() -> std::io::Result<()> {
         disks: Vec::new(),
         files: Vec::new(),
         peers: Vec::new(),
+        decisions: moves::Decisions::default(),
+        last_news: None,
     }));
     std::thread::spawn(move || {
         console
@@ -295,6 +303,7 @@ fn serve(stream: &UnixStream, shared: &Shared) -> Option<()> {
         let mut machine = lock(shared);
         let hello = Hello {
             protocol: PROTOCOL_VERSION,
+            migration: machine.last_news.clone(),
             pid: std::process::id(),
             version: "fake".to_owned(),
             status: machine.status.clone(),
@@ -310,7 +319,15 @@ fn serve(stream: &UnixStream, shared: &Shared) -> Option<()> {
         }
         decoder.push(&bytes[..length]);
         while let Some(ToVm { number, request }) = decoder.next_frame().ok()? {
+            let may_depart = lock(shared).status.state.may(VmAction::Depart);
             answer(stream, &mut lock(shared), number, &request, &mut fds);
+            match &request {
+                VmRequest::Depart(depart) if may_depart => {
+                    moves::depart(Arc::clone(shared), (**depart).clone(), std::mem::take(&mut fds));
+                }
+                VmRequest::Arrive(arrive) => moves::arrive(Arc::clone(shared), arrive),
+                _ => {}
+            }
             if request == VmRequest::Start && lock(shared).mode == "loop" {
                 let machine = Arc::clone(shared);
                 std::thread::spawn(move || reset_again_and_again(&machine));
@@ -343,6 +360,13 @@ const fn meaning(request: &VmRequest) -> (VmAction, Option<VmState>) {
         VmRequest::Disk { .. } => (VmAction::ChangeDisk, None),
         VmRequest::DiskReports => (VmAction::DiskReports, None),
         VmRequest::Save => (VmAction::Save, None),
+        VmRequest::Depart(_) => (VmAction::Depart, None),
+        VmRequest::DepartTune { .. }
+        | VmRequest::DepartCancel
+        | VmRequest::DepartLinks { .. }
+        | VmRequest::DepartDecided { .. } => (VmAction::SteerDeparture, None),
+        VmRequest::Arrive(_) => (VmAction::Arrive, Some(VmState::Arriving)),
+        VmRequest::ArriveDecided { .. } => (VmAction::DecideArrival, None),
     }
 }
 
@@ -377,7 +401,22 @@ fn answer(stream: &UnixStream, machine: &mut Machine, number: u64, request: &VmR
     {
         return refuse(RefusalKind::NoSpace, &message);
     }
-    if let VmRequest::Create(create) = request {
+    match request {
+        VmRequest::DepartCancel if machine.decisions.closed => {
+            return refuse(RefusalKind::WrongState, "the machine has left, or is about to");
+        }
+        VmRequest::DepartCancel => machine.decisions.cancelled = true,
+        VmRequest::DepartDecided { departed } | VmRequest::ArriveDecided { departed } => {
+            machine.decisions.departed = Some(*departed);
+        }
+        _ => {}
+    }
+    let create = match request {
+        VmRequest::Create(create) => Some(&**create),
+        VmRequest::Arrive(arrive) => Some(&arrive.create),
+        _ => None,
+    };
+    if let Some(create) = create {
         machine.status.id = Some(create.machine.id());
         machine.files = create.fds.iter().copied().zip(fds.drain(..)).collect();
         machine.disks = take_disks(create, &mut machine.files);
@@ -387,6 +426,10 @@ fn answer(stream: &UnixStream, machine: &mut Machine, number: u64, request: &VmR
                 std::process::exit(1);
             }
             "die" => std::process::exit(7),
+            "sda" if !machine.disks.first().is_some_and(|disk| disk.scsi) => {
+                refuse(RefusalKind::BadKernel, "the first disk is not on the SCSI bus");
+                std::process::exit(1);
+            }
             cmdline => {
                 machine.deaf = cmdline == "deaf";
                 cmdline.clone_into(&mut machine.mode);

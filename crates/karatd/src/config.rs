@@ -4,12 +4,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use host::{BootSourceConfig, CloneWay, HostConfig, MetadefConfig, MetadefPolicy};
+use host::{BootSourceConfig, CloneWay, HostConfig, MetadefConfig, MetadefPolicy, MigrationConfig, SeccompMode};
 use serde::Deserialize;
 use spec::ByteSize;
 use toml::Table;
 
 use crate::image_section;
+use crate::migration_section::{self, TlsConfig};
 use crate::reader::Reader;
 
 /// Longest path of a UNIX socket, bytes, without the terminating zero (`sun_path`, unix(7)).
@@ -30,6 +31,8 @@ pub(crate) struct Config {
     pub(crate) shutdown_grace: Duration,
     /// Threads that serve requests.
     pub(crate) worker_threads: usize,
+    /// Where it is served for other hosts, if it is.
+    pub(crate) tls: Option<TlsConfig>,
     /// What concerns the host.
     pub(crate) host: HostConfig,
 }
@@ -112,17 +115,19 @@ impl Config {
         if !(1..=64).contains(&worker_threads) {
             reader.wrong("worker_threads", "take 1 to 64");
         }
+        let (tls, migration) = migration_section::take(reader);
         Self {
             socket,
+            tls,
             socket_group: reader.take("socket_group", "karat".to_owned()),
             shutdown_grace: reader.seconds("shutdown_grace_seconds", 10),
             worker_threads,
-            host: take_host(reader),
+            host: take_host(reader, migration),
         }
     }
 }
 
-fn take_host(reader: &mut Reader) -> HostConfig {
+fn take_host(reader: &mut Reader, migration: MigrationConfig) -> HostConfig {
     let state_dir = reader.absolute("state_dir", Path::new("/var/lib/karat"));
     let run_dir = reader.absolute("run_dir", Path::new("/run/karat"));
     if run_dir.as_os_str().len() + MACHINE_SOCKET_TAIL > SOCKET_PATH_MAX {
@@ -149,6 +154,7 @@ fn take_host(reader: &mut Reader) -> HostConfig {
         reader.wrong("console_log_max", "take at least 4Ki");
     }
     HostConfig {
+        migration,
         boot_sources: take_boot_sources(reader),
         metadefs: take_metadefs(reader),
         images: image_section::take(reader, &file_roots),
@@ -156,6 +162,7 @@ fn take_host(reader: &mut Reader) -> HostConfig {
         insecure_registries: reader.take("insecure_registries", Vec::new()),
         registry_auth_file: take_auth_file(reader),
         vmm_path,
+        seccomp: take_seccomp(reader),
         console_log_max_bytes,
         console_log_keep: reader.take("console_log_keep", 3),
         image_max_bytes: reader.take("image_max", ByteSize::from_bytes(256 << 30)).bytes(),
@@ -167,6 +174,14 @@ fn take_host(reader: &mut Reader) -> HostConfig {
     }
 }
 
+fn take_seccomp(reader: &mut Reader) -> SeccompMode {
+    let named = reader.take("seccomp", SeccompMode::default().to_string());
+    named.parse().unwrap_or_else(|error| {
+        reader.wrong("seccomp", error);
+        SeccompMode::default()
+    })
+}
+
 fn take_auth_file(reader: &mut Reader) -> Option<PathBuf> {
     let file: Option<PathBuf> = reader.take("registry_auth_file", None);
     if let Some(path) = &file {
@@ -176,16 +191,19 @@ fn take_auth_file(reader: &mut Reader) -> Option<PathBuf> {
 }
 
 fn take_root_disks(reader: &mut Reader) -> CloneWay {
-    match reader.take("root_disks", "overlay".to_owned()).as_str() {
-        "overlay" => CloneWay::Overlay,
-        "reflink" => CloneWay::Reflink,
-        "copy" => CloneWay::Copy,
+    let way: String = reader.take("root_disks", "overlay".to_owned());
+    clone_way(reader, "root_disks", &way).unwrap_or_default()
+}
+
+/// A way of making disks; nothing where it is none, which is told.
+pub(crate) fn clone_way(reader: &mut Reader, key: &str, way: &str) -> Option<CloneWay> {
+    match way {
+        "overlay" => Some(CloneWay::Overlay),
+        "reflink" => Some(CloneWay::Reflink),
+        "copy" => Some(CloneWay::Copy),
         other => {
-            reader.wrong(
-                "root_disks",
-                format_args!("{other:?} is none of overlay, reflink and copy"),
-            );
-            CloneWay::default()
+            reader.wrong(key, format_args!("{other:?} is none of overlay, reflink and copy"));
+            None
         }
     }
 }
@@ -263,7 +281,7 @@ mod tests {
         assert_eq!(format!("{named:?}"), format!("{default:?}"));
         let keys = packaged(true).parse::<Table>().unwrap().len();
         assert_eq!(
-            keys, 19,
+            keys, 23,
             "a new key is documented in packaging/karat.toml and counted here"
         );
         assert!(packaged(false).parse::<Table>().unwrap().is_empty());
@@ -279,6 +297,7 @@ mod tests {
             console_log_max = "lots"
             worker_threads = 0
             root_disks = "link"
+            seccomp = "on"
             insecure = []
             [boot_sources]
             custom_directory = "etc"
@@ -292,6 +311,7 @@ mod tests {
             "vmm_path:",
             "console_log_max:",
             "worker_threads:",
+            "seccomp: \"on\" is none of enforce, log and off",
             "root_disks:",
             "insecure: no such key",
             "boot_sources: unknown field `sytem`",

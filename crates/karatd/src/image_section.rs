@@ -13,6 +13,7 @@ use serde::Deserialize;
 use spec::ByteSize;
 use toml::{Table, Value};
 
+use crate::config::clone_way;
 use crate::reader::Reader;
 
 /// `[images]`.
@@ -79,6 +80,7 @@ struct Store {
     must_be_mounted: bool,
     #[serde(default)]
     cached: bool,
+    root_disks: Option<String>,
 }
 
 /// `[[images.s3]]`.
@@ -199,6 +201,8 @@ fn take_stores(reader: &mut Reader, read: Vec<Store>) -> Vec<StoreConfig> {
     let mut stores = Vec::new();
     for store in read {
         reader.check_absolute("images.store.path", &store.path);
+        let way = store.root_disks.as_deref();
+        let root_disks = way.and_then(|way| clone_way(reader, "images.store.root_disks", way));
         match store.name.parse::<StoreName>() {
             Ok(name) if names.insert(name.clone()) => stores.push(StoreConfig {
                 name,
@@ -206,6 +210,7 @@ fn take_stores(reader: &mut Reader, read: Vec<Store>) -> Vec<StoreConfig> {
                 quota_bytes: store.quota.map(ByteSize::bytes),
                 must_be_mounted: store.must_be_mounted,
                 cached: store.cached,
+                root_disks,
             }),
             Ok(name) => {
                 let text = format!("two are called {name} (that in state_dir is called default)");

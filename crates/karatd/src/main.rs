@@ -4,6 +4,7 @@
 
 mod config;
 mod image_section;
+mod migration_section;
 mod notify;
 mod peers;
 mod reader;
@@ -20,6 +21,7 @@ use rest::Closing;
 use tokio::signal::unix::{SignalKind, signal};
 
 use config::Config;
+use migration_section::TlsConfig;
 
 /// Where the configuration is read from unless told otherwise; it may be missing there.
 const DEFAULT_CONFIG: &str = "/etc/karat/karat.toml";
@@ -119,9 +121,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     }
     let closing = Closing::new();
     let router = rest::router(host.clone(), closing.clone());
-    let serving = tokio::spawn(rest::serve(listener, router, closing.clone(), move |peer| {
-        peers::may(peer, group)
-    }));
+    let remote = serve_remote(config.tls.clone(), router.clone(), closing.clone()).await?;
+    let local = rest::serve(listener, router, closing.clone(), move |peer| peers::may(peer, group));
+    let serving = tokio::spawn(async { tokio::join!(local, remote) });
     notify::ready(&format!("serving on {}", config.socket.display()));
     tracing::info!(socket = %config.socket.display(), version = env!("CARGO_PKG_VERSION"), "ready");
     let watchdog = tokio::spawn(notify::watchdog(host.clone()));
@@ -141,4 +143,30 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     }
     watchdog.abort();
     Ok(())
+}
+
+/// Serves the API for other hosts, if that is configured.
+async fn serve_remote(
+    tls: Option<TlsConfig>,
+    router: rest::Router,
+    closing: Closing,
+) -> anyhow::Result<impl Future<Output = ()>> {
+    let prepared = match tls {
+        None => None,
+        Some(tls) => {
+            let listener = tokio::net::TcpListener::bind(tls.listen).await;
+            let listener = listener.with_context(|| format!("{} can not be listened on (tls.listen)", tls.listen))?;
+            let loaded = tls
+                .settings
+                .load()
+                .context("the API can not be served over TLS ([tls])")?;
+            tracing::info!(address = %tls.listen, "serving other hosts");
+            Some((listener, loaded))
+        }
+    };
+    Ok(async move {
+        if let Some((listener, tls)) = prepared {
+            rest::serve_tls(listener, tls, router, closing).await;
+        }
+    })
 }

@@ -79,10 +79,11 @@ pub struct Kvm {
 }
 
 impl Kvm {
-    /// Opens `/dev/kvm` and checks it.
+    /// Opens `/dev/kvm` and checks it. To read: all that is done with it are requests, which need no more, and threads that may
+    /// open nothing to write can do it.
     pub fn open() -> Result<Self, OpenError> {
         let fd =
-            rustix::fs::open("/dev/kvm", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(
+            rustix::fs::open("/dev/kvm", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(
                 |errno| match errno {
                     rustix::io::Errno::NOENT | rustix::io::Errno::NODEV | rustix::io::Errno::NXIO => OpenError::Missing,
                     rustix::io::Errno::ACCESS | rustix::io::Errno::PERM => OpenError::NoAccess,

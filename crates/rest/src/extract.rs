@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use crate::limits::BODY_MAX;
 use crate::problem::Problem;
 use crate::serve::Peer;
+use crate::tls::RemotePeer;
 
 /// A JSON body.
 pub(crate) struct Body<T>(pub(crate) T);
@@ -25,17 +26,20 @@ pub(crate) struct Segment(pub(crate) String);
 /// All decoded segments of a path that has several.
 pub(crate) struct Segments<const N: usize>(pub(crate) [String; N]);
 
-/// Who asks, as the kernel tells.
+/// Who asks, as the kernel or a certificate tells.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Caller {
     uid: Option<u32>,
+    is_remote: bool,
 }
 
 impl Caller {
-    /// Whether it is root, or the user the daemon runs as.
+    /// Whether it is root, the user the daemon runs as, or somebody with a certificate.
     pub(crate) fn is_admin(self) -> bool {
-        self.uid
-            .is_some_and(|uid| uid == 0 || uid == rustix::process::geteuid().as_raw())
+        self.is_remote
+            || self
+                .uid
+                .is_some_and(|uid| uid == 0 || uid == rustix::process::geteuid().as_raw())
     }
 }
 
@@ -44,7 +48,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         let uid = parts.extensions.get::<Peer>().map(|peer| peer.uid);
-        Ok(Self { uid })
+        let is_remote = parts.extensions.get::<RemotePeer>().is_some();
+        Ok(Self { uid, is_remote })
     }
 }
 

@@ -7,6 +7,7 @@ use axum::response::IntoResponse;
 use host::{DiskReport, Metrics};
 use serde::Serialize;
 
+use crate::move_metrics;
 use crate::page::Page;
 use crate::problem::Problem;
 use crate::shared::Shared;
@@ -69,6 +70,7 @@ fn write(metrics: &Metrics) -> String {
         "Space left on the file system of the state directory.",
         metrics.free_bytes,
     );
+    move_metrics::write(&mut page, &metrics.moves);
     page.text()
 }
 

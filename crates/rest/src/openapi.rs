@@ -5,8 +5,8 @@ use axum::response::IntoResponse;
 use utoipa::OpenApi;
 
 use crate::{
-    boot_sources, console, disks, events, health, image_cache, image_uploads, images, metadefs, metrics, operations,
-    snapshots, uploads, vms, volumes,
+    boot_sources, console, disks, events, health, image_cache, image_uploads, images, metadefs, metrics, migrations,
+    operations, snapshots, uploads, vms, volumes,
 };
 
 #[derive(OpenApi)]
@@ -75,6 +75,16 @@ use crate::{
         disks::stream,
         disks::mirror,
         disks::limits,
+        migrations::list,
+        migrations::begin,
+        migrations::show,
+        migrations::tune,
+        migrations::cancel,
+        migrations::decide,
+        migrations::list_incoming,
+        migrations::show_incoming,
+        migrations::receive,
+        migrations::give_up,
         console::attach,
         console::log,
         volumes::list,

@@ -13,8 +13,8 @@ use crate::problem::Problem;
 use crate::serve::Closing;
 use crate::shared::Shared;
 use crate::{
-    boot_sources, console, disks, events, health, image_cache, image_uploads, images, metadefs, metrics, once, openapi,
-    operations, snapshots, uploads, vms, volumes,
+    boot_sources, console, disks, events, health, image_cache, image_uploads, images, metadefs, metrics, migrations,
+    once, openapi, operations, snapshots, uploads, vms, volumes,
 };
 
 /// The whole API.
@@ -25,6 +25,7 @@ pub fn router(host: Host, closing: Closing) -> Router {
         .route("/metrics", get(metrics::show))
         .route("/openapi.json", get(openapi::document))
         .merge(image_routes())
+        .merge(migration_routes())
         .route("/v1/vms", get(vms::list).post(vms::create))
         .route("/v1/vms/{vm}", get(vms::show).patch(vms::edit).delete(vms::delete))
         .route("/v1/vms/{vm}/start", post(vms::start))
@@ -118,6 +119,25 @@ fn image_routes() -> Router<Shared> {
         .route(
             "/v1/metadefs/{namespace}",
             get(metadefs::show).put(metadefs::put).delete(metadefs::delete),
+        )
+}
+
+/// Machines that move between hosts.
+fn migration_routes() -> Router<Shared> {
+    Router::new()
+        .route("/v1/migrations", get(migrations::list).post(migrations::begin))
+        .route(
+            "/v1/migrations/{id}",
+            get(migrations::show).patch(migrations::tune).delete(migrations::cancel),
+        )
+        .route("/v1/migrations/{id}/decision", post(migrations::decide))
+        .route(
+            "/v1/incoming-migrations",
+            get(migrations::list_incoming).post(migrations::receive),
+        )
+        .route(
+            "/v1/incoming-migrations/{id}",
+            get(migrations::show_incoming).delete(migrations::give_up),
         )
 }
 

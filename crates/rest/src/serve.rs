@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -26,7 +27,7 @@ use crate::limits::{CONNECTIONS_MAX, HEADER_TIMEOUT};
 use crate::problem::Problem;
 
 /// How long to wait when no connection can be accepted, as when the daemon is out of descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Who connected, as the kernel tells (`SO_PEERCRED`, unix(7)).
 #[derive(Debug, Clone, Copy)]
@@ -120,7 +121,11 @@ fn peer(stream: &UnixStream) -> Option<Peer> {
     })
 }
 
-async fn connection(stream: UnixStream, router: Router, closing: Closing, tracker: TaskTracker) {
+/// Answers what comes over `stream` until that ends.
+pub(crate) async fn connection<S>(stream: S, router: Router, closing: Closing, tracker: TaskTracker)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         // What changes something is carried out on its own, so that it is not left half done when the sender goes away; it is
         // begun right here, since hyper may drop what this returns before it is ever polled.

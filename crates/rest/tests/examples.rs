@@ -4,9 +4,9 @@ use std::path::Path;
 
 use api_types::{
     BootSource, BootSourceWish, DiskLimits, DiskMirror, DiskWish, Event, Image, ImageAccepted, ImageCache, ImageCreate,
-    ImagePatch, ImageStoreList, Metadef, Operation, ProblemBody, Snapshot, SnapshotAccepted, SnapshotRestore,
-    SnapshotWish, StopRequest, Upload, UploadWish, Vm, VmSpec, Volume, VolumeAccepted, VolumeCheckRequest,
-    VolumeConvert, VolumeMeasureRequest, VolumeResize, VolumeWish,
+    ImagePatch, ImageStoreList, Metadef, Migration, MigrationPatch, MigrationWish, Operation, ProblemBody, Snapshot,
+    SnapshotAccepted, SnapshotRestore, SnapshotWish, StopRequest, Upload, UploadWish, Vm, VmSpec, Volume,
+    VolumeAccepted, VolumeCheckRequest, VolumeConvert, VolumeMeasureRequest, VolumeResize, VolumeWish,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -68,6 +68,9 @@ const KINDS: &[(&str, Check)] = &[
     ("snapshot", same::<Snapshot>),
     ("vm-spec", same::<VmSpec>),
     ("stop-request", same::<StopRequest>),
+    ("migration-wish", same::<MigrationWish>),
+    ("migration-patch", same::<MigrationPatch>),
+    ("migration", same::<Migration>),
     ("operation", same::<Operation>),
     ("event", same::<Event>),
     ("problem", same::<ProblemBody>),
@@ -91,5 +94,5 @@ fn examples_are_what_they_say() {
         assert_eq!(result, Ok(()), "{name}");
         seen += 1;
     }
-    assert!(seen >= 31, "only {seen} examples");
+    assert!(seen >= 34, "only {seen} examples");
 }

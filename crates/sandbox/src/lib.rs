@@ -14,11 +14,20 @@
 //! | time | a deadline, and death with the thread that started it |
 //!
 //! What the running kernel cannot do (landlock missing or switched off) is not fatal: the outcome names the [`Gap`]s.
+//!
+//! [`confine_threads`] confines the threads of a process of our own that a guest talks to: see `threads`.
 
 mod child;
 mod command;
+mod frames;
 mod outcome;
 mod rules;
+mod threads;
 
 pub use command::{ConfinedCommand, Limits};
+pub use frames::return_offsets;
 pub use outcome::{End, Gap, Outcome, RunError};
+pub use threads::{
+    ConfineError, FilterError, LateFilter, NewThread, SeccompMode, ThreadKind, UnknownMode, Violation,
+    confine_this_thread, confine_threads, run_by_steward,
+};

@@ -54,6 +54,10 @@ uuid_id! {
     GenerationId
 }
 uuid_id! {
+    /// One attempt to move one machine.
+    MigrationId
+}
+uuid_id! {
     /// One volume, for as long as its record exists.
     VolumeId
 }

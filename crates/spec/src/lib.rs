@@ -23,7 +23,8 @@ pub use disk::{
 };
 pub use host::HostLimits;
 pub use id::{
-    GenerationId, ImageDigest, ImageDigestError, MacAddress, MacAddressError, OperationId, SnapshotId, VmId, VolumeId,
+    GenerationId, ImageDigest, ImageDigestError, MacAddress, MacAddressError, MigrationId, OperationId, SnapshotId,
+    VmId, VolumeId,
 };
 pub use machine::{Cpus, HugePages, MachineParts, MachineSpec, Memory, NetSpec};
 pub use name::{Name, NameError};

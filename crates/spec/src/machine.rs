@@ -232,7 +232,7 @@ mod tests {
                 prefault: false,
             },
             cmdline: "console=ttyS0".to_owned(),
-            disks: disk::root_disk(2).into_iter().collect(),
+            disks: disk::root_disk(disk::DiskBus::Virtio, 2).into_iter().collect(),
             nets: vec![],
             debug_exit: false,
         }

@@ -29,6 +29,8 @@ pub struct VmPlan {
     pub image: Option<String>,
     /// Size of the root disk, where one was asked for.
     pub root_size: Option<ByteSize>,
+    /// How the guest reaches the root disk.
+    pub root_bus: DiskBus,
     /// What it boots.
     pub boot: BootPlan,
     /// vCPUs.
@@ -77,6 +79,12 @@ impl VmPlan {
         if spec.image.is_none() && spec.disk_size.is_some() {
             problems.add("disk_size", "there is no root disk without an image");
         }
+        if spec.image.is_none() && spec.disk_bus.is_some() {
+            problems.add(
+                "disk_bus",
+                "there is no root disk without an image; other disks name a bus of their own",
+            );
+        }
         if spec.image.is_none() && boot.kernel.is_none() {
             problems.add("boot.kernel", "needed, since no image is named that could bring one");
         }
@@ -98,6 +106,7 @@ impl VmPlan {
                 name,
                 image,
                 root_size: spec.disk_size,
+                root_bus: spec.disk_bus.unwrap_or_default(),
                 boot,
                 cpus,
                 memory,
@@ -119,7 +128,7 @@ impl VmPlan {
         let root = self
             .image
             .as_ref()
-            .and_then(|_| disk::root_disk(default_queues(self.cpus)));
+            .and_then(|_| disk::root_disk(self.root_bus, default_queues(self.cpus)));
         let nets = self.nets.iter().zip(0..).map(|(net, index)| NetSpec {
             mac: net.mac.unwrap_or_else(|| MacAddress::derived(id, index)),
             queue_pairs: net.queue_pairs,
@@ -372,5 +381,31 @@ mod tests {
         assert_eq!(written.machine(id, None).unwrap().cmdline(), DEFAULT_CMDLINE);
         let own = plan(r#"{"name": "a", "image": "x", "boot": {"cmdline": "mine"}}"#).unwrap();
         assert_eq!(own.machine(id, Some("quiet")).unwrap().cmdline(), "mine");
+    }
+
+    #[test]
+    fn the_root_disk_is_on_the_bus_that_is_written_and_before_others_there() {
+        let buses = |json: &str| -> Vec<_> {
+            let machine = plan(json).unwrap().machine(VmId::random(), None).unwrap();
+            let disks = machine.disks().iter();
+            disks.map(|disk| (disk.name.as_str().to_owned(), disk.bus)).collect()
+        };
+        let of = |name: &str, bus| (name.to_owned(), bus);
+        assert_eq!(buses(r#"{"name": "a", "image": "x"}"#), [of("root", DiskBus::Virtio)]);
+        assert_eq!(
+            buses(
+                r#"{"name": "a", "image": "x", "disk_bus": "scsi",
+                    "disks": [{"volume": "v"}, {"volume": "w", "bus": "scsi", "boot_order": 1}]}"#
+            ),
+            [
+                of("root", DiskBus::Scsi),
+                of("disk2", DiskBus::Scsi),
+                of("disk1", DiskBus::Virtio)
+            ]
+        );
+        assert_eq!(
+            fields(r#"{"name": "a", "boot": {"kernel": "/var/lib/karat/files/k"}, "disk_bus": "scsi"}"#),
+            ["disk_bus"]
+        );
     }
 }

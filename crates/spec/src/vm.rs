@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::disk::DiskWish;
+use crate::disk::{DiskBus, DiskWish};
 use crate::quantity::ByteSize;
 
 /// What is asked for in a machine. Unknown fields are errors.
@@ -31,6 +31,9 @@ pub struct VmSpec {
     /// Size the root disk is grown to; default and minimum: the image's virtual size.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_size: Option<ByteSize>,
+    /// How the guest reaches the root disk. Default: as the image's properties ask (`hw_disk_bus`), else `virtio`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_bus: Option<DiskBus>,
     /// Kernel, initrd and command line, where they should not come from the image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot: Option<BootWish>,

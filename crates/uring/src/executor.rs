@@ -22,6 +22,7 @@ use crate::action::Wait;
 use crate::engine::{Engine, Means};
 use crate::inner::Inner;
 use crate::notice::{Notice, TaskWaker};
+use crate::offload;
 use crate::ring::Ring;
 use crate::setup::{self, EngineChoice, SetupError};
 use crate::task::{MAIN, Tasks};
@@ -70,6 +71,7 @@ impl Executor {
     }
 
     fn on(means: Means, entries: u32) -> Result<Self, SetupError> {
+        offload::prepare();
         let notice = Arc::new(Notice::new().map_err(|source| SetupError::Failed { entries, source })?);
         let inner = Rc::new(Inner {
             engine: RefCell::new(Engine::new(means, Arc::clone(&notice))),

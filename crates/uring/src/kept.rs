@@ -32,8 +32,9 @@ impl<T: 'static> Future for Kept<T> {
 
 impl<T: 'static> Drop for Kept<T> {
     fn drop(&mut self) {
-        let running = self.running.take().filter(|_| self.polled);
-        if let (Some(running), Ok(ring)) = (running, Ring::current()) {
+        if let Some(running) = self.running.take().filter(|_| self.polled)
+            && let Ok(ring) = Ring::current()
+        {
             drop(ring.spawn_kept(async move { drop(running.await) }));
         }
     }

@@ -8,6 +8,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::thread;
 
+use sandbox::{NewThread, ThreadKind};
+
 /// Most threads, on hosts with many CPUs: what one machine's disks may take from the others.
 const THREADS_MAX: usize = 4;
 
@@ -56,6 +58,12 @@ impl<T> Future for Offloaded<T> {
     }
 }
 
+/// Counts the processors of the process, which reads files, while that may be done: before a thread that computes for an executor
+/// is wanted, by a worker that may open nothing any more.
+pub(crate) fn prepare() {
+    Crew::of_the_process();
+}
+
 /// The threads, and what waits for them.
 struct Crew {
     line: Mutex<Line>,
@@ -85,7 +93,8 @@ impl Crew {
         let mut line = lock(&self.line);
         if line.idle <= line.jobs.len() && line.threads < self.size_max {
             let name = format!("offload-{}", line.threads);
-            if thread::Builder::new().name(name).spawn(|| self.serve()).is_ok() {
+            let thread = NewThread::new(ThreadKind::Offload, name);
+            if thread.spawn(|| self.serve()).is_ok() {
                 line.threads += 1;
             }
         }

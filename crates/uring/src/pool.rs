@@ -23,6 +23,7 @@ use std::thread::JoinHandle;
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
+use sandbox::{NewThread, ThreadKind};
 
 use crate::action::{Action, Wait};
 use crate::flight::{Key, Slot};
@@ -151,7 +152,7 @@ impl Pool {
         };
         for number in 0..THREADS {
             let shared = Arc::clone(&pool.shared);
-            let thread = std::thread::Builder::new().name(format!("io-{number}"));
+            let thread = NewThread::new(ThreadKind::Transfer, format!("io-{number}"));
             pool.threads.push(thread.spawn(move || shared.serve())?);
         }
         Ok(pool)

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
-use io_uring::{IoUring, Probe, opcode};
+use io_uring::{IoUring, Probe, opcode, register::Restriction, squeue};
 use rustix::io::Errno;
 
 use crate::engine::Means;
@@ -153,6 +153,7 @@ pub(crate) fn open(entries: u32) -> Result<IoUring, SetupError> {
         let mut builder = IoUring::builder();
         builder
             .dontfork()
+            .setup_r_disabled()
             .setup_clamp()
             .setup_cqsize(entries.saturating_mul(COMPLETIONS_PER_ENTRY));
         mode(&mut builder);
@@ -172,10 +173,9 @@ fn check(ring: IoUring, entries: u32) -> Result<IoUring, SetupError> {
             missing: "completions that are never dropped (IORING_FEAT_NODROP)",
         });
     }
+    let failed = |source| SetupError::Failed { entries, source };
     let mut probe = Probe::new();
-    ring.submitter()
-        .register_probe(&mut probe)
-        .map_err(|source| SetupError::Failed { entries, source })?;
+    ring.submitter().register_probe(&mut probe).map_err(failed)?;
     let needed = [
         (opcode::Readv::CODE, "IORING_OP_READV"),
         (opcode::Writev::CODE, "IORING_OP_WRITEV"),
@@ -189,8 +189,20 @@ fn check(ring: IoUring, entries: u32) -> Result<IoUring, SetupError> {
     ];
     match needed.iter().find(|(code, _)| !probe.is_supported(*code)) {
         Some((_, missing)) => Err(SetupError::TooOld { missing }),
-        None => Ok(ring),
+        None => {
+            bind(&ring, &needed.map(|(code, _)| code)).map_err(failed)?;
+            Ok(ring)
+        }
     }
+}
+
+/// Lets a ring that was made disabled do these operations, and nothing else for as long as it lives: what it is asked for by
+/// memory is not seen by a seccomp filter, and could be to open a file.
+fn bind(ring: &IoUring, operations: &[u8]) -> io::Result<()> {
+    let mut rules: Vec<_> = operations.iter().copied().map(Restriction::sqe_op).collect();
+    rules.push(Restriction::sqe_flags_allowed(squeue::Flags::ASYNC.bits()));
+    ring.submitter().register_restrictions(&mut rules)?;
+    ring.submitter().register_enable_rings()
 }
 
 fn sysctl_level() -> Option<u8> {
@@ -224,6 +236,28 @@ mod tests {
         assert!(why(Errno::PERM, None).contains("seccomp"));
         assert!(why(Errno::NOSYS, None).contains("Linux 5.15"));
         assert!(why(Errno::MFILE, Some(0)).contains("ring of 8 entries"));
+    }
+
+    #[test]
+    #[expect(unsafe_code, reason = "an operation of which the kernel is given an address")]
+    fn a_ring_opens_no_file_and_can_not_be_had_to() {
+        let mut ring = open(8).unwrap();
+        let operations = [
+            opcode::OpenAt::new(io_uring::types::Fd(libc::AT_FDCWD), c"/etc/passwd".as_ptr()).build(),
+            opcode::Socket::new(libc::AF_INET, libc::SOCK_STREAM, 0).build(),
+            opcode::PollAdd::new(io_uring::types::Fd(0), 1)
+                .build()
+                .flags(squeue::Flags::IO_LINK),
+        ];
+        for operation in operations {
+            // SAFETY: the path is a constant; nothing else has an address.
+            unsafe { ring.submission().push(&operation) }.unwrap();
+            ring.submit_and_wait(1).unwrap();
+            let result = ring.completion().next().unwrap().result();
+            assert_eq!(Errno::from_raw_os_error(-result), Errno::ACCESS);
+        }
+        let refused = ring.submitter().register_probe(&mut Probe::new());
+        assert_eq!(refused.unwrap_err().raw_os_error(), Some(Errno::ACCESS.raw_os_error()));
     }
 
     #[test]

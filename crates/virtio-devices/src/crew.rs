@@ -23,6 +23,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use device::Draining;
+use sandbox::{LateFilter, NewThread, ThreadKind};
 use uring::{Bell, Executor, File, Ring};
 use virtio::{ActivateError, RingError, Signals, VirtQueue};
 
@@ -291,9 +292,9 @@ fn start_worker<S: Service + 'static>(
         queue: job.queue,
         serving: false,
     };
-    let thread = std::thread::Builder::new().name(name).spawn(move || {
+    let thread = NewThread::new(ThreadKind::QueueWorker, name).spawn_late(move |filter| {
         let make = job.make;
-        work(&mut end, make, &tell)
+        work(&mut end, make, filter, &tell)
     });
     let thread = thread.map_err(|error| ("a thread", Failure::from(error)))?;
     match told.recv() {
@@ -328,7 +329,12 @@ impl Drop for End {
 }
 
 /// Body of a worker's thread.
-fn work<S: Service + 'static>(end: &mut End, make: Make<S>, tell: &mpsc::Sender<Told>) -> Vec<VirtQueue> {
+fn work<S: Service + 'static>(
+    end: &mut End,
+    make: Make<S>,
+    filter: LateFilter,
+    tell: &mpsc::Sender<Told>,
+) -> Vec<VirtQueue> {
     // The receiver waits for exactly one word; it can not be gone.
     let fail = |missing, error| {
         let _ = tell.send(Err((missing, error)));
@@ -346,6 +352,10 @@ fn work<S: Service + 'static>(end: &mut End, make: Make<S>, tell: &mpsc::Sender<
         Ok(service) => service,
         Err(error) => return fail("what its worker needs", error),
     };
+    // From here on it looks at what the guest wrote. Rings are made before: a worker can make none.
+    if let Err(error) = filter.put_on() {
+        return fail("a seccomp filter", error.into());
+    }
     end.serving = true;
     let _ = tell.send(Ok(()));
     match executor.block_on(run(&end.gate, service)) {

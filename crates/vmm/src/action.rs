@@ -5,11 +5,13 @@ use std::sync::mpsc;
 use std::time::Instant;
 
 use chipset::{GuestRequest, PowerSink};
-use control::{DiskChange, DiskReport, EndReport, Refusal, VmAction, VmEvent, VmStatus};
+use control::{DepartVm, DiskChange, DiskReport, EndReport, Refusal, VmAction, VmEvent, VmStatus};
+use migration::Dialer;
 use spec::{MachineSpec, Name};
 
 use crate::disks::JobNews;
 use crate::files::MachineFiles;
+use crate::moving::{Incoming, MoveOrder, Steer};
 
 /// Whose request it was; comes back with the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +61,35 @@ pub enum Action {
         /// Into which directory; none where none came along.
         directory: Option<OwnedFd>,
     },
+    /// Move the machine away.
+    Depart {
+        /// Who asks.
+        ticket: Ticket,
+        /// How.
+        depart: Box<DepartVm>,
+        /// Opens streams to the target.
+        dialer: Box<dyn Dialer + Send>,
+    },
+    /// Become a machine that comes from elsewhere.
+    Arrive {
+        /// Who asks.
+        ticket: Ticket,
+        /// What to build.
+        machine: Box<MachineSpec>,
+        /// What to build it from, and how it comes; a refusal as in [`Action::Create`].
+        arrival: Result<(Box<MachineFiles>, Incoming), Refusal>,
+    },
+    /// A word to a move that is under way.
+    Steer {
+        /// Who asks.
+        ticket: Ticket,
+        /// What is asked for, as far as states go.
+        action: VmAction,
+        /// What.
+        steer: Steer,
+    },
+    /// The thread of a move wants something.
+    Move(MoveOrder),
     /// A job on a disk has something to say.
     DiskJob {
         /// The disk.

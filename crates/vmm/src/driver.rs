@@ -17,30 +17,32 @@
 //! [`control::VmState::may`]'s matter.
 
 mod disk_changes;
+mod moves;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc;
-use std::thread;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use chipset::GuestRequest;
 use control::{EndReason, EndReport, Refusal, RefusalKind, VmAction, VmEvent, VmState, VmStatus};
+use guestmem::GuestMemory;
+use sandbox::{NewThread, ThreadKind};
 use spec::{GenerationId, MachineSpec};
 
 use crate::action::{Action, GuestEvent, Notice, Outlet, Reporter, Ticket};
 use crate::build::BuildError;
 use crate::disks::Disks;
-use crate::files::{MachineFiles, SavedFiles};
-use crate::hardware::{Blueprint, Hardware};
+use crate::files::MachineFiles;
+use crate::hardware::{Blueprint, Hardware, Origin};
+use crate::moving::Move;
 use crate::story::whole;
 
 /// Stack of the driver's thread, bytes; building a machine is the deepest it goes.
 const STACK_BYTES: usize = 512 << 10;
 
 /// Builds a machine that does not run yet.
-pub(crate) type Builder =
-    Box<dyn Fn(&Blueprint, Reporter, Option<&SavedFiles>) -> Result<Box<dyn Hardware>, BuildError> + Send>;
+pub(crate) type Builder = Box<dyn Fn(&Blueprint, Reporter, Origin<'_>) -> Result<Box<dyn Hardware>, BuildError> + Send>;
 
 struct Machine {
     blueprint: Blueprint,
@@ -64,6 +66,8 @@ pub(crate) struct Driver {
     /// Names the machine in every line that is logged on its behalf.
     span: tracing::Span,
     first_entry_us: Option<u64>,
+    /// While it moves to another process, or comes from one.
+    moving: Option<Move>,
 }
 
 /// A way to reach a state driver. Clones reach the same one.
@@ -81,12 +85,11 @@ impl DriverHandle {
 /// Starts a state driver without a machine, on a thread of its own.
 pub fn spawn(console: Arc<dyn crate::Console>, outlet: Outlet) -> std::io::Result<DriverHandle> {
     let builder: Builder =
-        Box::new(move |blueprint, reporter, saved| crate::build::build(blueprint, &console, &reporter, saved));
+        Box::new(move |blueprint, reporter, origin| crate::build::build(blueprint, &console, &reporter, origin));
     let (queue, actions) = mpsc::channel();
     let driver = Driver::new(builder, outlet, queue.clone());
-    thread::Builder::new()
-        .name("state-driver".to_owned())
-        .stack_size(STACK_BYTES)
+    NewThread::new(ThreadKind::StateDriver, "state-driver")
+        .stack_bytes(STACK_BYTES)
         .spawn(move || driver.run(&actions))?;
     Ok(DriverHandle(queue))
 }
@@ -104,6 +107,7 @@ impl Driver {
             start_asked: None,
             span: tracing::Span::none(),
             first_entry_us: None,
+            moving: None,
         }
     }
 
@@ -131,6 +135,14 @@ impl Driver {
                 files,
             } => self.change_disk(ticket, &disk, change, files),
             Action::Save { ticket, directory } => self.save(ticket, directory),
+            Action::Depart { ticket, depart, dialer } => self.depart(ticket, depart, dialer),
+            Action::Arrive {
+                ticket,
+                machine,
+                arrival,
+            } => self.arrive(ticket, *machine, arrival),
+            Action::Steer { ticket, action, steer } => self.steer(ticket, action, steer),
+            Action::Move(order) => self.serve_move(order),
             Action::DiskJob { disk, news } => self.disk_job(&disk, news),
             Action::Terminate { message } => self.quit(message),
             Action::Guest { generation, event } if generation == self.generation => self.guest(event),
@@ -161,7 +173,7 @@ impl Driver {
     /// The refusal of `action` in this state, if it must be refused.
     fn check(&self, action: VmAction) -> Result<(), Refusal> {
         if self.state.may(action) {
-            return Ok(());
+            return self.check_move(action);
         }
         Err(Refusal {
             kind: RefusalKind::WrongState,
@@ -173,21 +185,32 @@ impl Driver {
         if let Err(refusal) = self.check(VmAction::Create) {
             return self.answer(ticket, Err(refusal));
         }
+        if self.become_machine(ticket, spec, files, VmState::Created).is_some() {
+            self.answer(ticket, Ok(self.status()));
+        }
+    }
+
+    /// Builds it, and enters `state`, or *Paused* where it was saved. Its memory; none where it can not be built, which was answered.
+    fn become_machine(
+        &mut self,
+        ticket: Ticket,
+        spec: MachineSpec,
+        files: Result<Box<MachineFiles>, Refusal>,
+        state: VmState,
+    ) -> Option<GuestMemory> {
         let id = spec.id();
         self.span = tracing::info_span!("machine", %id, name = %spec.name());
         let span = self.span.clone();
         let _named = span.enter();
-        let built = files.and_then(|files| self.build_first(spec, *files).map_err(|error| error.refusal()));
+        let comes = state == VmState::Arriving;
+        let built = files.and_then(|files| self.build_first(spec, *files, comes).map_err(|error| error.refusal()));
         match built {
             Ok(machine) => {
-                let state = if machine.started {
-                    VmState::Paused
-                } else {
-                    VmState::Created
-                };
+                let state = if machine.started { VmState::Paused } else { state };
+                let memory = machine.hardware.as_ref().map(|hardware| hardware.memory());
                 self.machine = Some(machine);
                 self.enter(state);
-                self.answer(ticket, Ok(self.status()));
+                memory
             }
             Err(refusal) => {
                 let message = refusal.message.clone();
@@ -196,11 +219,12 @@ impl Driver {
                 self.enter(VmState::Ended);
                 let report = self.report(id, EndReason::BuildFailed, message);
                 self.outlet.send(Notice::Ended(report));
+                None
             }
         }
     }
 
-    fn build_first(&mut self, spec: MachineSpec, mut files: MachineFiles) -> Result<Machine, BuildError> {
+    fn build_first(&mut self, spec: MachineSpec, mut files: MachineFiles, comes: bool) -> Result<Machine, BuildError> {
         let chains = std::mem::take(&mut files.disks);
         let disks = Disks::open(spec.disks(), chains).map_err(BuildError::Disk)?;
         // Where it was saved matters once: a reset boots it.
@@ -211,7 +235,12 @@ impl Driver {
             disks,
             generation: GenerationId::random(),
         };
-        match self.build(&blueprint, saved.as_ref()) {
+        let origin = match &saved {
+            Some(saved) => Origin::Saved(saved),
+            None if comes => Origin::Elsewhere,
+            None => Origin::Boot,
+        };
+        match self.build(&blueprint, origin) {
             Ok(hardware) => Ok(Machine {
                 blueprint,
                 hardware: Some(hardware),
@@ -224,10 +253,10 @@ impl Driver {
         }
     }
 
-    fn build(&mut self, blueprint: &Blueprint, saved: Option<&SavedFiles>) -> Result<Box<dyn Hardware>, BuildError> {
+    fn build(&mut self, blueprint: &Blueprint, origin: Origin<'_>) -> Result<Box<dyn Hardware>, BuildError> {
         self.generation += 1;
         let reporter = Reporter::new(self.generation, self.queue.clone());
-        (self.builder)(blueprint, reporter, saved)
+        (self.builder)(blueprint, reporter, origin)
     }
 
     fn save(&mut self, ticket: Ticket, directory: Option<OwnedFd>) {
@@ -287,7 +316,14 @@ impl Driver {
             }
             VmAction::DiskReports => return self.report_disks(ticket),
             // They have their own ways in; the status is part of every answer.
-            VmAction::Create | VmAction::ChangeDisk | VmAction::Save | VmAction::Status => {}
+            VmAction::Create
+            | VmAction::ChangeDisk
+            | VmAction::Save
+            | VmAction::Depart
+            | VmAction::SteerDeparture
+            | VmAction::Arrive
+            | VmAction::DecideArrival
+            | VmAction::Status => {}
         }
         self.answer(ticket, Ok(self.status()));
     }
@@ -364,9 +400,10 @@ impl Driver {
 
     /// Power-cycles: the same machine from the same files, in the same process.
     fn reset(&mut self) {
+        self.move_is_overtaken();
         self.stop_hardware();
         let Some(mut machine) = self.machine.take() else { return };
-        let built = self.build(&machine.blueprint, None);
+        let built = self.build(&machine.blueprint, Origin::Boot);
         machine.started = false;
         let failure = match built {
             Ok(hardware) => {

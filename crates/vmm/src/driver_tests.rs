@@ -8,8 +8,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::*;
 use crate::disks::AttachError;
 use crate::disks::MachineDisk;
+use crate::files::SavedFiles;
+use crate::hardware::Movable;
 use crate::saved::SaveMachineError;
 use crate::testing::spec;
+use guestmem::MemoryConfig;
+use migration::{Fault, PageSet};
 use spec::Name;
 use virtio_devices::DiskSnapshot;
 
@@ -60,6 +64,35 @@ impl Hardware for Recorder {
     }
 }
 
+impl Movable for Recorder {
+    fn memory(&self) -> GuestMemory {
+        GuestMemory::new(MemoryConfig {
+            size_bytes: 1 << 20,
+            hugepages: None,
+            prefault: false,
+        })
+        .unwrap()
+    }
+    fn log_writes(&mut self, on: bool) -> Result<(), Fault> {
+        self.note(if on { "log" } else { "log no more" });
+        Ok(())
+    }
+    fn take_written(&mut self) -> Result<PageSet, Fault> {
+        Ok(PageSet::empty(256))
+    }
+    fn throttle(&mut self, percent: u8) {
+        self.note(if percent == 0 { "unthrottle" } else { "throttle" });
+    }
+    fn state(&self) -> Result<Vec<u8>, Fault> {
+        self.note("state");
+        Ok(vec![1, 2, 3])
+    }
+    fn load_state(&mut self, _state: &[u8]) -> Result<(), Fault> {
+        self.note("load");
+        Ok(())
+    }
+}
+
 struct Rig {
     driver: Driver,
     deeds: Deeds,
@@ -79,14 +112,15 @@ impl Rig {
         let deeds = Deeds::default();
         let broken = Arc::new(AtomicBool::new(false));
         let (record, fail) = (Arc::clone(&deeds), Arc::clone(&broken));
-        let builder: Builder = Box::new(move |_, _, saved| {
+        let builder: Builder = Box::new(move |_, _, origin| {
             if fail.load(Ordering::SeqCst) {
                 return Err(BuildError::Threads(std::io::ErrorKind::OutOfMemory.into()));
             }
-            record
-                .lock()
-                .unwrap()
-                .push(if saved.is_some() { "restore" } else { "build" });
+            record.lock().unwrap().push(if matches!(origin, Origin::Saved(_)) {
+                "restore"
+            } else {
+                "build"
+            });
             Ok(Box::new(Recorder(Arc::clone(&record))))
         });
         let (queue, actions) = mpsc::channel();
@@ -374,6 +408,7 @@ fn a_saved_machine_is_paused_when_it_is_created_and_boots_when_it_is_reset() {
     let created = rig.create_from(Some(SavedFiles {
         directory: File::open("/").unwrap().into(),
         lazy: false,
+        copy: false,
     }));
     assert_eq!(created.unwrap().unwrap().state, VmState::Paused);
     assert_eq!(rig.ask(VmAction::Start).unwrap_err().kind, RefusalKind::WrongState);

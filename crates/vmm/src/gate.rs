@@ -2,10 +2,15 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 const HOLD: u8 = 0;
 const RUN: u8 = 1;
 const LEAVE: u8 = 2;
+/// How long a slowed vCPU runs at a time: as long as a guest's tick, so that what it does for each is done.
+pub(crate) const RUN_TIME: Duration = Duration::from_millis(10);
+/// Most that is taken away, percent.
+const THROTTLE_MAX: u8 = 99;
 
 /// What a thread at the gate is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +27,8 @@ pub(crate) enum Passage {
 #[derive(Default)]
 pub(crate) struct Gate {
     order: AtomicU8,
+    /// Percent of their time that threads spend in front of it though it is open.
+    throttle: AtomicU8,
     waiting: Mutex<usize>,
     changed: Condvar,
 }
@@ -33,6 +40,35 @@ impl Gate {
             RUN => Passage::Open,
             LEAVE => Passage::Leave,
             _ => self.wait(|order| order != HOLD),
+        }
+    }
+
+    /// Threads are to spend this percentage of their time here.
+    pub(crate) fn throttle(&self, percent: u8) {
+        self.throttle.store(percent.min(THROTTLE_MAX), Ordering::SeqCst);
+        drop(self.lock());
+        self.changed.notify_all();
+    }
+
+    /// Where it is throttled, has a thread that was inside for `ran` wait for as long as that entails, or until it is closed or the
+    /// throttle changes. False if it has not run for long enough to wait.
+    pub(crate) fn rest(&self, ran: Duration) -> bool {
+        let percent = self.throttle.load(Ordering::SeqCst);
+        if percent == 0 || ran < RUN_TIME {
+            return false;
+        }
+        // More than that is not running but a time in which nobody was slowed.
+        let ran = ran.min(2 * RUN_TIME);
+        let until = Instant::now() + ran * u32::from(percent) / u32::from(100 - percent);
+        let mut waiting = self.lock();
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let same = self.throttle.load(Ordering::SeqCst) == percent;
+            if left.is_zero() || !same || self.order.load(Ordering::SeqCst) != RUN {
+                return true;
+            }
+            let woken = self.changed.wait_timeout(waiting, left);
+            waiting = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -127,6 +163,30 @@ mod tests {
             }
             gate.dismiss();
         });
+    }
+
+    #[test]
+    fn who_is_throttled_rests_in_proportion_and_no_longer_than_the_gate_is_open() {
+        let gate = Gate::default();
+        gate.open();
+        assert!(!gate.rest(RUN_TIME), "not throttled");
+        gate.throttle(75);
+        assert!(!gate.rest(RUN_TIME / 2), "has not run for long enough");
+        let begin = Instant::now();
+        assert!(gate.rest(RUN_TIME));
+        assert!(begin.elapsed() >= RUN_TIME * 3, "{:?}", begin.elapsed());
+        for wake in [|gate: &Gate| gate.close(), |gate: &Gate| gate.throttle(0)] {
+            gate.open();
+            gate.throttle(99);
+            let begin = Instant::now();
+            thread::scope(|scope| {
+                let resting = scope.spawn(|| gate.rest(2 * RUN_TIME));
+                thread::sleep(RUN_TIME);
+                wake(&gate);
+                assert!(resting.join().unwrap());
+            });
+            assert!(begin.elapsed() < 2 * RUN_TIME * 95);
+        }
     }
 
     #[test]

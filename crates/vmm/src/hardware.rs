@@ -3,15 +3,49 @@
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
+use guestmem::GuestMemory;
+use migration::{Fault, PageSet};
 use spec::{GenerationId, MachineSpec, Name};
 use virtio_devices::DiskSnapshot;
 
 use crate::disks::{AttachError, Disks, MachineDisk};
-use crate::files::MachineFiles;
+use crate::files::{MachineFiles, SavedFiles};
 use crate::saved::SaveMachineError;
 
+/// Where the state of a machine that is built comes from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Origin<'a> {
+    /// Nowhere: it boots.
+    Boot,
+    /// A directory. It is built with its state, paused.
+    Saved(&'a SavedFiles),
+    /// Another process, from which it is still to come. Until it is there, memory is zero and the machine is as after power-on.
+    Elsewhere,
+}
+
+/// What moving a built machine takes. Called from the driver's thread only.
+pub(crate) trait Movable {
+    /// Its RAM; may be read and written by others for as long as they hold it.
+    fn memory(&self) -> GuestMemory;
+
+    /// Begins to log which pages are written, from none on, or ends it.
+    fn log_writes(&mut self, on: bool) -> Result<(), Fault>;
+
+    /// The pages that vCPUs and devices wrote since the last call, numbered over all regions.
+    fn take_written(&mut self) -> Result<PageSet, Fault>;
+
+    /// Takes this percentage of their time away from the vCPUs, at most 99.
+    fn throttle(&mut self, percent: u8);
+
+    /// The state of everything but memory and disks. Legal while paused, and changes nothing.
+    fn state(&self) -> Result<Vec<u8>, Fault>;
+
+    /// Takes over what [`Movable::state`] gave elsewhere. The machine was built for [`Origin::Elsewhere`], and is as if paused.
+    fn load_state(&mut self, state: &[u8]) -> Result<(), Fault>;
+}
+
 /// A built machine as the driver sees it. Called from the driver's thread only.
-pub(crate) trait Hardware: Send {
+pub(crate) trait Hardware: Movable + Send {
     /// Starts devices and vCPUs of a machine that was just built. `asked` is when the start was asked for.
     fn start(&mut self, asked: Instant);
 

@@ -8,7 +8,8 @@
 //!              Machine: vCPU threads ─▶ buses ─▶ chipset, PCI ─▶ virtio devices ─▶ disks, taps
 //! ```
 //!
-//! A machine that stands still can be saved into a directory, and another process goes on with it from there: see `saved`.
+//! A machine that stands still can be saved into a directory, and another process goes on with it from there: see `saved`. One
+//! that runs can be moved to another process: see `moving`.
 //!
 //! [`spawn`] starts a state driver; all else happens by [`Action`]s. Addresses and interrupts are [`Layout`]'s matter alone,
 //! the parts are put together in `build`, and there is nothing that "manages devices": a machine is a list of them.
@@ -17,6 +18,7 @@
 
 mod action;
 mod bars;
+mod brake;
 mod build;
 mod console;
 mod disks;
@@ -27,6 +29,7 @@ mod hardware;
 mod interrupts;
 mod layout;
 mod machine;
+mod moving;
 mod saved;
 mod story;
 #[cfg(test)]
@@ -40,4 +43,5 @@ pub use disks::{AttachError, JobNews, StackError};
 pub use driver::{DriverHandle, spawn};
 pub use files::{ChainFiles, Directories, FilesError, LayerFiles, MachineFiles, SavedFiles, pair, sort};
 pub use layout::{DISK_SLOTS, FIRST_DISK_SLOT, FIRST_NET_SLOT, FREE_SLOTS, Layout, NET_SLOTS, RNG_SLOT, SCSI_SLOT};
+pub use moving::{Answer, Incoming, MoveOrder, Outcome, Steer, Word};
 pub use saved::RestoreError;

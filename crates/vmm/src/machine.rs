@@ -6,14 +6,16 @@ use std::time::Instant;
 
 use chipset::EventRegister;
 use device::{Device, Draining};
+use guestmem::GuestMemory;
 use kvm::Vm;
+use migration::{Fault, PageSet};
 use spec::Name;
 use virtio_devices::DiskSnapshot;
 
 use crate::disks::AttachError;
 use crate::disks::{DiskDevices, MachineDisk};
-use crate::hardware::Hardware;
-use crate::saved::{self, Parts, SaveMachineError};
+use crate::hardware::{Hardware, Movable};
+use crate::saved::{self, Parts, SaveMachineError, State};
 use crate::vcpu::{Buses, VcpuThreads};
 
 /// All parts. Order of fields is order of destruction: threads first.
@@ -46,6 +48,62 @@ impl Machine {
             _buses: buses,
         }
     }
+
+    fn parts(&self) -> Result<Parts<'_>, SaveMachineError> {
+        Ok(Parts {
+            vm: &self.vm,
+            devices: &self.devices,
+            vcpus: self.threads.save().map_err(SaveMachineError::Kvm)?,
+        })
+    }
+}
+
+/// Chunks of [`migration::CHUNK_PAGES`] pages in front of a region. Regions begin on the bounds of them.
+const fn chunks_before(file_offset: u64) -> u64 {
+    file_offset / migration::CHUNK_BYTES as u64
+}
+
+impl Movable for Machine {
+    fn memory(&self) -> GuestMemory {
+        self.vm.memory().clone()
+    }
+
+    fn log_writes(&mut self, on: bool) -> Result<(), Fault> {
+        if on {
+            self.vm.memory().start_dirty_log();
+        } else {
+            self.vm.memory().stop_dirty_log();
+        }
+        Ok(self.vm.set_dirty_log(on)?)
+    }
+
+    fn take_written(&mut self) -> Result<PageSet, Fault> {
+        let memory = self.vm.memory();
+        let mut written = PageSet::empty(memory.ram_bytes() / guestmem::layout::PAGE_SIZE);
+        for (slot, region) in memory.regions().enumerate() {
+            let logs = [self.vm.take_dirty_log(slot)?, region.dirty.take()];
+            for words in logs {
+                for (chunk, word) in (chunks_before(region.file_offset)..).zip(words) {
+                    written.add(chunk, word);
+                }
+            }
+        }
+        Ok(written)
+    }
+
+    fn throttle(&mut self, percent: u8) {
+        self.threads.throttle(percent);
+    }
+
+    fn state(&self) -> Result<Vec<u8>, Fault> {
+        Ok(saved::encode(&self.parts()?)?)
+    }
+
+    fn load_state(&mut self, state: &[u8]) -> Result<(), Fault> {
+        let mut state = State::parse(state, self.vm.topology().vcpus())?;
+        state.load_devices(&self.devices, &self.vm)?;
+        Ok(state.load_vcpus(self.threads.held(), &self.vm)?)
+    }
 }
 
 impl Hardware for Machine {
@@ -67,12 +125,7 @@ impl Hardware for Machine {
     }
 
     fn save(&self, directory: BorrowedFd<'_>) -> Result<(), SaveMachineError> {
-        let parts = Parts {
-            vm: &self.vm,
-            devices: &self.devices,
-            vcpus: self.threads.save().map_err(SaveMachineError::Kvm)?,
-        };
-        saved::save(&parts, directory)
+        saved::save(&self.parts()?, directory)
     }
 
     fn press_power_button(&self) {

@@ -10,14 +10,16 @@
 //! ```
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 use chipset::{GuestRequest, PowerSink};
 use device::Bus;
 use kvm::{CallError, Exit, Kicker, SystemEventKind, Vcpu, VcpuState};
+use sandbox::{NewThread, ThreadKind};
 
 use crate::action::{GuestEvent, Reporter};
+use crate::brake::Brake;
 use crate::gate::{Gate, Passage};
 use crate::story::whole;
 
@@ -40,6 +42,8 @@ pub(crate) struct VcpuThreads {
     /// Locked by its thread unless that is held.
     vcpus: Vec<Arc<Mutex<Vcpu>>>,
     threads: Vec<JoinHandle<()>>,
+    /// While they are slowed.
+    brake: Option<Brake>,
 }
 
 impl VcpuThreads {
@@ -50,6 +54,7 @@ impl VcpuThreads {
             kickers: vcpus.iter().map(Vcpu::kicker).collect(),
             threads: Vec::with_capacity(vcpus.len()),
             vcpus: vcpus.into_iter().map(Mutex::new).map(Arc::new).collect(),
+            brake: None,
         };
         for (index, vcpu) in (0..).zip(&this.vcpus) {
             let name = format!("vcpu{index}");
@@ -62,9 +67,8 @@ impl VcpuThreads {
                 exits: Exits::default(),
             };
             let span = tracing::Span::current();
-            let thread = thread::Builder::new()
-                .name(name)
-                .stack_size(STACK_BYTES)
+            let thread = NewThread::new(ThreadKind::Vcpu, name)
+                .stack_bytes(STACK_BYTES)
                 .spawn(move || span.in_scope(|| runner.run()))?;
             this.threads.push(thread);
         }
@@ -81,6 +85,21 @@ impl VcpuThreads {
         self.vcpus.iter().map(|vcpu| lock(vcpu).save()).collect()
     }
 
+    /// The vCPUs themselves, while they are held.
+    pub(crate) fn held(&self) -> Vec<MutexGuard<'_, Vcpu>> {
+        self.vcpus.iter().map(|vcpu| lock(vcpu)).collect()
+    }
+
+    /// Takes this percentage of their time away from them.
+    pub(crate) fn throttle(&mut self, percent: u8) {
+        self.gate.throttle(percent);
+        if percent == 0 {
+            self.brake = None;
+        } else if self.brake.is_none() {
+            self.brake = Brake::start(&self.kickers);
+        }
+    }
+
     /// Holds them; none is in the guest or touches a device when this returns.
     pub(crate) fn hold(&self) {
         self.gate.close();
@@ -92,6 +111,7 @@ impl VcpuThreads {
 /// Ends the threads, and waits until they are gone.
 impl Drop for VcpuThreads {
     fn drop(&mut self) {
+        self.brake = None;
         self.gate.dismiss();
         self.kickers.iter().for_each(Kicker::kick);
         for thread in self.threads.drain(..) {
@@ -147,6 +167,7 @@ impl Runner {
             self.reporter.tell(GuestEvent::FirstEntry { at: Instant::now() });
         }
         let shared = Arc::clone(&self.vcpu);
+        let mut let_in = Instant::now();
         loop {
             let mut vcpu = lock(&shared);
             let next = loop {
@@ -159,9 +180,15 @@ impl Runner {
                 Next::Run => {}
                 Next::Gate => {
                     drop(vcpu);
+                    if self.gate.rest(let_in.elapsed()) {
+                        let_in = Instant::now();
+                    }
                     match self.gate.pass() {
                         Passage::Open => {}
-                        Passage::Reopened => lock(&shared).tell_paused(),
+                        Passage::Reopened => {
+                            let_in = Instant::now();
+                            lock(&shared).tell_paused();
+                        }
                         Passage::Leave => break,
                     }
                 }

@@ -1,16 +1,15 @@
 //! Volumes that come, change their files and go under the load of a real guest.
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use api_types::{ByteSize, DiskBus, DiskFormat, DiskMirror, DiskWish, VolumeAccepted, VolumeCheckRequest};
 
-use super::storage::{WORK_LIMIT, boot, finish};
+use super::load;
+use super::storage::{boot, finish};
 use crate::daemon::Daemon;
 use crate::guest::Guest;
 
 /// Size of the volume that is worked on.
 const SIZE_MIB: u32 = 192;
-/// What fio writes and reads back while the files below change, again and again.
-const FIO_MIB: u64 = 48;
 
 async fn make(daemon: &Daemon, name: &str, mib: u32) -> anyhow::Result<()> {
     let wish = serde_json::json!({ "name": name, "size": ByteSize::from_mib(mib), "format": DiskFormat::Qcow2 });
@@ -18,7 +17,7 @@ async fn make(daemon: &Daemon, name: &str, mib: u32) -> anyhow::Result<()> {
     finish(daemon, made).await
 }
 
-fn on_scsi(volume: &str) -> DiskWish {
+pub(super) fn on_scsi(volume: &str) -> DiskWish {
     DiskWish {
         bus: DiskBus::Scsi,
         ..DiskWish::from_volume(volume)
@@ -26,7 +25,7 @@ fn on_scsi(volume: &str) -> DiskWish {
 }
 
 /// Waits until the guest has (or has no more) a SCSI disk of that name: its driver is told, and looks for itself.
-async fn has(guest: &mut Guest, device: &str, there: bool) -> anyhow::Result<()> {
+pub(super) async fn has(guest: &mut Guest, device: &str, there: bool) -> anyhow::Result<()> {
     let test = if there { "-e" } else { "! -e" };
     let seen = guest
         .run(&format!(
@@ -56,19 +55,7 @@ pub(super) async fn disks_change_under_fio(daemon: &mut Daemon) -> anyhow::Resul
     let mut guest = boot(daemon, vec![on_scsi("first")]).await?;
     daemon.client.attach_disk("guest", &on_scsi("data")).await?;
     has(&mut guest, "sdb", true).await?;
-    guest
-        .run_within(
-            "/usr/bin/mke2fs -q -F -t ext4 /dev/sdb && busybox mount -t ext4 /dev/sdb /root",
-            WORK_LIMIT,
-        )
-        .await?;
-    // Until it is told to end, fio writes all of its file anew and reads it back.
-    let load = format!(
-        "((while [ ! -e /tmp/enough ]; do /usr/bin/fio --thread --name=live --directory=/root --size={FIO_MIB}m --rw=randwrite \
-         --bsrange=4k-64k --ioengine=libaio --iodepth=16 --direct=1 --verify=crc32c --verify_fatal=1 --output=/tmp/fio || break; \
-         echo round >> /tmp/rounds; done; busybox touch /tmp/ended) > /tmp/load 2>&1 &)"
-    );
-    guest.run(&load).await?;
+    load::begin(&mut guest, "/dev/sdb").await?;
     let client = &daemon.client;
     change(daemon, client.snapshot_disk("guest", "data").await?, 2).await?;
     change(daemon, client.snapshot_disk("guest", "data").await?, 3).await?;
@@ -83,29 +70,12 @@ pub(super) async fn disks_change_under_fio(daemon: &mut Daemon) -> anyhow::Resul
         format: Some(DiskFormat::Qcow2),
     };
     finish(daemon, client.mirror_disk("guest", "data", &copy).await?).await?;
-    let ended = guest
-        .run_within(
-            "busybox touch /tmp/enough; while [ ! -e /tmp/ended ]; do busybox sleep 1; done; \
-             busybox grep -q 'err= 0' /tmp/fio || busybox cat /tmp/fio /tmp/load; busybox wc -l < /tmp/rounds",
-            WORK_LIMIT,
-        )
-        .await?;
-    let rounds: u32 = ended.parse().with_context(|| format!("fio failed: {ended}"))?;
-    ensure!(rounds > 0, "fio verified nothing");
-    guest
-        .run_within("busybox umount /root && /usr/bin/e2fsck -fn /dev/sdb", WORK_LIMIT)
-        .await?;
+    load::end(&mut guest, "/dev/sdb").await?;
     daemon.client.detach_disk("guest", "data").await?;
     has(&mut guest, "sdb", false).await?;
-    // The copy is what a power cut would have left: its journal is replayed, and then nothing is wrong.
     daemon.client.attach_disk("guest", &on_scsi("copy")).await?;
     has(&mut guest, "sdb", true).await?;
-    guest
-        .run_within(
-            "busybox mount -t ext4 /dev/sdb /root && busybox umount /root && /usr/bin/e2fsck -fn /dev/sdb",
-            WORK_LIMIT,
-        )
-        .await?;
+    load::left_sound(&mut guest, "/dev/sdb").await?;
     daemon.stop_vm("guest").await?;
     for volume in ["data", "copy"] {
         let check = VolumeCheckRequest::default();

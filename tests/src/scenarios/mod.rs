@@ -6,10 +6,12 @@ mod crash;
 mod disk;
 mod images;
 mod live;
+mod load;
 mod network;
 mod pause;
 mod power;
 mod storage;
+mod unit;
 
 use std::pin::Pin;
 
@@ -63,6 +65,7 @@ scenarios! {
     storage::volumes_grow_under_a_guest,
     images::boot_source_follows_a_tag,
     live::disks_change_under_fio,
+    unit::a_root_disk_changes_under_the_shipped_service,
     storage::power_cut_under_fio,
     disk::one_gib_survives_a_reboot,
 }

@@ -72,7 +72,7 @@ fn chain(dir: &Path, name: &str) -> anyhow::Result<PathBuf> {
     Ok(dir.join(top))
 }
 
-fn qemu(dir: &Path, program: &str, arguments: &[&str]) -> anyhow::Result<String> {
+pub(super) fn qemu(dir: &Path, program: &str, arguments: &[&str]) -> anyhow::Result<String> {
     let output = Command::new(program)
         .current_dir(dir)
         .args(arguments)

@@ -3,9 +3,9 @@
 use crate::acpi::Tables;
 use crate::blk::{self, Disk, Request};
 use crate::info::BootInfo;
-use crate::{apic, console, cpu, interrupts, memory, println, smp};
+use crate::{apic, console, cpu, interrupts, memory, pattern, println, smp};
 
-type Outcome = Result<(), &'static str>;
+pub type Outcome = Result<(), &'static str>;
 type Scenario = fn(&BootInfo) -> Outcome;
 
 /// The scenarios that come back.
@@ -24,6 +24,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("blk-verify", disk_verify),
     ("echo", echo),
     ("count", count),
+    ("pattern", pattern::run),
     ("power-button", power_button),
 ];
 

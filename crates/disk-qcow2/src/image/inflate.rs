@@ -6,6 +6,7 @@ use std::io::Read;
 use std::sync::Arc;
 
 use flate2::{Decompress, FlushDecompress};
+use libdeflater::Decompressor;
 
 use crate::meta::entry::Compressed;
 use crate::meta::header::Compression;
@@ -22,14 +23,12 @@ const SPARE_MAX: usize = 4;
 /// Decompresses one cluster into `bytes`, which has its length. `None` if the data is none, or ends early.
 pub(crate) fn inflate(compression: Compression, data: &[u8], mut bytes: Vec<u8>) -> Option<Vec<u8>> {
     match compression {
-        Compression::Zlib => {
-            // In one go: no buffer in between, and no window to be kept up for a next call.
-            let mut inflater = Decompress::new(false);
-            inflater.decompress(data, &mut bytes, FlushDecompress::Finish).ok()?;
-            if inflater.total_out() != bytes.len() as u64 {
-                return None;
-            }
-        }
+        Compression::Zlib => match Decompressor::new().deflate_decompress(data, &mut bytes) {
+            Ok(count) if count == bytes.len() => {}
+            // It ends early.
+            Ok(_) => return None,
+            Err(_) => inflate_start(data, &mut bytes)?,
+        },
         Compression::Zstd => {
             let mut decoder = zstd::stream::read::Decoder::with_buffer(data).ok()?;
             decoder.window_log_max(ZSTD_WINDOW_LOG).ok()?;
@@ -37,6 +36,14 @@ pub(crate) fn inflate(compression: Compression, data: &[u8], mut bytes: Vec<u8>)
         }
     }
     Some(bytes)
+}
+
+/// As QEMU reads it: what fills the cluster is good, whether or not the stream says that it ends there. Nobody writes it so.
+#[cold]
+fn inflate_start(data: &[u8], bytes: &mut [u8]) -> Option<()> {
+    let mut inflater = Decompress::new(false);
+    inflater.decompress(data, bytes, FlushDecompress::Finish).ok()?;
+    (inflater.total_out() == bytes.len() as u64).then_some(())
 }
 
 /// How many of this thread's operations do the same at once.
@@ -104,6 +111,19 @@ impl Inflated {
 mod tests {
     use super::*;
     use std::io::Write;
+
+    #[test]
+    fn a_stream_without_an_end_is_as_good_as_it_is_long() {
+        let plain: Vec<u8> = (0..65536u32).flat_map(|i| (i / 5).to_le_bytes()).take(65536).collect();
+        let mut deflate = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::default());
+        deflate.write_all(&plain).unwrap();
+        deflate.flush().unwrap();
+        let data = deflate.get_ref().clone();
+        let inflate = |len| inflate(Compression::Zlib, &data, vec![0xee; len]);
+        assert_eq!(inflate(65536).as_ref(), Some(&plain), "no last block");
+        assert_eq!(inflate(32768).as_deref(), plain.get(..32768), "more than a cluster");
+        assert_eq!(inflate(65537), None);
+    }
 
     #[test]
     fn one_cluster_comes_out_or_nothing() {

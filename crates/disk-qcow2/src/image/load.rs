@@ -8,7 +8,6 @@ use event_listener::Event;
 use guestmem::IoBuf;
 
 use super::cache::Kind;
-use super::epoch::Stay;
 use super::fault::{Damage, Fault};
 use super::state::{Engine, Image};
 use super::tables::{Tables, Want};
@@ -44,21 +43,6 @@ impl Drop for RangeGuard<'_> {
 }
 
 impl Engine {
-    /// Enters the current epoch and makes an operation's first step, mostly in one go.
-    pub(crate) async fn begin<T>(
-        &self,
-        mut step: impl FnMut(&mut Tables) -> Result<T, Want>,
-    ) -> (Stay, Result<T, Fault>) {
-        let (stay, first) = {
-            let mut tables = self.image.tables();
-            (tables.epochs.enter(), step(&mut tables))
-        };
-        match first {
-            Ok(done) => (stay, Ok(done)),
-            Err(_) => (stay, Box::pin(self.step(step)).await),
-        }
-    }
-
     /// Makes a step under the lock, loading what it wants until it can be made. Steps that may need refcount blocks made use
     /// [`Engine::allocate`].
     pub(crate) async fn step<T>(&self, mut step: impl FnMut(&mut Tables) -> Result<T, Want>) -> Result<T, Fault> {

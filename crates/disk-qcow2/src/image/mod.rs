@@ -35,6 +35,7 @@ mod queue;
 mod read;
 mod release;
 mod state;
+mod straight;
 mod stretch;
 mod structure;
 mod tables;

@@ -32,6 +32,44 @@ impl Image {
     }
 }
 
+/// What a file below said, as the failure of an operation on the image.
+#[cold]
+fn told(error: DiskError, op: DiskOp, offset: u64, len: u64) -> DiskError {
+    Fault::from(error).of(op, offset, len)
+}
+
+impl Engine {
+    /// A read that is more than one transfer, or nothing, or refused.
+    async fn read_in_steps(&self, offset: u64, bufs: Vec<IoBuf>) -> Transferred {
+        let len = total_len(&bufs);
+        match self.image.geometry(512).check(DiskOp::Read, offset, len) {
+            Ok(()) if len > 0 => {}
+            checked => return (checked, bufs),
+        }
+        let stay = self.image.tables().epochs.enter();
+        let (result, bufs) = self.read(offset, bufs).await;
+        stay.end();
+        (result.map_err(|fault| fault.of(DiskOp::Read, offset, len)), bufs)
+    }
+
+    /// A write that is more than one transfer, or nothing, or refused.
+    async fn write_in_steps(&self, offset: u64, bufs: Vec<IoBuf>) -> Transferred {
+        let len = total_len(&bufs);
+        match self.image.geometry(512).check(DiskOp::Write, offset, len) {
+            Ok(()) if len > 0 => {}
+            checked => return (checked, bufs),
+        }
+        let told = |fault: Fault| fault.of(DiskOp::Write, offset, len);
+        if let Err(fault) = self.prepare().await {
+            return (Err(told(fault)), bufs);
+        }
+        let stay = self.image.tables().epochs.enter();
+        let (result, bufs) = self.write(offset, bufs).await;
+        stay.end();
+        (result.map_err(told), bufs)
+    }
+}
+
 /// A queue of an image.
 pub(crate) struct Queue(pub(crate) Rc<Engine>);
 
@@ -72,14 +110,14 @@ impl DiskIo for Queue {
         let engine = Rc::clone(&self.0);
         kept(async move {
             let len = total_len(&bufs);
-            match engine.image.geometry(512).check(DiskOp::Read, offset, len) {
-                Ok(()) if len > 0 => {}
-                checked => return (checked, bufs),
+            match engine.straight_read(offset, len) {
+                Some((stay, run)) => {
+                    let (result, bufs) = engine.read_run(offset, run, bufs).await;
+                    stay.end();
+                    (result.map_err(|error| told(error, DiskOp::Read, offset, len)), bufs)
+                }
+                None => Box::pin(engine.read_in_steps(offset, bufs)).await,
             }
-            let (stay, mapped) = engine.begin(|tables| tables.run(offset, len)).await;
-            let (result, bufs) = engine.read_mapped(offset, bufs, mapped).await;
-            stay.end();
-            (result.map_err(|fault| fault.of(DiskOp::Read, offset, len)), bufs)
         })
     }
 
@@ -87,18 +125,14 @@ impl DiskIo for Queue {
         let engine = Rc::clone(&self.0);
         kept(async move {
             let len = total_len(&bufs);
-            match engine.image.geometry(512).check(DiskOp::Write, offset, len) {
-                Ok(()) if len > 0 => {}
-                checked => return (checked, bufs),
+            match engine.straight_write(offset, len) {
+                Some((stay, host)) => {
+                    let (result, bufs) = engine.store().write(host, bufs).await;
+                    stay.end();
+                    (result.map_err(|error| told(error, DiskOp::Write, offset, len)), bufs)
+                }
+                None => Box::pin(engine.write_in_steps(offset, bufs)).await,
             }
-            let told = |fault: Fault| fault.of(DiskOp::Write, offset, len);
-            if let Err(fault) = engine.prepare().await {
-                return (Err(told(fault)), bufs);
-            }
-            let (stay, placed) = engine.begin(|tables| tables.place(offset, len)).await;
-            let (result, bufs) = engine.write_placed(offset, bufs, placed).await;
-            stay.end();
-            (result.map_err(told), bufs)
         })
     }
 

@@ -18,25 +18,14 @@ const PARTS_AT_ONCE: usize = 32;
 impl Engine {
     /// Fills the buffers from a checked guest range.
     pub(crate) async fn read(&self, guest: u64, bufs: Vec<IoBuf>) -> (Result<(), Fault>, Vec<IoBuf>) {
-        let mapped = self.map(guest, total_len(&bufs)).await;
-        self.read_mapped(guest, bufs, mapped).await
-    }
-
-    /// As [`Engine::read`], of which the first step was made.
-    pub(crate) async fn read_mapped(
-        &self,
-        guest: u64,
-        bufs: Vec<IoBuf>,
-        mapped: Result<Run, Fault>,
-    ) -> (Result<(), Fault>, Vec<IoBuf>) {
         let len = total_len(&bufs);
-        match mapped {
+        match self.map(guest, len).await {
             Err(fault) => (Err(fault), bufs),
             Ok(run) if run.len == len => {
                 let (result, bufs) = self.read_run(guest, run, bufs).await;
                 (result.map_err(Fault::from), bufs)
             }
-            Ok(_) => Box::pin(self.read_parts(guest, bufs)).await,
+            Ok(_) => self.read_parts(guest, bufs).await,
         }
     }
 
@@ -68,7 +57,7 @@ impl Engine {
     }
 
     /// Reads one run.
-    fn read_run(&self, guest: u64, run: Run, mut bufs: Vec<IoBuf>) -> DiskFuture<'_, Transferred> {
+    pub(crate) fn read_run(&self, guest: u64, run: Run, mut bufs: Vec<IoBuf>) -> DiskFuture<'_, Transferred> {
         match run.what {
             What::Data { host, .. } => self.read_data(host, run.len, bufs),
             What::Zero => ended(zero(&mut bufs), bufs),

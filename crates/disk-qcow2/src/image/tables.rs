@@ -129,6 +129,15 @@ impl Tables {
         Ok(bytes.map_or(0, u64::from_be_bytes))
     }
 
+    /// The word at a host offset, if it is in memory, and of this kind.
+    #[inline]
+    pub(crate) fn peek(&mut self, kind: Kind, at: u64) -> Option<u64> {
+        let (key, within) = (self.slice_key(at), self.within(at));
+        let slice = self.cache.get(key, kind).ok().flatten()?;
+        let bytes = slice.get(within..)?.first_chunk::<8>()?;
+        Some(u64::from_be_bytes(*bytes))
+    }
+
     /// Sets the word at a host offset.
     pub(crate) fn set_word(&mut self, kind: Kind, at: u64, word: u64) -> Result<(), Want> {
         let (key, within) = (self.slice_key(at), self.within(at));

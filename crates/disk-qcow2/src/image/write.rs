@@ -37,31 +37,14 @@ struct Target {
 impl Engine {
     /// Writes the buffers to a checked guest range.
     pub(crate) async fn write(&self, guest: u64, bufs: Vec<IoBuf>) -> (Result<(), Fault>, Vec<IoBuf>) {
-        let placed = self.place(guest, total_len(&bufs)).await;
-        self.write_placed(guest, bufs, placed).await
-    }
-
-    /// As [`Engine::write`], of which the first step was made.
-    pub(crate) async fn write_placed(
-        &self,
-        guest: u64,
-        bufs: Vec<IoBuf>,
-        placed: Result<Option<(u64, u64)>, Fault>,
-    ) -> (Result<(), Fault>, Vec<IoBuf>) {
         let len = total_len(&bufs);
-        match placed {
-            Err(fault) => (Err(fault), bufs),
-            Ok(Some((host, there))) if there == len => self.write_data(host, len, bufs).await,
-            Ok(_) => {
-                let mut parts = Parts::new(bufs);
-                let result = Box::pin(self.write_parts(guest, len, &mut parts)).await;
-                (result, parts.finish())
-            }
-        }
+        let mut parts = Parts::new(bufs);
+        let result = self.write_parts(guest, len, &mut parts).await;
+        (result, parts.finish())
     }
 
     /// Where the start of a guest range may be written in place, and how much of it.
-    pub(crate) async fn place(&self, guest: u64, len: u64) -> Result<Option<(u64, u64)>, Fault> {
+    async fn place(&self, guest: u64, len: u64) -> Result<Option<(u64, u64)>, Fault> {
         self.step(|tables| tables.place(guest, len)).await
     }
 

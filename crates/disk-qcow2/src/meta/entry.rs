@@ -150,6 +150,18 @@ impl L2Entry {
         Ok(Self { place, allocated, zero })
     }
 
+    /// Host offset of the cluster, and whether it may be written in place, of an entry without subclusters that maps data: what
+    /// most entries are, told by one look. `None` says nothing: [`L2Entry::decode`] does.
+    #[inline]
+    pub const fn plain(word: u64, layout: Layout) -> Option<(u64, bool)> {
+        let host = word & OFFSET_MASK;
+        let flags = word & !(OFFSET_MASK | COPIED);
+        if flags != 0 || host == 0 || host >= HOST_END || layout.in_cluster(host) != 0 || layout.extended_l2 {
+            return None;
+        }
+        Some((host, word & COPIED != 0))
+    }
+
     fn decode_compressed(word: u64, bitmap: u64, layout: Layout) -> Result<Self, EntryError> {
         if word & COPIED != 0 {
             return Err(EntryError::Reserved(word));

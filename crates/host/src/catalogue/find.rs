@@ -1,7 +1,7 @@
 //! What somebody means by the name of an image.
 
 use image_catalog::{ImageAction, ImageState};
-use images::{ImageDigest, Reference, StoreError};
+use images::{ImageDigest, Reference, Store, StoreError};
 
 use super::not_allowed;
 use crate::failure::Failure;
@@ -14,6 +14,8 @@ pub(crate) struct Usable {
     pub(crate) row: ImageRow,
     /// Its bytes.
     pub(crate) sealed: images::ImageRecord,
+    /// The store that has them, from which things are made: the default one, or another that is not slow, if such have them.
+    pub(crate) store: Store,
 }
 
 impl Change<'_> {
@@ -62,15 +64,35 @@ impl Host {
             .state
             .take(ImageAction::Boot)
             .map_err(|error| not_allowed(row.name(), &error))?;
-        let Some(sealed) = self.sealed(&row).await? else {
+        let found = match row.digest.as_deref().map(str::parse::<ImageDigest>) {
+            Some(Ok(digest)) => self.best_store(&digest).await?,
+            _ => None,
+        };
+        let Some((store, sealed)) = found else {
             let text = format!(
                 "the bytes of image {} are gone from the stores: import it again",
                 row.name()
             );
-            return Err(self.bytes_missing(text));
+            return Err(self.bytes_missing(text).await);
         };
-        self.bring_to_hand(&row, &sealed).await?;
-        Ok(Some(Usable { row, sealed }))
+        Ok(Some(Usable { row, sealed, store }))
+    }
+
+    /// Where these bytes are best read from, and what they are.
+    async fn best_store(&self, digest: &ImageDigest) -> Result<Option<(Store, images::ImageRecord)>, Failure> {
+        let mut having = self.having(digest).await?;
+        // The default one is the first, and is not slow.
+        having.sort_by_key(|store| self.is_slow(store));
+        let best = having.into_iter().next();
+        // Without any, the default one says what is wrong.
+        let best = best.unwrap_or_else(|| self.0.context.store.clone());
+        let (asked, digest) = (best.clone(), digest.clone());
+        let found = self.blocking(move |_| match asked.get(&digest) {
+            Ok(image) => Ok(Some(image)),
+            Err(StoreError::NotFound(_)) => Ok(None),
+            Err(error) => Err(error),
+        });
+        Ok(found.await?.map(|image| (best, image)))
     }
 
     /// What the store has of an image.

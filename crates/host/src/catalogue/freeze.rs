@@ -138,6 +138,7 @@ impl Host {
                 vm: found.vm,
                 base: found.base,
                 size_bytes,
+                signature: Vec::new(),
             },
             part,
         })
@@ -245,7 +246,7 @@ fn place(vm: &Vm, disk: &str, standing: impl FnOnce() -> Result<Standing, Failur
     match vm.status.phase {
         VmPhase::Stopped | VmPhase::Failed => Ok(Place::Standing(standing()?)),
         VmPhase::Running | VmPhase::Paused => Ok(Place::Live(vm.id, parsed(disk)?)),
-        VmPhase::Starting | VmPhase::Stopping => {
+        VmPhase::Starting | VmPhase::Stopping | VmPhase::Arriving | VmPhase::Departed => {
             let text = format!(
                 "machine {} is on its way to another state; ask again when it is there",
                 vm.spec.name

@@ -1,7 +1,5 @@
 //! Data comes into a record.
 
-use std::time::Duration;
-
 use api_types::{ErrorCode, EventReason, ImageImport, OperationPhase};
 use image_catalog::{Failure as ImportFailure, ImageAction, ImageId, ImageState};
 use spec::OperationId;
@@ -15,9 +13,6 @@ use crate::failure::Failure;
 use crate::host::Host;
 use crate::operations::Worker;
 use crate::registry::{About, Change, ImageRow};
-
-/// How long to wait before the end of an import that could not be written down is written again.
-const NOTE_AGAIN: Duration = Duration::from_secs(1);
 
 /// How an import ended.
 pub(crate) enum Ended {
@@ -138,13 +133,10 @@ impl Host {
 
     /// Whether the store still has what came in: another record may have had the same bytes, and may have gone with them since.
     pub(crate) async fn has(&self, intake: &Intake) -> bool {
-        let intake = intake.clone();
-        let found = self.blocking(move |host| {
-            let stores = &host.0.context.stores;
-            let store = stores.get(&intake.store).unwrap_or(&host.0.context.store);
-            store.get(&intake.digest).map(drop)
-        });
-        found.await.is_ok()
+        let stores = &self.0.context.stores;
+        let store = stores.get(&intake.store).unwrap_or(&self.0.context.store);
+        let digest = intake.digest.clone();
+        store.ask(move |store| store.get(&digest).map(drop)).await.is_ok()
     }
 
     async fn fetch(
@@ -169,23 +161,13 @@ impl Host {
         }
     }
 
-    /// Again and again until that works: a disk that an import has filled is full at this very moment.
     async fn note_import(&self, id: ImageId, operation: OperationId, taken: &Result<Intake, IntakeError>) -> Noted {
-        loop {
-            let taken = taken.clone();
-            let noted = self
-                .registry()
-                .change(move |change| change.note_import(id, operation, taken.as_ref()));
-            let error = match noted.await {
-                Ok(noted) => return noted,
-                Err(error) => error,
-            };
-            tracing::error!(%error, "end of an import can not be noted; it is tried again");
-            if self.0.context.operations.closing() {
-                return Noted::Done;
-            }
-            tokio::time::sleep(NOTE_AGAIN).await;
-        }
+        let taken = taken.clone();
+        let noted = self.write_down("the end of an import", move |change| {
+            change.note_import(id, operation, taken.as_ref())
+        });
+        // The next daemon settles what this one can not.
+        noted.await.unwrap_or(Noted::Done)
     }
 }
 

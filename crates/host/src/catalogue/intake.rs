@@ -1,11 +1,13 @@
 //! How bytes come into the store: the one place that asks the image store to fetch anything.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use api_types::{ErrorCode, ImageImport};
 use image_catalog::ImageRecord;
 use image_formats::{Expectations, Format, Refusal};
 use image_sources::{Identity, SourceError};
+use image_trust::x509::X509Error;
 use images::{ImageDigest, ImportError, ImportRequest, ImportSource, Origin, PullError, StoreName};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
@@ -120,6 +122,17 @@ impl IntakeError {
         }
     }
 
+    /// The key of this host can not sign it.
+    fn not_signed(error: &X509Error) -> Self {
+        let text = format!("images of disks are signed here ([trust.snapshots]), and this one can not be: {error}");
+        Self {
+            code: error.code(),
+            failure: Failure::new(ErrorCode::HostLacks, text),
+            is_refusal: false,
+            left: None,
+        }
+    }
+
     fn nothing_received() -> Self {
         let text = "what was sent is gone: the daemon was restarted, or the store lost it meanwhile; send it again";
         Self {
@@ -138,7 +151,13 @@ pub(crate) async fn take_in(
     progress: &watch::Sender<images::Progress>,
     cancel: &CancellationToken,
 ) -> Result<Intake, IntakeError> {
-    let lineage = wanted.frozen.as_ref().map(|frozen| frozen.lineage.clone());
+    let mut lineage = wanted.frozen.as_ref().map(|frozen| frozen.lineage.clone());
+    let signer = context.config.images.trust.snapshot_signer();
+    let signer = signer.filter(|_| lineage.is_some());
+    // Rather than when all of the disk was read.
+    if let Some(Err(error)) = signer.map(|signer| signer.check(SystemTime::now())) {
+        return Err(IntakeError::not_signed(&error));
+    }
     // Copies of disks go when this is over.
     let _part = wanted.frozen.as_mut().and_then(|frozen| frozen.part.take());
     let allow_failure = wanted
@@ -165,6 +184,14 @@ pub(crate) async fn take_in(
             left: Some(placed.imported.image.digest),
             ..IntakeError::of(&error)
         });
+    }
+    let digests = placed.imported.digests.as_ref();
+    if let (Some(lineage), Some(signer)) = (&mut lineage, signer) {
+        lineage.signature = digests
+            .and_then(|digests| signer.sign(digests))
+            .into_iter()
+            .flatten()
+            .collect();
     }
     let failed = placed.failed.iter();
     let first = placed.stores.first().unwrap_or_else(|| context.store.name()).clone();

@@ -26,6 +26,8 @@ pub(crate) struct Lineage {
     pub(crate) base: Option<String>,
     /// Size of the disk, bytes.
     pub(crate) size_bytes: u64,
+    /// Properties by which this host has signed the image.
+    pub(crate) signature: Vec<(&'static str, String)>,
 }
 
 impl Lineage {
@@ -82,7 +84,14 @@ fn own_properties(
     ];
     let told = told.into_iter().filter_map(|(key, value)| Some((key, value?)));
     let told = told.filter(|(key, _)| row.record.properties().get(key).is_none());
-    told.map(|(key, value)| (key.to_owned(), Some(value))).collect()
+    let told = told.map(|(key, value)| (key.to_owned(), Some(value)));
+    // These are all there or none, and what is there was verified.
+    let signed = lineage
+        .signature
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), Some(value.clone())));
+    let is_signed = row.record.properties().get(SIGNATURE).is_some();
+    told.chain(signed.filter(|_| !is_signed)).collect()
 }
 
 fn take_over(edit: &mut ImageEdit, record: &ImageRecord, base: &ImageRecord) {

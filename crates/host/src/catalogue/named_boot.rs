@@ -33,8 +33,8 @@ impl Host {
         if found.sealed.disk.format != DiskFormat::Raw {
             return Err(wrong("is a disk, and neither a kernel nor a ramdisk"));
         }
-        let digest = found.sealed.digest;
-        let opened = self.blocking(move |host| host.0.context.store_of(&digest).open_disk(&digest));
+        let (store, digest) = (found.store, found.sealed.digest);
+        let opened = self.blocking(move |_| store.open_disk(&digest));
         opened.await.map(Some)
     }
 }

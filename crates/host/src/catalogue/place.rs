@@ -4,12 +4,13 @@ use api_types::{ErrorCode, ImageStore, ImageStoreState};
 use images::{ImageDigest, Store, StoreHealth, StoreName, StoreState};
 
 use super::spread::misplaced;
-use crate::failure::Failure;
+use crate::failure::{Failure, store_code};
 use crate::host::Host;
 use crate::image_config::ImageConfig;
+use crate::registry::RegistryError;
 
 impl Host {
-    /// Takes an image out of one of several stores. From the default one only if nothing is made from it.
+    /// Takes an image out of one of several stores, if nothing is made from it there.
     pub async fn displace_image(&self, wanted: &str, store: &str) -> Result<(), Failure> {
         let unknown = || {
             Failure::new(
@@ -19,18 +20,22 @@ impl Host {
         };
         let name: StoreName = store.parse().map_err(|_| unknown())?;
         let target = self.0.context.stores.get(&name).ok_or_else(unknown)?.clone();
-        let looked = target.clone();
-        self.blocking(move |_| looked.check_writable()).await?;
+        let looked = target.ask(Store::check_writable).await;
+        looked.map_err(|error| Failure::of(store_code(&error), &error))?;
         let Some(_nobody_clones) = self.nobody_clones().await else {
             let text = "a machine or volume is being made from an image; try again when that is done";
             return Err(Failure::new(ErrorCode::InUse, text));
         };
-        let called = wanted.to_owned();
+        let (called, recorded) = (wanted.to_owned(), self.0.context.recorded(&target));
         let found = self.registry().change(move |change| -> Result<_, Failure> {
             let (row, digest) = change.placed(&called)?;
             // These bytes are somebody's, whichever record led to them.
             let text = digest.to_string();
-            let users = (change.image_users(&text)?, change.image_volumes(&text)?);
+            let store = recorded.as_deref();
+            let users = (
+                change.image_users_in(&text, store)?,
+                change.image_volumes_in(&text, store)?,
+            );
             Ok((row, digest, users))
         });
         let (row, digest, (machines, volumes)) = found.await?;
@@ -39,19 +44,26 @@ impl Host {
         placement.stores = having.iter().map(|store| store.name().to_string()).collect();
         let taken = placement.remove(name.as_str());
         taken.map_err(|error| misplaced(row.name(), &error))?;
-        if name == *self.0.context.store.name() && !(machines.is_empty() && volumes.is_empty()) {
+        if !(machines.is_empty() && volumes.is_empty()) {
             return Err(super::remove::in_use(&row, &machines, &volumes));
         }
         let text = digest.to_string();
         // A copy in the cache is gone, or is the image itself from now on.
         let is_settled = name == *self.0.context.store.name() || having.len() == 2;
-        self.blocking(move |_| target.remove(&digest)).await?;
-        if is_settled {
-            self.registry()
-                .change(move |change| change.drop_cache_row(&text))
-                .await?;
-        }
-        Ok(())
+        let (left, gone) = (placement.stores, name.to_string());
+        let noted = self.registry().change(move |change| -> Result<(), RegistryError> {
+            for mut row in change.images_of(&text)? {
+                row.placement.taken_from(&gone, &left);
+                change.update_image(&mut row)?;
+            }
+            if is_settled {
+                change.drop_cache_row(&text)?;
+            }
+            Ok(())
+        });
+        // First: bytes that nobody counts on are less trouble than bytes that are not there.
+        noted.await?;
+        self.blocking(move |_| target.remove(&digest)).await
     }
 
     /// Stores that have these bytes, the default one first.
@@ -62,13 +74,16 @@ impl Host {
     }
 
     /// That bytes are in no store, or in none that is available.
-    pub(super) fn bytes_missing(&self, text: String) -> Failure {
-        let stores = self.0.context.stores.all();
-        let away: Vec<_> = stores.filter_map(|store| store.check_available().err()).collect();
+    pub(super) async fn bytes_missing(&self, text: String) -> Failure {
+        let mut away = Vec::new();
+        for store in self.0.context.stores.all() {
+            if let Err(error) = store.ask(Store::check_available).await {
+                away.push(error.to_string());
+            }
+        }
         if away.is_empty() {
             return Failure::new(ErrorCode::NotFound, text);
         }
-        let away: Vec<_> = away.iter().map(ToString::to_string).collect();
         Failure::new(
             ErrorCode::StoreUnavailable,
             format!("{text}, unless it is in one that is away: {}", away.join("; ")),

@@ -64,9 +64,10 @@ impl Host {
             () = cancel.cancelled() => return Err(PushError::Cancelled),
             turn = self.0.pulls.acquire() => turn,
         };
-        let mut stores = self.0.context.stores.with_image(digest);
+        let having = self.having(digest).await.unwrap_or_default();
         // Without any, the default one says what is wrong.
-        let store = stores.pop().unwrap_or_else(|| self.0.context.store.clone());
+        let store = having.into_iter().next();
+        let store = store.unwrap_or_else(|| self.0.context.store.clone());
         store.push(digest, to, progress, cancel).await
     }
 

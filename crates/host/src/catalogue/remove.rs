@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use api_types::ErrorCode;
 use image_catalog::{ImageAction, ImageId, ImageState};
-use images::{ImageDigest, StoreError};
+use images::{ImageDigest, Store, StoreError};
 use tokio::sync::RwLockWriteGuard;
 
 use super::no_image;
@@ -88,7 +88,9 @@ impl Host {
         self.blocking(move |host| {
             let context = &host.0.context;
             for store in context.stores.all() {
-                match store.remove(&digest) {
+                // Everybody who makes something from images waits for this.
+                let there = store.ask_now(Store::check_writable);
+                match there.and_then(|()| store.remove(&digest)) {
                     Err(StoreError::NotFound(_)) => {}
                     Err(StoreError::Unavailable { .. }) if store.name() != context.store.name() => {
                         store_notes::owe(context, store.name(), &digest)?;

@@ -1,8 +1,8 @@
 //! What an image asks of a machine that is made from it. What users wrote in the machine wins.
 
 use api_types::ErrorCode;
-use image_catalog::{Abilities, Condition, ConditionKind, MachineHints, PageSize, Resource, Severity, machine_hints};
-use spec::{BootWish, DiskBus, HugePagesWish, MemoryBacking, Problem, VmSpec};
+use image_catalog::{Abilities, Condition, MachineHints, PageSize, Resource, Severity, machine_hints};
+use spec::{BootWish, HugePagesWish, MemoryBacking, Problem, VmSpec};
 
 use super::Usable;
 use crate::failure::Failure;
@@ -28,7 +28,7 @@ pub(crate) fn shape(mut spec: VmSpec, image: &Usable, refused: &str) -> Result<(
             message: format!("{shortfall} ({})", shortfall.code()),
         });
     }
-    let (hints, mut conditions) = machine_hints(record.properties(), &Abilities::x86_64());
+    let (hints, conditions) = machine_hints(record.properties(), &Abilities::x86_64());
     for condition in conditions.iter().filter(|one| one.severity == Severity::Refused) {
         problems.push(Problem {
             field: "image".to_owned(),
@@ -43,11 +43,11 @@ pub(crate) fn shape(mut spec: VmSpec, image: &Usable, refused: &str) -> Result<(
         });
     }
     apply(&mut spec, &hints);
-    conditions.extend(not_yet(&hints));
     Ok((spec, conditions))
 }
 
 fn apply(spec: &mut VmSpec, hints: &MachineHints) {
+    spec.disk_bus = spec.disk_bus.or(hints.disk_bus);
     if spec.topology.is_none() && hints.topology != image_catalog::TopologyHint::default() {
         spec.topology = hints.topology.for_cpus(spec.cpus);
     }
@@ -72,20 +72,4 @@ fn apply(spec: &mut VmSpec, hints: &MachineHints) {
             network.queue_pairs.get_or_insert(pairs);
         }
     }
-}
-
-/// Wishes that machines could fulfil and that do not reach them yet.
-fn not_yet(hints: &MachineHints) -> Vec<Condition> {
-    let unmet = |kind, property: &str, message: &str| Condition {
-        kind,
-        severity: Severity::NotApplied,
-        property: property.to_owned(),
-        message: message.to_owned(),
-    };
-    let mut conditions = Vec::new();
-    if hints.disk_bus == Some(DiskBus::Scsi) {
-        let message = "the root disk is a virtio disk; further disks are on the bus that the machine names";
-        conditions.push(unmet(ConditionKind::BusNotAvailable, "hw_disk_bus", message));
-    }
-    conditions
 }

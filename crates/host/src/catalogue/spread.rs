@@ -5,13 +5,13 @@
 
 use api_types::{ErrorCode, EventReason, ImageImport, OperationKind, OperationPhase};
 use image_catalog::{ImageAction, ImageId, ImageState, Placement, PlacementError, StoreWish, Stores};
-use images::{ImageDigest, ImportError, StoreError, StoreName};
+use images::{ImageDigest, ImportError, Store, StoreError, StoreName};
 use spec::OperationId;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{no_image, not_allowed, source};
-use crate::failure::{Failure, chain};
+use crate::failure::Failure;
 use crate::host::Host;
 use crate::operations::Worker;
 use crate::registry::{About, Change, ImageRow, OperationRecord, RegistryError};
@@ -130,8 +130,8 @@ impl Host {
         };
         let (mut placed, mut first_failure) = (false, None);
         loop {
-            let next = self.next_store(image).await?;
-            let Some((store, must_all)) = next else {
+            let next = self.write_down("what is left of a copy", move |change| change.next_store(image));
+            let Some((store, must_all)) = next.await? else {
                 return match first_failure {
                     Some(failure) if !placed => Err(failure),
                     _ => Ok(()),
@@ -149,18 +149,22 @@ impl Host {
             let left = {
                 // From here until it is written down, nobody removes the bytes for want of a record.
                 let _bytes_stay = self.0.images.read().await;
-                let store = store.clone();
+                if copied.is_ok() && !self.is_in(&store, digest).await {
+                    // An earlier copy that failed as a whole has taken them back.
+                    continue;
+                }
                 let digest = digest.to_string();
-                self.registry()
-                    .change(move |change| change.note_store(image, &digest, &store, copied.as_ref()))
-                    .await?
+                let noted = self.write_down("the end of a copy", move |change| {
+                    change.note_store(image, &digest, &store, copied.as_ref())
+                });
+                noted.await?
             };
             match left {
                 Left::Gone => {
                     self.drop_unwanted(digest.clone()).await;
                     return Err(called_off());
                 }
-                Left::TakeBack(stores) => self.take_back(image, digest, stores).await?,
+                Left::TakeBack(stores) => self.take_back(digest, stores).await?,
             }
             match failed {
                 None => placed = true,
@@ -170,15 +174,12 @@ impl Host {
         }
     }
 
-    async fn next_store(&self, image: ImageId) -> Result<Option<(String, bool)>, Failure> {
-        let found = self
-            .registry()
-            .change(move |change| change.image(&image.to_string()))
-            .await?;
-        Ok(found.and_then(|row| {
-            let next = row.placement.importing_to_stores.first().cloned();
-            next.map(|next| (next, !row.placement.may_fail()))
-        }))
+    /// Whether these bytes are in a store.
+    async fn is_in(&self, store: &str, digest: &ImageDigest) -> bool {
+        let store = store.parse().ok().and_then(|name| self.0.context.stores.get(&name));
+        let Some(store) = store else { return false };
+        let digest = digest.clone();
+        store.ask(move |store| store.get(&digest).map(drop)).await.is_ok()
     }
 
     /// Whether the store had it before.
@@ -208,16 +209,19 @@ impl Host {
 
     /// Nobody wants the rest any more.
     async fn call_off(&self, image: ImageId, digest: &ImageDigest) -> Result<(), Failure> {
-        let stopped = self.registry().change(move |change| -> Result<_, RegistryError> {
-            let Some(mut row) = change.image(&image.to_string())? else {
-                return Ok(Vec::new());
-            };
-            let take_back = row.placement.call_off();
-            change.update_image(&mut row)?;
-            Ok(take_back)
-        });
+        let stopped = self.write_down(
+            "that a copy was called off",
+            move |change| -> Result<_, RegistryError> {
+                let Some(mut row) = change.image(&image.to_string())? else {
+                    return Ok(Vec::new());
+                };
+                let take_back = row.placement.call_off();
+                change.update_image(&mut row)?;
+                Ok(take_back)
+            },
+        );
         let stores = stopped.await?;
-        self.take_back(image, digest, stores).await
+        self.take_back(digest, stores).await
     }
 
     /// Ends what an earlier daemon was at: stores that were left did not get the image.
@@ -239,7 +243,7 @@ impl Host {
     }
 
     async fn cut_off(&self, image: ImageId, digest: &ImageDigest) -> Result<(), Failure> {
-        let settled = self.registry().change(move |change| -> Result<_, RegistryError> {
+        let settled = self.write_down("that a copy was cut off", move |change| -> Result<_, RegistryError> {
             let Some(mut row) = change.image(&image.to_string())? else {
                 return Ok(Vec::new());
             };
@@ -251,22 +255,28 @@ impl Host {
             Ok(take_back)
         });
         let stores = settled.await?;
-        self.take_back(image, digest, stores).await
+        self.take_back(digest, stores).await
     }
 
-    /// Removes bytes from stores that got them by a copy that failed as a whole, unless somebody else counts on them there.
-    async fn take_back(&self, image: ImageId, digest: &ImageDigest, stores: Vec<String>) -> Result<(), Failure> {
+    /// Removes bytes from stores that got them by a copy that failed as a whole, unless somebody counts on them there by now: another
+    /// image, this one after a later copy, or who was made from them.
+    async fn take_back(&self, digest: &ImageDigest, stores: Vec<String>) -> Result<(), Failure> {
         if stores.is_empty() {
             return Ok(());
         }
         let _nobody_clones = self.exclusively().await;
         let text = digest.to_string();
         let default = self.0.context.store.name().to_string();
+        let candidates = stores.clone();
         let wanted = self.registry().change(move |change| -> Result<_, RegistryError> {
-            let others = change.images_of(&text)?.into_iter().filter(|row| row.id != image);
-            let mut keep: Vec<String> = others.flat_map(|row| row.placement.stores).collect();
-            if !change.image_users(&text)?.is_empty() || !change.image_volumes(&text)?.is_empty() {
-                keep.push(default);
+            let rows = change.images_of(&text)?.into_iter();
+            let mut keep: Vec<String> = rows.flat_map(|row| row.placement.stores).collect();
+            for name in candidates {
+                let store = (name != default).then_some(name.as_str());
+                let users = change.image_users_in(&text, store)?;
+                if !users.is_empty() || !change.image_volumes_in(&text, store)?.is_empty() {
+                    keep.push(name);
+                }
             }
             Ok(keep)
         });
@@ -278,9 +288,13 @@ impl Host {
                 .and_then(|name| self.0.context.stores.get(&name).cloned());
             let Some(store) = store else { continue };
             let digest = digest.clone();
-            self.blocking(move |_| match store.remove(&digest) {
-                Err(StoreError::NotFound(_)) => Ok(()),
-                other => other,
+            self.blocking(move |_| {
+                // Everybody who makes something from images waits for this.
+                let there = store.ask_now(Store::check_writable);
+                match there.and_then(|()| store.remove(&digest)) {
+                    Err(StoreError::NotFound(_)) => Ok(()),
+                    other => other,
+                }
             })
             .await?;
         }
@@ -289,18 +303,18 @@ impl Host {
 
     async fn note_copied(&self, id: OperationId, digest: &ImageDigest, copied: Result<(), Failure>) {
         let text = digest.to_string();
-        let noted = self.registry().change(move |change| match copied {
+        let noted = self.write_down("the end of a copy", move |change| match &copied {
             Ok(()) => change.end_operation(id, OperationPhase::Succeeded, Ok(Some(&text))),
             Err(failure) => {
                 let phase = match failure.code {
                     ErrorCode::Cancelled => OperationPhase::Cancelled,
                     _ => OperationPhase::Failed,
                 };
-                change.end_operation(id, phase, Err(&failure))
+                change.end_operation(id, phase, Err(failure))
             }
         });
-        if let Err(error) = noted.await {
-            tracing::error!(image = %digest, error = chain(&error), "the end of a copy can not be noted");
+        if let Err(failure) = noted.await {
+            tracing::error!(image = %digest, error = %failure, "the next daemon ends the operation");
         }
     }
 }
@@ -320,6 +334,15 @@ impl Change<'_> {
         }
     }
 
+    /// The store that an image is to be copied to next, and whether none may fail.
+    fn next_store(&self, image: ImageId) -> Result<Option<(String, bool)>, RegistryError> {
+        let found = self.image(&image.to_string())?;
+        Ok(found.and_then(|row| {
+            let next = row.placement.importing_to_stores.first().cloned();
+            next.map(|next| (next, !row.placement.may_fail()))
+        }))
+    }
+
     /// Writes down how a store fared.
     fn note_store(
         &self,
@@ -327,7 +350,7 @@ impl Change<'_> {
         digest: &str,
         store: &str,
         copied: Result<&bool, &Failure>,
-    ) -> Result<Left, Failure> {
+    ) -> Result<Left, RegistryError> {
         let row = self.image(&image.to_string())?;
         let Some(mut row) = row.filter(|row| row.state.state != ImageState::Deleting) else {
             return Ok(Left::Gone);
@@ -371,3 +394,7 @@ pub(super) fn misplaced(name: &str, error: &PlacementError) -> Failure {
 fn called_off() -> Failure {
     Failure::new(ErrorCode::Cancelled, "the copy was called off")
 }
+
+#[cfg(test)]
+#[path = "spread_tests.rs"]
+mod tests;

@@ -228,10 +228,14 @@ impl Host {
 
     /// A slow store that has these bytes.
     async fn slow_store_of(&self, digest: &ImageDigest) -> Result<Option<Store>, Failure> {
-        let having = self.having(digest).await?.into_iter();
-        let slow = &self.0.context.config.images.stores;
-        let mut slow = having.filter(|store| slow.iter().any(|one| one.cached && one.name == *store.name()));
-        Ok(slow.next())
+        let mut having = self.having(digest).await?.into_iter();
+        Ok(having.find(|store| self.is_slow(store)))
+    }
+
+    /// Whether machines and volumes are made from copies of what is in a store.
+    pub(crate) fn is_slow(&self, store: &Store) -> bool {
+        let further = &self.0.context.config.images.stores;
+        further.iter().any(|one| one.cached && one.name == *store.name())
     }
 
     /// Space of a copy, bytes; none while it is not there.

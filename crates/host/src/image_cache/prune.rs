@@ -55,8 +55,8 @@ impl Host {
         };
         let text = digest.to_string();
         let known = self.registry().change(move |change| -> Result<_, RegistryError> {
-            let mut users = change.image_users(&text)?;
-            users.extend(change.image_volumes(&text)?);
+            let mut users = change.image_users_in(&text, None)?;
+            users.extend(change.image_volumes_in(&text, None)?);
             Ok((change.cache_row(&text)?, users))
         });
         let (row, users) = known.await?;

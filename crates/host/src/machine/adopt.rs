@@ -27,8 +27,12 @@ const PROGRAM_NAME: &str = "karat-vmm";
 impl Task {
     /// Finds out what became of the machine while no daemon looked.
     pub(super) async fn adopt(&mut self) {
-        let idle = matches!(self.life.phase(), VmPhase::Stopped | VmPhase::Failed);
+        let idle = matches!(
+            self.life.phase(),
+            VmPhase::Stopped | VmPhase::Failed | VmPhase::Departed
+        );
         if idle && !self.run.path().exists() {
+            self.context.moves.silent(self.vm.id);
             return;
         }
         loop {
@@ -63,6 +67,7 @@ impl Task {
             }
             return Ok(());
         }
+        let told = hello.migration;
         match hello.status.state {
             VmState::Paused if resumption::is_due(&self.context, self.vm.id) => {
                 tracing::warn!(
@@ -72,7 +77,7 @@ impl Task {
                 end(&mut link, process).await;
                 self.start_was_cut_off();
             }
-            VmState::Running | VmState::Paused => {
+            VmState::Running | VmState::Paused | VmState::Departed => {
                 tracing::info!(pid = hello.pid, "running machine found again");
                 self.life.enter(VmPhase::Running, None, None);
                 self.life.status.pid = Some(hello.pid);
@@ -81,7 +86,16 @@ impl Task {
                 self.apply_status(&hello.status);
                 self.tell_adopted(hello.pid).await;
             }
-            VmState::Empty | VmState::Created => {
+            VmState::Arriving if self.life.phase() == VmPhase::Arriving => {
+                tracing::info!(
+                    pid = hello.pid,
+                    "the process of a machine that comes from elsewhere was found again"
+                );
+                self.life.status.pid = Some(hello.pid);
+                self.process = Some(process);
+                self.link = Some(link);
+            }
+            VmState::Empty | VmState::Created | VmState::Arriving => {
                 tracing::warn!(pid = hello.pid, "machine process that was never started is ended");
                 end(&mut link, process).await;
                 self.start_was_cut_off();
@@ -90,6 +104,9 @@ impl Task {
                 end(&mut link, process).await;
                 self.exited(Exit::Unknown);
             }
+        }
+        if let Some(news) = told {
+            self.moved(news).await;
         }
         Ok(())
     }

@@ -18,6 +18,7 @@ use super::disks::{self, stands_alone};
 use super::files_error::FilesError;
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::placing::root_store;
 
 /// After how many bytes the room that is left is looked at.
 const CHECK_BYTES: u64 = 64 << 20;
@@ -39,7 +40,9 @@ pub(crate) fn boot_parts(context: &Context, vm: &Vm) -> Result<BootParts, FilesE
     let Some(Ok(digest)) = vm.image_digest.as_deref().map(str::parse::<ImageDigest>) else {
         return Ok(BootParts::default());
     };
-    let store = &context.store;
+    let store = context
+        .store_behind(root_store(&vm.status))
+        .map_err(FilesError::Image)?;
     let image = store.get(&digest).map_err(FilesError::Image)?;
     if kept.kernel.is_some() {
         return Ok(BootParts {

@@ -26,28 +26,58 @@ use uring::blocking::LockKind;
 use super::files_error::FilesError;
 use super::root::{frozen_files, root_file};
 use crate::context::Context;
+use crate::placing::root_store;
 use crate::volume_store;
 
 /// A chain as it is told to the machine process, and its files with their roles.
 pub(super) struct OpenDisk {
     pub(super) chain: DiskChain,
     pub(super) fds: Vec<(FdRole, OwnedFd)>,
+    /// What is still to be locked.
+    pub(super) later: Vec<LaterLock>,
+}
+
+/// When files that are written are locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Locking {
+    /// Before anybody gets them.
+    Now,
+    /// When the machine that has them now has gone from another host.
+    Later,
+}
+
+/// A file that is to be locked when its present user has let go of it: the lock is that of the machine process too.
+pub(crate) struct LaterLock {
+    file: OwnedFd,
+    path: PathBuf,
+}
+
+impl LaterLock {
+    /// Locks it against everybody else, if nobody else has it.
+    pub(crate) fn take(&self) -> Result<(), FilesError> {
+        let own = |source| FilesError::Own {
+            path: self.path.clone(),
+            source,
+        };
+        let file = File::from(self.file.try_clone().map_err(own)?);
+        lock(file, &self.path, false).map(drop)
+    }
 }
 
 /// All disks of a machine, in the order of its specification.
-pub(super) fn open(context: &Context, vm: &Vm, plan: &VmPlan) -> Result<Vec<OpenDisk>, FilesError> {
+pub(super) fn open(context: &Context, vm: &Vm, plan: &VmPlan, locking: Locking) -> Result<Vec<OpenDisk>, FilesError> {
     let mut disks = Vec::new();
     if plan.image.is_some() {
-        disks.push(hand_over(0, root(context, vm, 1)?)?);
+        disks.push(hand_over(0, root(context, vm, 1)?, locking)?);
     }
     for (index, disk) in (0..).skip(disks.len()).zip(&plan.disks) {
-        disks.push(open_planned(context, index, disk)?);
+        disks.push(open_planned(context, index, disk, locking)?);
     }
     Ok(disks)
 }
 
-fn open_planned(context: &Context, index: u32, plan: &DiskPlan) -> Result<OpenDisk, FilesError> {
-    let opened = hand_over(index, resolve(context, plan)?);
+fn open_planned(context: &Context, index: u32, plan: &DiskPlan, locking: Locking) -> Result<OpenDisk, FilesError> {
+    let opened = hand_over(index, resolve(context, plan)?, locking);
     opened.map_err(|error| match (error, &plan.source) {
         // Its file tells nobody anything.
         (FilesError::InUse { .. }, DiskSource::Volume(volume)) => FilesError::Volume {
@@ -60,7 +90,7 @@ fn open_planned(context: &Context, index: u32, plan: &DiskPlan) -> Result<OpenDi
 
 /// Opens one disk that a machine that runs is given.
 pub(crate) fn open_one(context: &Context, plan: &DiskPlan) -> Result<(DiskChain, Vec<OwnedFd>), FilesError> {
-    let disk = open_planned(context, 0, plan)?;
+    let disk = open_planned(context, 0, plan, Locking::Now)?;
     Ok((disk.chain, disk.fds.into_iter().map(|(_, fd)| fd).collect()))
 }
 
@@ -83,14 +113,24 @@ pub(super) fn root(context: &Context, vm: &Vm, writable_layers: usize) -> Result
         source,
     })?;
     let image = vm.image_digest.as_deref().filter(|_| !stands_alone(vm));
-    let image = image.and_then(|digest| digest.parse().ok());
+    let image: Option<ImageDigest> = image.and_then(|digest| digest.parse().ok());
+    let sealed = match &image {
+        Some(image) => Some((
+            context
+                .store_behind(root_store(&vm.status))
+                .map_err(FilesError::Image)?,
+            image,
+        )),
+        None => None,
+    };
+    let sealed = sealed.map(|(store, image)| store.disk_path(image));
     let mut directories = vec![context.vm_dir(vm.id)];
-    directories.extend(sealed_directory(context, image.as_ref()));
+    directories.extend(directory_of(sealed.as_deref()));
     let chain = follow(&path, format, writable_layers, directories).map_err(|source| FilesError::Root {
         path: path.clone(),
         source: Box::new(source),
     })?;
-    match stranger(context, &chain, image.as_ref(), &frozen) {
+    match stranger(&chain, sealed.as_deref(), &frozen) {
         Some(other) => Err(FilesError::RootStranger {
             path,
             backing: other.name.clone(),
@@ -100,21 +140,15 @@ pub(super) fn root(context: &Context, vm: &Vm, writable_layers: usize) -> Result
 }
 
 /// The directory of an image's disk, if that is there.
-fn sealed_directory(context: &Context, image: Option<&ImageDigest>) -> Option<PathBuf> {
-    let disk = context.store.disk_path(image?);
-    disk.parent().filter(|directory| directory.is_dir()).map(Path::to_owned)
+fn directory_of(disk: Option<&Path>) -> Option<PathBuf> {
+    let directory = disk?.parent();
+    directory.filter(|directory| directory.is_dir()).map(Path::to_owned)
 }
 
 /// What is below the top of a chain and is neither the disk of its image nor one of its `own` files.
-fn stranger<'a>(
-    context: &Context,
-    chain: &'a Chain,
-    image: Option<&ImageDigest>,
-    own: &[PathBuf],
-) -> Option<&'a Layer> {
+fn stranger<'a>(chain: &'a Chain, sealed: Option<&Path>, own: &[PathBuf]) -> Option<&'a Layer> {
     let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
-    let sealed = image.and_then(|image| context.store.disk_path(image).metadata().ok());
-    let sealed = sealed.map(identity);
+    let sealed = sealed.and_then(|disk| disk.metadata().ok()).map(identity);
     chain.below().iter().find(|layer| {
         let is_sealed = sealed.is_some() && layer.file.metadata().ok().map(identity) == sealed;
         !is_sealed && !is_own(Path::new(&layer.name), own)
@@ -145,14 +179,14 @@ pub(super) fn from_volume(
         failure: Box::new(failure),
     })?;
     let mut directories = vec![context.volumes_dir()];
-    directories.extend(sealed_directory(context, found.image.as_ref()));
+    directories.extend(directory_of(found.image.as_deref()));
     let chain = follow(&found.path, found.format, writable_layers, directories);
     let chain = chain.map_err(|source| FilesError::Chain {
         field: field.clone(),
         source: Box::new(source),
     })?;
     // Other volumes are in the same directory.
-    match stranger(context, &chain, found.image.as_ref(), &found.below) {
+    match stranger(&chain, found.image.as_deref(), &found.below) {
         Some(other) => Err(FilesError::Stranger {
             field,
             path: found.path,
@@ -185,10 +219,24 @@ fn follow(
     disk_image::resolve(path, &policy)
 }
 
-fn hand_over(index: u32, chain: Chain) -> Result<OpenDisk, FilesError> {
-    let (mut layers, mut fds) = (Vec::new(), Vec::new());
+fn hand_over(index: u32, chain: Chain, locking: Locking) -> Result<OpenDisk, FilesError> {
+    let (mut layers, mut fds, mut later) = (Vec::new(), Vec::new(), Vec::new());
     for (layer, place) in chain.into_layers().into_iter().zip(0..) {
-        let lock = |file: File, name: &str| lock(file, Path::new(name), !layer.writable);
+        let mut lock = |file: File, name: &str| {
+            let path = Path::new(name);
+            if !layer.writable || locking == Locking::Now {
+                return lock(file, path, !layer.writable);
+            }
+            let own = |source| FilesError::Own {
+                path: path.to_owned(),
+                source,
+            };
+            later.push(LaterLock {
+                file: file.try_clone().map_err(own)?.into(),
+                path: path.to_owned(),
+            });
+            Ok(file.into())
+        };
         fds.push((FdRole::Disk { index, layer: place }, lock(layer.file, &layer.name)?));
         let data_file = match layer.data_file {
             Some(data) => {
@@ -205,7 +253,7 @@ fn hand_over(index: u32, chain: Chain) -> Result<OpenDisk, FilesError> {
         });
     }
     let chain = DiskChain { layers };
-    Ok(OpenDisk { chain, fds })
+    Ok(OpenDisk { chain, fds, later })
 }
 
 /// Locks by both of the kernel's ways: flock(2) keeps the daemon's own work from the file, the open file's lock of fcntl(2) is

@@ -14,7 +14,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use spec::{DiskSource, MachineSpec, Problems, VmPlan};
 
 use super::boot::boot_parts;
-use super::disks;
+use super::disks::{self, LaterLock, Locking};
 use super::files_error::FilesError;
 use super::resumption;
 
@@ -27,6 +27,8 @@ pub(crate) struct Handed {
     pub(crate) chains: Vec<DiskChain>,
     /// Files and what they are for.
     pub(crate) fds: Vec<(FdRole, OwnedFd)>,
+    /// Disks that are still to be locked.
+    pub(crate) later: Vec<LaterLock>,
 }
 
 impl Handed {
@@ -44,12 +46,14 @@ pub(crate) fn open(
     plan: &VmPlan,
     machine: &MachineSpec,
     run_dir: &Path,
+    locking: Locking,
 ) -> Result<Handed, FilesError> {
     let mut files = open_boot(context, vm, plan)?;
-    let mut chains = Vec::new();
-    for disk in disks::open(context, vm, plan)? {
+    let (mut chains, mut later) = (Vec::new(), Vec::new());
+    for disk in disks::open(context, vm, plan, locking)? {
         chains.push(disk.chain);
         files.extend(disk.fds);
+        later.extend(disk.later);
     }
     for ((index, wish), net) in (0..).zip(&plan.nets).zip(machine.nets()) {
         let failed = |source| FilesError::Tap {
@@ -71,7 +75,11 @@ pub(crate) fn open(
     files.push((FdRole::RunDirectory, make_and_open_dir(run_dir)?));
     files.extend(resumption::open(context, vm.id)?);
     check_count(&chains, files.len())?;
-    Ok(Handed { chains, fds: files })
+    Ok(Handed {
+        chains,
+        fds: files,
+        later,
+    })
 }
 
 /// Fails if these are more files than a process can be handed.
@@ -167,7 +175,7 @@ fn open_beneath(roots: &[PathBuf], path: &Path, access: OFlags) -> Result<OwnedF
     Err(told)
 }
 
-fn interface_exists(name: &str) -> bool {
+pub(super) fn interface_exists(name: &str) -> bool {
     let flags = SocketFlags::CLOEXEC;
     rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, flags, None)
         .and_then(|socket| rustix::net::netdevice::name_to_index(&socket, name))

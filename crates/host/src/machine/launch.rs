@@ -3,7 +3,6 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,6 +14,7 @@ use spec::{MachineSpec, VmPlan};
 use tokio_util::sync::CancellationToken;
 
 use super::boot::boot_parts;
+use super::disks::Locking;
 use super::files::{self, Handed};
 use super::link::{Link, LinkError};
 use super::process::{self, Process};
@@ -22,6 +22,7 @@ use super::resumption;
 use super::root::settle_root;
 use super::run_dir::{Listeners, RunDir};
 use super::verified::verified;
+use crate::config::HostConfig;
 use crate::context::Context;
 use crate::failure::Failure;
 
@@ -98,9 +99,22 @@ impl From<LaunchError> for Failure {
 }
 
 /// What is handed to a new process.
-struct Parts {
-    machine: MachineSpec,
-    files: Handed,
+pub(super) struct Parts {
+    pub(super) machine: MachineSpec,
+    pub(super) files: Handed,
+}
+
+impl Parts {
+    /// The machine, as its process is told.
+    pub(super) fn create(&self, context: &Context) -> CreateVm {
+        CreateVm {
+            machine: self.machine.clone(),
+            chains: self.files.chains.clone(),
+            fds: self.files.fds.iter().map(|(role, _)| *role).collect(),
+            console_log_max_bytes: context.config.console_log_max_bytes,
+            console_log_keep: context.config.console_log_keep,
+        }
+    }
 }
 
 /// Starts the machine. When this fails or is given up, no process and no run directory is left.
@@ -130,7 +144,7 @@ async fn launch_in(
     verified(context, &vm, give_up).await?;
     let (parts, mut process) = {
         let (context, run) = (Arc::clone(context), run.clone());
-        tokio::task::spawn_blocking(move || prepare(&context, &vm, &run))
+        tokio::task::spawn_blocking(move || prepare(&context, &vm, &run, Locking::Now))
             .await
             .map_err(|_| Failure::new(ErrorCode::Internal, "the launch was lost"))??
     };
@@ -155,20 +169,25 @@ async fn launch_in(
             return Err(Failure::new(ErrorCode::Cancelled, "the start was given up on request"));
         }
     };
-    // It ends by itself after a refusal, and has ended if the connection broke: then how it did says more.
+    Err(broke_off(process, run, error).await)
+}
+
+/// Sees to the end of a process that became no machine, and tells why it did not. It ends by itself after a refusal, and has ended
+/// if the connection broke: then how it did says more.
+pub(super) async fn broke_off(mut process: Process, run: &RunDir, error: LaunchError) -> Failure {
     let by_itself = tokio::time::timeout(EXIT_TIMEOUT, process.exited()).await;
     if by_itself.is_err() {
         process.kill();
         process.exited().await;
     }
-    Err(match (error, by_itself) {
+    match (error, by_itself) {
         (LaunchError::Link(_), Ok(exit)) => LaunchError::Ended(process::end(exit, run.report()).message).into(),
         (error, _) => error.into(),
-    })
+    }
 }
 
 /// Opens everything and starts the process. Blocks.
-fn prepare(context: &Context, vm: &Vm, run: &RunDir) -> Result<(Parts, Process), Failure> {
+pub(super) fn prepare(context: &Context, vm: &Vm, run: &RunDir, locking: Locking) -> Result<(Parts, Process), Failure> {
     let refused = |problems| Failure::refused("the machine does not fit this host any more", &problems);
     let plan = VmPlan::new(&vm.spec, &context.limits).map_err(refused)?;
     // What is wrong with it is told when its files are opened.
@@ -180,8 +199,8 @@ fn prepare(context: &Context, vm: &Vm, run: &RunDir) -> Result<(Parts, Process),
     });
     let listeners = prepared?;
     settle_root(context, vm.id)?;
-    let files = files::open(context, vm, &plan, &machine, run.path())?;
-    let process = spawn(&context.config.vmm_path, &vm.spec.name, listeners).map_err(|source| LaunchError::Spawn {
+    let files = files::open(context, vm, &plan, &machine, run.path(), locking)?;
+    let process = spawn(&context.config, &vm.spec.name, listeners).map_err(|source| LaunchError::Spawn {
         path: context.config.vmm_path.clone(),
         source,
     })?;
@@ -190,10 +209,11 @@ fn prepare(context: &Context, vm: &Vm, run: &RunDir) -> Result<(Parts, Process),
 
 /// The process gets its sockets, standard error for its log, and nothing else of ours. It is in a process group of its own,
 /// so that no signal meant for the daemon's terminal reaches it.
-fn spawn(program: &Path, name: &str, listeners: Listeners) -> io::Result<Process> {
-    let mut command = Command::new(program);
+fn spawn(config: &HostConfig, name: &str, listeners: Listeners) -> io::Result<Process> {
+    let mut command = Command::new(&config.vmm_path);
     command
         .arg0(format!("karat-vmm:{name}"))
+        .arg(format!("--seccomp={}", config.seccomp))
         .env_clear()
         .current_dir("/")
         .stdin(Stdio::null())
@@ -226,18 +246,10 @@ async fn introduce(
     asked_at: Instant,
 ) -> Result<(Link, VmStatus, Option<u64>), LaunchError> {
     let (mut link, _) = Link::open(&run.control()).await.map_err(LaunchError::Link)?;
-    let create = VmRequest::Create(Box::new(CreateVm {
-        machine: parts.machine.clone(),
-        chains: parts.files.chains.clone(),
-        fds: parts.files.fds.iter().map(|(role, _)| *role).collect(),
-        console_log_max_bytes: context.config.console_log_max_bytes,
-        console_log_keep: context.config.console_log_keep,
-    }));
+    let create = VmRequest::Create(Box::new(parts.create(context)));
     let fds: Vec<_> = parts.files.fds.iter().map(|(_, fd)| fd.as_fd()).collect();
     let number = link.send_files(create, &fds).await.map_err(LaunchError::Link)?;
-    tokio::time::timeout(BUILD_TIMEOUT, done(&mut link, number))
-        .await
-        .map_err(|_| LaunchError::BuildTimeout)??;
+    built(&mut link, number).await?;
     let before_us = u64::try_from(asked_at.elapsed().as_micros()).unwrap_or(u64::MAX);
     let first = match parts.files.is_saved() {
         // From here on it is not what was saved any more, whatever becomes of it.
@@ -250,6 +262,12 @@ async fn introduce(
     let status = await_first_entry(&mut link, status).await?;
     let start_to_guest_us = status.first_entry_us.map(|us| us.saturating_add(before_us));
     Ok((link, status, start_to_guest_us))
+}
+
+/// Waits until the machine stands.
+pub(super) async fn built(link: &mut Link, number: u64) -> Result<VmStatus, LaunchError> {
+    let built = tokio::time::timeout(BUILD_TIMEOUT, done(link, number)).await;
+    built.map_err(|_| LaunchError::BuildTimeout)?
 }
 
 async fn await_first_entry(link: &mut Link, mut status: VmStatus) -> Result<VmStatus, LaunchError> {

@@ -13,6 +13,14 @@
 //!    └─ (Start) ─────────── Failed ◀── exited in any other way ──────┘
 //! ```
 //!
+//! ```text
+//!   (from another host) ──▶ Arriving ──▶ Running, Paused ── exited, and departed ──▶ Departed ──▶ (its record goes)
+//!                              └── it did not come ──▶ (its record goes)
+//! ```
+//!
+//! *Arriving*: another host decides whether it becomes a machine here; a process may or may not be there. *Departed*: another host
+//! has it, as the ledger of moves says; nothing leads out of it but the end of the record.
+//!
 //! *Stopped*, *Failed*: no process; the disk is kept. *Starting*: a launch is under way and ends in exactly one of
 //! "launched" and "launch failed". *Running*, *Paused*: there is a process and it said so itself. *Stopping*: there is a
 //! process, or a launch that was told to give up; `stops` holds the operations that wait for its end, and `forced` whether
@@ -48,6 +56,8 @@ pub(crate) enum Ask {
     Edit,
     /// Remove the machine.
     Delete,
+    /// Move it to another host.
+    Depart,
 }
 
 /// How a process ended.
@@ -113,6 +123,8 @@ pub(crate) struct Lifecycle {
     start: Option<OperationId>,
     stops: Vec<OperationId>,
     forced: bool,
+    /// It was given away, as the ledger says: whatever happens, it never runs here again.
+    pub(crate) departed: bool,
 }
 
 impl Lifecycle {
@@ -124,6 +136,7 @@ impl Lifecycle {
             start: None,
             stops: Vec::new(),
             forced: false,
+            departed: false,
         }
     }
 
@@ -134,8 +147,10 @@ impl Lifecycle {
 
     /// Whether `ask` may be carried out now, and what follows if so. This is the only place that says so.
     pub(crate) fn ask(&mut self, ask: Ask) -> Result<Vec<Effect>, Failure> {
-        use VmPhase::{Failed, Paused, Running, Starting, Stopped, Stopping};
+        use VmPhase::{Departed, Failed, Paused, Running, Starting, Stopped, Stopping};
         match (ask, self.phase()) {
+            (Ask::Delete, Departed) if self.status.pid.is_none() => Ok(vec![]),
+            _ if self.departed => Err(self.refusal(ask)),
             (Ask::Start(operation), Stopped | Failed) => {
                 self.enter(Starting, None, None);
                 self.start = Some(operation);
@@ -170,7 +185,9 @@ impl Lifecycle {
             (Ask::Pause, Running) => Ok(vec![Effect::Send(VmRequest::Pause)]),
             (Ask::Resume, Paused) => Ok(vec![Effect::Send(VmRequest::Resume)]),
             (Ask::Reset, Running) => Ok(vec![Effect::Send(VmRequest::Reset)]),
-            (Ask::ChangeDisk, Running | Paused) | (Ask::Edit | Ask::Delete, Stopped | Failed) => Ok(vec![]),
+            (Ask::ChangeDisk | Ask::Depart, Running | Paused) | (Ask::Edit | Ask::Delete, Stopped | Failed) => {
+                Ok(vec![])
+            }
             _ => Err(self.refusal(ask)),
         }
     }
@@ -206,6 +223,9 @@ impl Lifecycle {
 
     fn launched(&mut self, pid: u32, start_to_guest_us: Option<u64>) -> Vec<Effect> {
         self.status.pid = Some(pid);
+        if self.phase() == VmPhase::Arriving {
+            return vec![];
+        }
         self.status.start_to_guest_us = start_to_guest_us;
         self.status.resets = 0;
         if self.phase() == VmPhase::Stopping {
@@ -224,6 +244,9 @@ impl Lifecycle {
         let given_up = self.phase() == VmPhase::Stopping;
         self.forced = false;
         self.status.pid = None;
+        if self.phase() == VmPhase::Arriving {
+            return vec![];
+        }
         if given_up {
             self.enter(
                 VmPhase::Stopped,
@@ -246,7 +269,12 @@ impl Lifecycle {
     fn told(&mut self, state: VmState) -> Vec<Effect> {
         match (self.phase(), state) {
             (VmPhase::Paused, VmState::Running) => self.enter(VmPhase::Running, None, None),
-            (VmPhase::Running, VmState::Paused) => self.enter(VmPhase::Paused, None, None),
+            (VmPhase::Running | VmPhase::Arriving, VmState::Paused) => self.enter(VmPhase::Paused, None, None),
+            (VmPhase::Arriving, VmState::Running) => self.enter(VmPhase::Running, None, None),
+            (VmPhase::Running | VmPhase::Paused, VmState::Departed) => {
+                let text = "it lives on another host, which may still need memory from here";
+                self.enter(VmPhase::Departed, Some("Departed"), Some(text));
+            }
             _ => {}
         }
         vec![]
@@ -255,6 +283,19 @@ impl Lifecycle {
     fn exited(&mut self, end: &End) -> Vec<Effect> {
         self.status.pid = None;
         let mut effects = vec![Effect::Forget];
+        if self.departed {
+            let text = "it lives on another host; what is left of it here goes when that host has confirmed it";
+            self.enter(VmPhase::Departed, Some("Departed"), Some(text));
+            let failure = Failure::new(ErrorCode::WrongState, "the machine went to another host meanwhile");
+            effects.extend(self.finish_stops(OperationPhase::Failed, Some(&failure)));
+            self.forced = false;
+            return effects;
+        }
+        if self.phase() == VmPhase::Arriving {
+            // Only the source knows whose it is.
+            self.status.message = Some(end.message.clone());
+            return effects;
+        }
         if self.forced || end.clean {
             let reason = if self.forced { "Requested" } else { &end.reason };
             self.enter(VmPhase::Stopped, Some(reason), Some(&end.message));
@@ -317,6 +358,11 @@ impl Lifecycle {
         let name = &self.name;
         let phase = self.phase();
         let advice = match (ask, phase) {
+            (_, VmPhase::Departed) => {
+                "it lives on another host, and never runs here again; what is left of it can be deleted"
+            }
+            _ if self.departed => "it has left for another host, and never runs here again",
+            (_, VmPhase::Arriving) => "it is on its way here from another host; cancel the migration there",
             (Ask::Start(_), VmPhase::Starting) => "it is being started already; follow the operation of that start",
             (Ask::Start(_), VmPhase::Stopping) => "wait until it has stopped",
             (Ask::Start(_), _) => "it has been started already",
@@ -329,6 +375,7 @@ impl Lifecycle {
             (Ask::ChangeDisk, _) => "only a machine that runs or is paused can do that",
             (Ask::Edit, _) => "stop it first; what it is made of is changed only while it has no process",
             (Ask::Delete, _) => "stop it first, or delete it with force",
+            (Ask::Depart, _) => "only a machine that runs or is paused can be moved",
             (Ask::Pause | Ask::Reset, _) => "only a running machine can do that",
             (Ask::Resume, _) => "only a paused machine can go on",
         };

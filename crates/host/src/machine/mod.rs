@@ -6,6 +6,7 @@
 //! is written.
 
 mod adopt;
+mod arrive;
 mod boot;
 mod disks;
 mod files;
@@ -27,12 +28,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use api_types::{ErrorCode, Vm};
-use control::{DiskChange, DiskReport};
+use control::{DiskChange, DiskReport, VmRequest};
 use spec::{Name, OperationId, VmId, VmSpec};
 use tokio::sync::{mpsc, oneshot};
 use tracing::Instrument;
 
 pub(crate) use adopt::{clear_strays, run_dirs};
+pub(crate) use arrive::{Arrival, LaterLock, ROOT_STAYS, Received, check as check_arrival, leaving};
 pub(crate) use boot::{boot_parts, keep_boot, put_boot, rebase_root};
 pub(crate) use disks::open_one;
 pub(crate) use files::probe;
@@ -44,7 +46,7 @@ pub(crate) use run_dir::RunDir;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::registry::{Change, OperationRecord};
-use task::{HeldStep, Task};
+use task::{HeldStep, MoveOrder, Task};
 
 /// Orders a machine's task takes in before senders wait.
 const ORDERS_QUEUED: usize = 64;
@@ -76,6 +78,16 @@ enum Order {
     },
     DiskReports {
         reply: Reply<Vec<DiskReport>>,
+    },
+    /// For a move.
+    Steer {
+        order: MoveOrder,
+        reply: Reply<()>,
+    },
+    /// The source of a move has said whose the machine is.
+    SettleArrival {
+        is_ours: bool,
+        reply: Reply<()>,
     },
     Cancel(OperationId),
     Edit {
@@ -143,6 +155,30 @@ impl Machine {
         let task = Task::new(Arc::clone(context), vm, orders, machine.0.downgrade());
         tokio::spawn(task.run().instrument(span));
         machine
+    }
+
+    /// Starts the task of a machine that comes from elsewhere, whose record exists; its process is told to wait for it. What is
+    /// returned with it tells when that does.
+    pub(crate) fn receive(context: &Arc<Context>, vm: Vm, arrival: Arrival) -> (Self, oneshot::Receiver<Received>) {
+        let (sender, orders) = mpsc::channel(ORDERS_QUEUED);
+        let machine = Self(sender);
+        let span = tracing::error_span!("machine", vm = vm.spec.name, id = %vm.id);
+        let (reply, received) = oneshot::channel();
+        let building = arrive::receive(Arc::clone(context), vm.clone(), arrival, reply);
+        let task = Task::new(Arc::clone(context), vm, orders, machine.0.downgrade());
+        tokio::spawn(task.receive(Box::pin(building)).run().instrument(span));
+        (machine, received)
+    }
+
+    /// Asks its process something because of a move; returns when that has answered.
+    pub(crate) async fn steer(&self, request: VmRequest, fds: Vec<OwnedFd>) -> Result<(), Failure> {
+        let order = MoveOrder { request, fds };
+        self.order(None, |reply| Order::Steer { order, reply }).await
+    }
+
+    /// Whose the machine is that was on its way here, as its source says. One that is not ours goes, with all that is kept of it.
+    pub(crate) async fn settle_arrival(&self, is_ours: bool) -> Result<(), Failure> {
+        self.order(None, |reply| Order::SettleArrival { is_ours, reply }).await
     }
 
     /// Begins to start it.

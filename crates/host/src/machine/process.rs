@@ -142,6 +142,8 @@ const fn reason(reason: EndReason) -> &'static str {
         EndReason::VcpuFailed => "VcpuFailed",
         EndReason::DebugExit { .. } => "DebugExit",
         EndReason::BuildFailed => "BuildFailed",
+        EndReason::Departed => "Departed",
+        EndReason::ArrivalFailed => "ArrivalFailed",
         EndReason::Internal => "Internal",
     }
 }

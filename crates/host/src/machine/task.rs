@@ -1,6 +1,7 @@
 //! The task of one machine: all waiting is in [`Task::wait`], all deciding in [`super::lifecycle`].
 
 mod held;
+mod moves;
 mod requests;
 
 use std::collections::HashMap;
@@ -10,13 +11,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use api_types::{ErrorCode, OperationKind, OperationPhase, Vm, VmPhase, VmStatus};
-use control::{FromVm, Hello, VmEvent, VmRequest};
+use control::{FromVm, Hello, MigrationKey, MigrationNews, VmEvent, VmRequest};
 use jiff::Timestamp;
 use spec::OperationId;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 pub(super) use self::held::HeldStep;
+pub(super) use self::moves::MoveOrder;
 use self::requests::{Answer, Waiting};
 use super::launch::{Launched, launch};
 use super::lifecycle::{Ask, Effect, Happened, Lifecycle};
@@ -34,7 +36,7 @@ const END_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long to wait before a lost connection is made again.
 const RELINK_DELAY: Duration = Duration::from_secs(1);
 
-type Pending<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+pub(super) type Pending<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// A launch under way.
 struct Launching {
@@ -83,6 +85,8 @@ pub(super) struct Task {
     waiting: HashMap<u64, Waiting>,
     due: Option<(Instant, Due)>,
     stop_timeout: Duration,
+    /// A departure that could not be written down, and when that is tried again.
+    undecided: Option<(Instant, MigrationKey)>,
     deleted: bool,
 }
 
@@ -110,6 +114,7 @@ impl Task {
             waiting: HashMap::new(),
             due: None,
             stop_timeout: context.config.stop_timeout,
+            undecided: None,
             deleted: false,
             context,
             vm,
@@ -118,17 +123,30 @@ impl Task {
 
     /// Until the machine is deleted or nobody holds it any more. The process goes on either way.
     pub(super) async fn run(mut self) {
-        self.adopt().await;
+        self.read_departure().await;
+        if self.launching.is_none() {
+            self.adopt().await;
+        }
         while !self.deleted {
             match self.wait().await {
                 Wake::Order(None) => return,
                 Wake::Order(Some(conditional)) => self.obey(conditional).await,
                 Wake::Launch(result) => self.launched(result),
+                Wake::Frame(Ok(FromVm::Event(VmEvent::Migration(news)))) => self.moved(news).await,
                 Wake::Frame(Ok(frame)) => self.heard(frame),
                 Wake::Frame(Err(error)) => self.link_lost(&error),
                 Wake::Exit(exit) => self.exited(exit),
-                Wake::Linked(result) => self.linked(result),
-                Wake::Clock => self.clock(),
+                Wake::Linked(result) => {
+                    if let Some(news) = self.linked(result) {
+                        self.moved(news).await;
+                    }
+                }
+                Wake::Clock => {
+                    self.clock();
+                    if let Some((_, key)) = self.undecided.filter(|(at, _)| *at <= Instant::now()) {
+                        self.decide(key).await;
+                    }
+                }
             }
             self.save().await;
         }
@@ -166,7 +184,8 @@ impl Task {
         let answers = self.waiting.values().map(|waiting| waiting.until).min();
         // What could not be written is not tried again for the sake of resets.
         let save = self.save_again.or_else(|| self.resets_due());
-        [due, answers, save].into_iter().flatten().min()
+        let decide = self.undecided.map(|(at, _)| at);
+        [due, answers, save, decide].into_iter().flatten().min()
     }
 
     async fn obey(&mut self, conditional: Conditional) {
@@ -202,6 +221,13 @@ impl Task {
                 Err(failure) => drop(reply.send(Err(failure))),
             },
             Order::DiskReports { reply } => self.ask_for_disks(reply),
+            Order::Steer { order, reply } => match checked {
+                Ok(()) => self.steer(order, reply).await,
+                Err(failure) => drop(reply.send(Err(failure))),
+            },
+            Order::SettleArrival { is_ours, reply } => {
+                let _ = reply.send(self.settle_arrival(is_ours).await); // As above.
+            }
             Order::Cancel(operation) => {
                 let effects = self.life.happened(Happened::Cancelled(operation));
                 self.carry_out(effects);
@@ -325,7 +351,9 @@ impl Task {
         self.launching = None;
         let happened = match result {
             Ok(launched) => {
-                self.life.status.started_at = Some(Timestamp::now());
+                if self.life.phase() != VmPhase::Arriving {
+                    self.life.status.started_at = Some(Timestamp::now());
+                }
                 let happened = Happened::Launched {
                     pid: launched.process.pid(),
                     start_to_guest_us: launched.start_to_guest_us,
@@ -361,6 +389,8 @@ impl Task {
                 tracing::info!(%disk, ?job, ?state, "work on a disk");
             }
             // The process ends now; its report is read when it is gone.
+            // Awaited by the caller.
+            FromVm::Event(VmEvent::Migration(_)) => {}
             FromVm::Event(VmEvent::Ended { report }) => tracing::info!(why = report.message, "machine ended"),
             FromVm::Hello(_) => tracing::warn!("machine process introduced itself twice"),
         }
@@ -383,16 +413,26 @@ impl Task {
         self.unanswered(error);
     }
 
-    fn linked(&mut self, result: Result<(Link, Hello), LinkError>) {
+    /// Returns what the process told last of a move.
+    fn linked(&mut self, result: Result<(Link, Hello), LinkError>) -> Option<MigrationNews> {
         self.linking = None;
         match result {
             Ok((link, hello)) if self.process.as_ref().is_some_and(|process| process.pid() == hello.pid) => {
                 self.link = Some(link);
                 self.apply_status(&hello.status);
+                return hello.migration;
             }
             Ok((_, hello)) => tracing::warn!(pid = hello.pid, "another process answers for this machine"),
             Err(error) => tracing::debug!(error = chain(&error), "machine process does not answer"),
         }
+        None
+    }
+
+    /// The machine comes from elsewhere: `result` is its process, built and waiting.
+    pub(super) fn receive(mut self, result: Pending<Result<Launched, Failure>>) -> Self {
+        let give_up = CancellationToken::new();
+        self.launching = Some(Launching { result, give_up });
+        self
     }
 
     pub(super) fn exited(&mut self, exit: Exit) {
@@ -408,6 +448,8 @@ impl Task {
             tracing::error!(reason = end.reason, why = end.message, "machine process ended");
         }
         self.note(Happened::Exited(end));
+        self.undecided = None;
+        self.context.moves.silent(self.vm.id);
         if let Err(error) = self.run.remove() {
             tracing::warn!(path = %self.run.path().display(), %error, "run directory can not be removed");
         }

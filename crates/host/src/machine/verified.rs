@@ -10,6 +10,7 @@ use super::disks::stands_alone;
 use crate::context::Context;
 use crate::failure::store_code;
 use crate::failure::{Failure, chain};
+use crate::placing::root_store;
 
 /// Property of images that are compared.
 const VERIFY: &str = "verify_on_boot";
@@ -28,8 +29,13 @@ pub(super) async fn verified(context: &Arc<Context>, vm: &Vm, give_up: &Cancella
     if !rows.iter().any(asks) {
         return Ok(());
     }
-    let (store, stop) = (context.store.clone(), give_up.clone());
-    let read = tokio::task::spawn_blocking(move || store.verify(&digest, &|| stop.is_cancelled())).await;
+    let (behind, stop) = (Arc::clone(context), give_up.clone());
+    let recorded = root_store(&vm.status).map(str::to_owned);
+    let read = tokio::task::spawn_blocking(move || {
+        let store = behind.store_behind(recorded.as_deref())?;
+        store.verify(&digest, &|| stop.is_cancelled())
+    });
+    let read = read.await;
     let read = read.map_err(|_| Failure::new(ErrorCode::Internal, "the work was lost"))?;
     if give_up.is_cancelled() {
         return Err(Failure::new(ErrorCode::Cancelled, "the start was given up on request"));

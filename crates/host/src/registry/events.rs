@@ -24,6 +24,8 @@ pub(crate) enum About<'a> {
     BootSource(&'a str),
     /// An operation.
     Operation(spec::OperationId, &'a str),
+    /// A move of a machine, by id and the machine's name.
+    Migration(spec::MigrationId, &'a str),
     /// The daemon itself.
     Host,
 }
@@ -44,6 +46,7 @@ impl About<'_> {
             Self::Image(digest, name) => ("images", (*digest).to_owned(), *name),
             Self::BootSource(name) => ("boot-sources", (*name).to_owned(), Some(*name)),
             Self::Operation(id, name) => ("operations", id.to_string(), Some(*name)),
+            Self::Migration(id, name) => ("migrations", id.to_string(), Some(*name)),
             Self::Host => ("host", "karatd".to_owned(), None),
         };
         Subject {

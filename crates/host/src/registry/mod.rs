@@ -11,6 +11,7 @@ mod holders;
 mod image_rows;
 mod keys;
 mod metadef_rows;
+mod migration_rows;
 mod operations;
 mod references;
 mod schema;

@@ -9,7 +9,7 @@ const BUSY_TIMEOUT_MS: u64 = 5000;
 
 /// Steps from each schema version to the next; a file of version *n* gets all from the *n*-th on. Steps are never edited
 /// once released, only added.
-const MIGRATIONS: [&str; 8] = [
+const MIGRATIONS: [&str; 9] = [
     r"
     CREATE TABLE vms (
         id           TEXT PRIMARY KEY,
@@ -98,6 +98,33 @@ const MIGRATIONS: [&str; 8] = [
         digest TEXT PRIMARY KEY,
         record TEXT NOT NULL
     ) STRICT;
+",
+    r"
+    CREATE TABLE migrations (
+        number  INTEGER PRIMARY KEY AUTOINCREMENT,
+        id      TEXT NOT NULL UNIQUE,
+        vm      TEXT NOT NULL,
+        is_over INTEGER NOT NULL,
+        record  TEXT NOT NULL
+    ) STRICT;
+    CREATE UNIQUE INDEX migrations_under_way ON migrations (vm) WHERE NOT is_over;
+    CREATE TABLE arrivals (
+        number  INTEGER PRIMARY KEY AUTOINCREMENT,
+        id      TEXT NOT NULL UNIQUE,
+        vm      TEXT NOT NULL,
+        is_over INTEGER NOT NULL,
+        record  TEXT NOT NULL
+    ) STRICT;
+    CREATE UNIQUE INDEX arrivals_under_way ON arrivals (vm) WHERE NOT is_over;
+    CREATE TABLE ledger (
+        id       TEXT NOT NULL,
+        token    TEXT NOT NULL,
+        vm       TEXT,
+        departed INTEGER NOT NULL,
+        at       TEXT NOT NULL,
+        PRIMARY KEY (id, token)
+    ) STRICT;
+    CREATE INDEX ledger_by_vm ON ledger (vm);
 ",
     r"
     CREATE TABLE snapshots (

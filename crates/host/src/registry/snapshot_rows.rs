@@ -14,6 +14,9 @@ pub(crate) struct SnapshotRow {
     pub(crate) snapshot: Snapshot,
     /// Whether the machine's disk needed nothing of its image.
     pub(crate) stands_alone: bool,
+    /// The store with the image that it was made from, where that is not the default one.
+    #[serde(default)]
+    pub(crate) store: Option<String>,
     /// The machine ran when it was begun, so that it has to go on.
     pub(crate) ran: bool,
 }

@@ -31,8 +31,10 @@ fn vm(name: &str) -> Vm {
                 reason: "because".to_owned(),
                 format: DiskFormat::Qcow2,
                 stands_alone: false,
+                store: None,
             }),
         },
+        conditions: Vec::new(),
         created_at: Timestamp::now(),
         revision: 1,
     }
@@ -228,6 +230,7 @@ fn volume(name: &str) -> VolumeRecord {
         format: None,
         size_bytes: Some(512),
         image: None,
+        image_store: None,
         copied_from: None,
         state: api_types::VolumeState::Ready,
         reason: None,

@@ -49,7 +49,7 @@ impl Change<'_> {
     pub(crate) fn delete_vm(&self, id: VmId) -> Result<(), RegistryError> {
         self.transaction
             .execute("DELETE FROM vms WHERE id = ?", [id.to_string()])?;
-        Ok(())
+        self.departure_is_over(id)
     }
 
     /// A machine by name or id.
@@ -96,6 +96,18 @@ impl Change<'_> {
         let names = statement.query_map([digest], |row| row.get(0))?;
         Ok(names.collect::<Result<_, _>>()?)
     }
+
+    /// The same of those that need it in one store, as their records name it; of the default one without.
+    pub(crate) fn image_users_in(&self, digest: &str, store: Option<&str>) -> Result<Vec<String>, RegistryError> {
+        let mut users = self.image_users(digest)?;
+        let mut statement = self.transaction.prepare_cached(
+            "SELECT name FROM vms WHERE image_digest = ?1 AND json_extract(status, '$.root_disk.store') IS ?2 UNION SELECT 'snapshots/' || name FROM snapshots WHERE image_digest = ?1 AND json_extract(record, '$.store') IS ?2",
+        )?;
+        let names = statement.query_map(rusqlite::params![digest, store], |row| row.get(0))?;
+        let names: Vec<String> = names.collect::<Result<_, _>>()?;
+        users.retain(|user| names.contains(user));
+        Ok(users)
+    }
 }
 
 fn read(row: &Row<'_>) -> Result<Vm, RegistryError> {
@@ -110,6 +122,7 @@ fn read(row: &Row<'_>) -> Result<Vm, RegistryError> {
         spec: serde_json::from_str(&row.get::<_, String>(1)?)?,
         image_digest,
         status,
+        conditions: Vec::new(),
         created_at: timestamp(row, 4)?,
         revision: revision.unsigned_abs(),
     })
@@ -126,6 +139,7 @@ fn root_of_old(status: &VmStatus) -> RootDisk {
         reason: "the machine was made before others were possible".to_owned(),
         format: DiskFormat::Raw,
         stands_alone: false,
+        store: None,
     }
 }
 

@@ -29,6 +29,9 @@ pub(crate) struct VolumeRecord {
     pub(crate) size_bytes: Option<u64>,
     /// Digest of the image it is made from.
     pub(crate) image: Option<String>,
+    /// The store that has this image, where that is not the default one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) image_store: Option<String>,
     /// The volume it is copied from.
     pub(crate) copied_from: Option<VolumeId>,
     pub(crate) state: VolumeState,

@@ -85,6 +85,14 @@ impl Change<'_> {
         Ok(needs.map(|record| record.name().to_owned()).collect())
     }
 
+    /// The same of those that need it in one store, as their records name it; of the default one without.
+    pub(crate) fn image_volumes_in(&self, digest: &str, store: Option<&str>) -> Result<Vec<String>, RegistryError> {
+        let records = self.volumes_with(digest)?.into_iter();
+        let needs = records.filter(|record| record.needs_image() == Some(digest));
+        let needs = needs.filter(|record| record.image_store.as_deref() == store);
+        Ok(needs.map(|record| record.name().to_owned()).collect())
+    }
+
     /// Names of the volumes that are being copied from this one.
     pub(crate) fn volume_copies(&self, id: VolumeId) -> Result<Vec<String>, RegistryError> {
         let records = self.volumes_with(&id.to_string())?.into_iter();

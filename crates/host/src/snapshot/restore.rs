@@ -53,6 +53,7 @@ impl Host {
             image_digest: spec.image.as_ref().and(row.snapshot.image_digest.clone()),
             status: stands_still(spec.image.as_ref().map(|_| root_of(&row))),
             spec,
+            conditions: Vec::new(),
             created_at: Timestamp::now(),
             revision: 1,
         };
@@ -123,5 +124,6 @@ fn root_of(row: &SnapshotRow) -> RootDisk {
         reason: format!("it goes on from the disk of snapshot {}", row.name()),
         format: DiskFormat::Qcow2,
         stands_alone: row.stands_alone,
+        store: row.store.clone(),
     }
 }

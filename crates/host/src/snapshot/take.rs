@@ -46,6 +46,7 @@ impl Host {
         let operation = OperationId::random();
         let row = SnapshotRow {
             stands_alone: vm.status.root_disk.as_ref().is_some_and(|root| root.stands_alone),
+            store: vm.status.root_disk.as_ref().and_then(|root| root.store.clone()),
             ran: false,
             snapshot: new(name, &vm, operation),
         };

@@ -52,17 +52,39 @@ impl Files {
 
     /// All that can be read.
     pub(super) fn all(&self) -> Vec<Session> {
+        let wishes = self.wishes().into_iter();
+        wishes.filter_map(|(_, path)| read(&path).ok().flatten()).collect()
+    }
+
+    /// Those of which nobody can tell what was announced: what was sent of them stays until somebody looks.
+    pub(super) fn unreadable(&self) -> Vec<(String, io::Error)> {
+        let wishes = self.wishes().into_iter();
+        wishes.filter_map(|(id, path)| Some((id, read(&path).err()?))).collect()
+    }
+
+    /// What was announced, by id.
+    fn wishes(&self) -> Vec<(String, PathBuf)> {
         let rows = std::fs::read_dir(&self.0).into_iter().flatten();
         let paths = rows.filter_map(|row| row.ok().map(|row| row.path()));
         let wishes = paths.filter(|path| path.extension().is_some_and(|suffix| suffix == WISH));
-        wishes.filter_map(|path| read(&path)).collect()
+        wishes.map(|path| (id_of(&path), path)).collect()
     }
 
     /// One of them.
-    pub(super) fn find(&self, id: &str) -> Option<Session> {
+    pub(super) fn find(&self, id: &str) -> Result<Option<Session>, Failure> {
         // Whatever a caller sends, it names a file of this directory, or none.
-        let id: OperationId = id.parse().ok()?;
-        read(&self.path(&id.to_string(), WISH))
+        let Ok(id) = id.parse::<OperationId>() else {
+            return Ok(None);
+        };
+        let path = self.path(&id.to_string(), WISH);
+        read(&path).map_err(|error| {
+            let text = format!(
+                "what was announced of the upload can not be read ({}: {error}); what was sent is kept: put that file right, or remove \
+                 it, and begin anew",
+                path.display()
+            );
+            Failure::new(ErrorCode::Internal, text)
+        })
     }
 
     /// Makes one of which nothing has come.
@@ -83,9 +105,9 @@ impl Files {
     }
 
     /// When something came last.
-    pub(super) fn touched(&self, id: &str) -> Option<Timestamp> {
-        let modified = std::fs::metadata(self.path(id, DATA)).ok()?.modified().ok()?;
-        modified.try_into().ok()
+    pub(super) fn touched(&self, id: &str) -> io::Result<Timestamp> {
+        let modified = std::fs::metadata(self.path(id, DATA))?.modified()?;
+        modified.try_into().map_err(io::Error::other)
     }
 
     /// To be read from its beginning.
@@ -109,19 +131,33 @@ impl Files {
         }
     }
 
-    /// Removes what was left by daemons that ended while they made or removed one. Not while one is made.
+    /// Removes what was left by daemons that ended while they made or removed one. Not while one is made. What was announced stays, and
+    /// what was sent of it, whether that can be read or not.
     pub(super) fn clear(&self) {
-        let known = self.all();
-        let rows = std::fs::read_dir(&self.0).into_iter().flatten();
-        for path in rows.filter_map(|row| row.ok().map(|row| row.path())) {
-            let id = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-            let is_known = known.iter().any(|session| session.id == id);
-            let is_fresh = is_fresh(&path);
-            if !is_known && !is_fresh {
-                let _ = std::fs::remove_file(&path); // It is tried again.
+        let rows: io::Result<Vec<_>> = std::fs::read_dir(&self.0).and_then(Iterator::collect);
+        // As long as not all is seen nothing is left over.
+        let Ok(rows) = rows else { return };
+        let paths: Vec<_> = rows.iter().map(std::fs::DirEntry::path).collect();
+        let announced = |id: &str| {
+            let wish = self.path(id, WISH);
+            paths.contains(&wish)
+        };
+        for path in &paths {
+            if !announced(&id_of(path)) && !is_fresh(path) {
+                let _ = std::fs::remove_file(path); // It is tried again.
             }
         }
+        for (id, error) in self.unreadable() {
+            let path = self.path(&id, WISH);
+            let path = path.display();
+            tracing::warn!(%path, %error, "what was announced of an upload can not be read: what was sent of it is kept");
+        }
     }
+}
+
+fn id_of(path: &Path) -> String {
+    let stem = path.file_stem().unwrap_or_default();
+    stem.to_string_lossy().into_owned()
 }
 
 /// Whether somebody may be making it just now.
@@ -140,9 +176,13 @@ fn create(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// Nothing where it is of another release, or damaged: it ages out.
-fn read(path: &Path) -> Option<Session> {
-    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+/// Nothing where there is none; an error where it is of another release, or damaged.
+fn read(path: &Path) -> io::Result<Option<Session>> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Why an upload could not be `done`.
@@ -175,26 +215,51 @@ mod tests {
         files.make(&session).unwrap();
         files.append(&session.id).unwrap().write_all(b"abc").unwrap();
         assert_eq!(files.offset(&session.id), 3);
-        assert_eq!(files.find(&session.id), Some(session.clone()));
+        assert_eq!(files.find(&session.id), Ok(Some(session.clone())));
         for bad in ["../x", "", "x"] {
-            assert_eq!(files.find(bad), None, "{bad}");
+            assert_eq!(files.find(bad), Ok(None), "{bad}");
         }
         // What a daemon left half made goes once it is not fresh; what is known stays.
         let stray = dir.path().join("uploads/stray.data");
         std::fs::write(&stray, "x").unwrap();
         files.clear();
         assert!(stray.exists());
-        let old = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
-        File::options()
-            .write(true)
-            .open(&stray)
-            .unwrap()
-            .set_modified(old)
-            .unwrap();
+        age(&stray);
         files.clear();
         assert!(!stray.exists());
         assert_eq!(files.all(), std::slice::from_ref(&session));
         files.remove(&session.id);
         assert_eq!(std::fs::read_dir(dir.path().join("uploads")).unwrap().count(), 0);
+    }
+
+    fn age(path: &Path) {
+        let old = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
+        let file = File::options().write(true).open(path).unwrap();
+        file.set_modified(old).unwrap();
+    }
+
+    #[test]
+    fn what_was_sent_stays_when_what_was_announced_can_not_be_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = Files(dir.path().to_owned());
+        let id = OperationId::random().to_string();
+        let (wish, data) = (files.path(&id, WISH), files.path(&id, DATA));
+        std::fs::write(&data, "half a disk").unwrap();
+        // As a later release would write it.
+        std::fs::write(&wish, format!(r#"{{"id": "{id}", "since": 7}}"#)).unwrap();
+        age(&wish);
+        age(&data);
+        files.clear();
+        assert!(wish.exists() && data.exists());
+        let told = files.find(&id).unwrap_err();
+        assert!(told.detail.contains("what was sent is kept"), "{told}");
+        assert_eq!(files.all(), []);
+        let unreadable = files.unreadable();
+        assert_eq!(unreadable.len(), 1);
+        assert_eq!(unreadable[0].0, id);
+        // Who has looked decides.
+        std::fs::remove_file(wish).unwrap();
+        files.clear();
+        assert!(!data.exists());
     }
 }

@@ -155,7 +155,7 @@ impl Host {
         let row = row.ok_or_else(|| no_image(wanted))?;
         let text = id.to_owned();
         let found = self
-            .blocking_failure(move |host| Ok(host.upload_files().find(&text)))
+            .blocking_failure(move |host| host.upload_files().find(&text))
             .await?;
         let session = found.filter(|session| session.image == row.id).ok_or_else(|| {
             let text = format!(
@@ -171,7 +171,7 @@ impl Host {
         let id = session.id.clone();
         let looked = self.blocking_failure(move |host| {
             let files = host.upload_files();
-            Ok((files.offset(&id), files.touched(&id)))
+            Ok((files.offset(&id), files.touched(&id).ok()))
         });
         let (offset, touched) = looked.await?;
         let kept = SignedDuration::from_hours(i64::from(self.0.context.config.images.uploads.kept_hours));
@@ -213,11 +213,14 @@ impl Host {
             return;
         };
         let kept = SignedDuration::from_hours(i64::from(self.0.context.config.images.uploads.kept_hours));
-        let is_old =
-            |touched: Option<Timestamp>| touched.is_none_or(|touched| Timestamp::now().duration_since(touched) > kept);
+        let is_old = |touched: &std::io::Result<Timestamp>| match touched {
+            Ok(touched) => Timestamp::now().duration_since(*touched) > kept,
+            // One without data can not be gone on with; any other may be read the next time.
+            Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+        };
         let goes = known.into_iter().filter(|(touched, session)| {
             let row = rows.iter().find(|row| row.id == session.image);
-            row.is_none_or(|row| is_old(*touched) && row.state.state != ImageState::Importing)
+            row.is_none_or(|row| is_old(touched) && row.state.state != ImageState::Importing)
         });
         let ids: Vec<_> = goes.map(|(_, session)| session.id).collect();
         if !ids.is_empty() {
@@ -246,6 +249,13 @@ impl Host {
             Ok(all.into_iter().map(|session| session.id).collect())
         });
         self.remove_uploads(found.await.unwrap_or_default()).await;
+    }
+
+    /// Uploads of which nobody can tell what was announced, and why.
+    pub(crate) async fn unreadable_uploads(&self) -> Result<Vec<(String, String)>, Failure> {
+        let found = self.blocking_failure(|host| Ok(host.upload_files().unreadable()));
+        let told = found.await?.into_iter().map(|(id, error)| (id, error.to_string()));
+        Ok(told.collect())
     }
 
     async fn blocking_failure<T: Send + 'static>(

@@ -15,6 +15,8 @@ const REFUSED: &str = "the volume can not be made as it is written";
 /// What a volume is made from, as far as it is outside the registry.
 struct Origin {
     image: Option<(String, u64)>,
+    /// Where that is, if not in the default store.
+    store: Option<String>,
 }
 
 impl Host {
@@ -25,11 +27,11 @@ impl Host {
         problems
             .into_result(())
             .map_err(|problems| Failure::refused(REFUSED, &problems))?;
-        if let VolumeSource::Image { image, .. } = &wish.source {
-            self.prepare_image(image).await?;
-        }
         // No image is removed between here and the record that needs it.
-        let _image_stays = self.0.images.read().await;
+        let _image_stays = match &wish.source {
+            VolumeSource::Image { image, .. } => self.hold_image(image).await?,
+            _ => self.0.images.read().await,
+        };
         let origin = self.origin(&wish).await?;
         self.check_space(taken_at_once(&wish)).await?;
         let inserted = self.registry().change(move |change| -> Result<_, Failure> {
@@ -42,11 +44,10 @@ impl Host {
                 }
             })?;
             let about = About::Volume(record.id, record.name());
-            change.event(
-                &about,
-                EventReason::Created,
-                &format!("volume {} was created", record.name()),
-            )?;
+            let from = record.image_store.as_ref();
+            let from = from.map(|store| format!(" from an image in store {store}"));
+            let text = format!("volume {} was created{}", record.name(), from.unwrap_or_default());
+            change.event(&about, EventReason::Created, &text)?;
             if let Some(job) = record.job {
                 change.begin_operation(job.operation, job.task.kind(), record.name())?;
             }
@@ -83,7 +84,10 @@ impl Host {
 
     async fn origin(&self, wish: &VolumeWish) -> Result<Origin, Failure> {
         let VolumeSource::Image { image, .. } = &wish.source else {
-            return Ok(Origin { image: None });
+            return Ok(Origin {
+                image: None,
+                store: None,
+            });
         };
         let found = self.usable_image(image).await?;
         let found = found.ok_or_else(|| {
@@ -92,6 +96,7 @@ impl Host {
         })?;
         Ok(Origin {
             image: Some((found.sealed.digest.to_string(), found.sealed.disk.virtual_bytes)),
+            store: self.0.context.recorded(&found.store),
         })
     }
 }
@@ -144,6 +149,7 @@ fn draft(change: &Change<'_>, mut wish: VolumeWish, origin: Origin) -> Result<Vo
         format,
         size_bytes: wished.or(needed),
         image: origin.image.map(|(digest, _)| digest),
+        image_store: origin.store,
         copied_from,
         state: VolumeState::Creating,
         reason: Some(if upload { "AwaitingUpload" } else { "Creating" }.to_owned()),

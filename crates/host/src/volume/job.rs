@@ -1,7 +1,6 @@
 //! Carrying jobs out, and writing down how they ended.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use api_types::{ErrorCode, EventReason, OperationPhase, VolumeState};
 use spec::{DiskFormat, NameError, OperationId, VolumeId};
@@ -12,9 +11,6 @@ use crate::host::Host;
 use crate::operations::Worker;
 use crate::registry::{About, Change, Job, RegistryError, Task, VolumeRecord};
 use crate::volume_store::{self, Files, Meter, Outcome, cancelled, live_holder};
-
-/// How long to wait before the end of a job that could not be written down is written again.
-const NOTE_AGAIN: Duration = Duration::from_secs(1);
 
 impl Host {
     /// Takes up the work on volumes where the daemon before left it.
@@ -170,26 +166,13 @@ impl Host {
 
     /// Writes down how a job ended, again and again until that works.
     async fn note(&self, record: VolumeRecord, job: Job, result: Result<Outcome, Failure>) {
-        loop {
-            let (record, result) = (record.clone(), result.clone());
-            let context = Arc::clone(&self.0.context);
-            let noted = self.registry().change(move |change| {
-                // What was sent is there still: it was not the upload's fault.
-                let sent = job.task == Task::Finish && Files::of(&context, record.id).upload().exists();
-                ended(change, record, job, &result, sent)
-            });
-            match noted.await {
-                Ok(()) => return,
-                Err(error) => {
-                    let error = crate::failure::chain(&error);
-                    tracing::error!(error, "the end of work on a volume can not be noted; it is tried again");
-                }
-            }
-            if self.0.context.operations.closing() {
-                return;
-            }
-            tokio::time::sleep(NOTE_AGAIN).await;
-        }
+        let context = Arc::clone(&self.0.context);
+        let noted = self.write_down("the end of work on a volume", move |change| {
+            // What was sent is there still: it was not the upload's fault.
+            let sent = job.task == Task::Finish && Files::of(&context, record.id).upload().exists();
+            ended(change, record.clone(), job, &result, sent)
+        });
+        let _ = noted.await; // The next daemon settles what this one can not.
     }
 }
 

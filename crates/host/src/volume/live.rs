@@ -174,6 +174,7 @@ fn copy_of(change: &Change<'_>, mut wish: VolumeWish, source: &VolumeRecord, job
         format: wish.format.or(Some(source.top().format)),
         size_bytes: source.size_bytes,
         image: None,
+        image_store: None,
         copied_from: Some(source.id),
         state: VolumeState::Creating,
         reason: Some("Copying".to_owned()),

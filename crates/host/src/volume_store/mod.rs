@@ -78,8 +78,8 @@ pub(crate) struct VolumeFile {
     pub(crate) below: Vec<std::path::PathBuf>,
     /// How its bytes lie there.
     pub(crate) format: DiskFormat,
-    /// The image it shares blocks with: the only other backing file it may have.
-    pub(crate) image: Option<images::ImageDigest>,
+    /// The disk of the image it shares blocks with: the only other backing file it may have.
+    pub(crate) image: Option<std::path::PathBuf>,
 }
 
 /// How the bytes of a sealed image lie in its file.
@@ -99,11 +99,16 @@ pub(crate) fn locate(context: &Context, name_or_id: &str) -> Result<VolumeFile, 
     let files = Files::of(context, record.id);
     let mut paths = record.files().into_iter().map(|layer| files.layer(layer));
     let image = record.image.as_deref().filter(|_| record.shares_image());
+    let image: Option<images::ImageDigest> = image.and_then(|digest| digest.parse().ok());
+    let image = match image {
+        Some(digest) => Some(work::store_of(context, &record)?.disk_path(&digest)),
+        None => None,
+    };
     Ok(VolumeFile {
         path: paths.next().unwrap_or_default(),
         below: paths.collect(),
         format: record.top().format,
-        image: image.and_then(|digest| digest.parse().ok()),
+        image,
     })
 }
 
@@ -227,6 +232,7 @@ pub(crate) fn live_holder(change: &Change<'_>, record: &VolumeRecord) -> Result<
             VmPhase::Running | VmPhase::Paused => "it may only read the volume; stop it first",
             VmPhase::Starting => "wait until it runs",
             VmPhase::Stopping => "wait until it has stopped",
+            VmPhase::Arriving | VmPhase::Departed => "it moves between hosts",
         };
         let text = format!("machine {} has volume {}: {advice}", holder.vm, record.name());
         return Err(Failure::new(ErrorCode::InUse, text));

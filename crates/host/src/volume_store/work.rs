@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use api_types::{ErrorCode, VolumeCheck, VolumeMeasure, VolumeMeasureRequest, VolumeRepair, VolumeSource};
-use images::ImageDigest;
+use images::{ImageDigest, Store};
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use spec::DiskFormat;
@@ -67,10 +67,11 @@ fn create(context: &Context, record: &VolumeRecord, meter: &Meter) -> Result<Out
         VolumeSource::Image { .. } => {
             let digest = image_of(record)?;
             if record.shares_image() {
-                let backing = (backing_name(context, &digest), sealed(context, &digest)?.format);
+                let store = store_of(context, record)?;
+                let backing = (backing_name(context, &store, &digest), sealed(&store, &digest)?.format);
                 disk::blank(&file, &form, Some(&backing), &work)?;
             } else {
-                disk::copy(vec![sealed(context, &digest)?], &file, &form, &work)?;
+                disk::copy(vec![sealed(&store_of(context, record)?, &digest)?], &file, &form, &work)?;
             }
         }
         VolumeSource::Volume { volume } => {
@@ -115,15 +116,21 @@ fn layers(context: &Context, record: &VolumeRecord, written: usize) -> Result<Ve
         }
     }
     if record.shares_image() {
-        layers.push(sealed(context, &image_of(record)?)?);
+        layers.push(sealed(&store_of(context, record)?, &image_of(record)?)?);
     }
     Ok(layers)
 }
 
+/// The store with the image that a volume was made from.
+pub(super) fn store_of(context: &Context, record: &VolumeRecord) -> Result<Store, Failure> {
+    let store = context.store_behind(record.image_store.as_deref());
+    store.map_err(|error| Failure::of(store_code(&error), &error))
+}
+
 /// The disk of a golden image.
-fn sealed(context: &Context, digest: &ImageDigest) -> Result<Source, Failure> {
-    let opened = context.store.get(digest).and_then(|image| {
-        let file = context.store.open_disk(digest)?;
+fn sealed(store: &Store, digest: &ImageDigest) -> Result<Source, Failure> {
+    let opened = store.get(digest).and_then(|image| {
+        let file = store.open_disk(digest)?;
         let format = super::sealed_format(&image);
         Ok(Source { file, format })
     });
@@ -393,8 +400,8 @@ fn check(
 
 /// The name under which a volume names the disk of an image as its backing file: relative to the volume, so that a state
 /// directory may be moved as a whole.
-fn backing_name(context: &Context, digest: &ImageDigest) -> PathBuf {
-    let path = context.store.disk_path(digest);
+fn backing_name(context: &Context, store: &Store, digest: &ImageDigest) -> PathBuf {
+    let path = store.disk_path(digest);
     match path.strip_prefix(&context.config.state_dir) {
         Ok(below) => Path::new("..").join(below),
         Err(_) => path,

@@ -6,6 +6,10 @@
 //! certificates = "/etc/karat/image-certificates"     # <uuid>.pem, for img_signature_certificate_uuid
 //! roots = "/etc/karat/image-roots.pem"               # certificates must lead to one of these; left out: they need not
 //!
+//! [trust.snapshots]                                  # signs images that are made here of disks; left out: they are not signed
+//! key = "/etc/karat/snapshots.key"                   # ECDSA on P-384
+//! certificate = "125e6199-2de4-46e3-b091-8e2401ef0d63"
+//!
 //! [[trust.rule]]                                     # the first that is about a source decides
 //! name = "ubuntu"
 //! sources = ["https://cloud-images.ubuntu.com/*"]
@@ -39,7 +43,7 @@ use crate::cosign::Cosign;
 use crate::openpgp::{KEY_RING_MAX_BYTES, KeyRing};
 use crate::public_key::PublicKey;
 use crate::source::Pattern;
-use crate::x509::{CertificateDirectory, TrustStore};
+use crate::x509::{CertificateDirectory, Signer, TrustStore};
 
 /// Most rules: each is compared with every source that is asked about.
 const RULES_MAX: usize = 1000;
@@ -57,9 +61,22 @@ pub struct TrustSection {
     /// File of the roots of certificates, PEM, absolute.
     #[serde(default)]
     pub roots: Option<PathBuf>,
+    /// How images that are made here of disks are signed.
+    #[serde(default)]
+    pub snapshots: Option<SnapshotSection>,
     /// The rules in their order.
     #[serde(default)]
     pub rule: Vec<RuleSection>,
+}
+
+/// What images that are made here of disks are signed with.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SnapshotSection {
+    /// File of the private key: PEM of `PRIVATE KEY`, ECDSA on P-384; absolute.
+    pub key: PathBuf,
+    /// UUID of its certificate in the directory.
+    pub certificate: String,
 }
 
 /// One rule as written.
@@ -183,10 +200,13 @@ impl Builder<'_> {
                 "has no use without certificates: name their directory too",
             );
         }
+        let certificates = certificates.map(CertificateDirectory::new);
+        let snapshots = section.snapshots.as_ref();
         TrustPolicy {
             rules,
             unmatched: self.unmatched(section.unmatched.as_deref()),
-            certificates: certificates.map(CertificateDirectory::new),
+            snapshots: snapshots.and_then(|snapshots| self.signer(snapshots, certificates.as_ref())),
+            certificates,
             roots: section.roots.as_ref().and_then(|path| {
                 let bytes = self.file("trust.roots", path)?;
                 TrustStore::parse(&bytes)
@@ -194,6 +214,23 @@ impl Builder<'_> {
                     .ok()
             }),
         }
+    }
+
+    fn signer(&mut self, section: &SnapshotSection, directory: Option<&CertificateDirectory>) -> Option<Signer> {
+        const CERTIFICATE: &str = "trust.snapshots.certificate";
+        let pem = self.file("trust.snapshots.key", &section.key)?;
+        let Ok(uuid) = Uuid::parse_str(&section.certificate) else {
+            self.problem(CERTIFICATE, format!("{:?} is no UUID", section.certificate));
+            return None;
+        };
+        let Some(directory) = directory else {
+            self.problem(CERTIFICATE, "needs the directory trust.certificates");
+            return None;
+        };
+        let certificate = directory.get(uuid).map_err(|error| self.problem(CERTIFICATE, error));
+        Signer::new(&pem, uuid, certificate.ok()?)
+            .map_err(|error| self.problem("trust.snapshots.key", error))
+            .ok()
     }
 
     fn unmatched(&mut self, word: Option<&str>) -> Demand {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use image_trust::policy::{RuleSection, TrustPolicy, TrustSection};
 use images::{DiskFormat, ImageDigest, ImportSource, Origin, Settings, Store};
+use tokio_util::sync::CancellationToken;
 
 use crate::registry_stub::{GZIP, Registry, TAR, blob_path, gzip, tar};
 use crate::{disk, have, import, refused, request, run, settings};
@@ -78,6 +79,41 @@ async fn what_comes_with_the_disk_counts_for_the_name() {
         assert_eq!(imported.image.disk.digest, Some(ImageDigest::of(&disk())));
         digests.push(imported.image.digest);
     }
+}
+
+#[tokio::test]
+async fn a_copy_to_another_store_is_right_in_every_part_or_is_not_made() {
+    let (registry, root) = (Registry::start(), tempfile::tempdir().unwrap());
+    let (from, to) = (
+        open(&root.path().join("from"), &registry),
+        open(&root.path().join("to"), &registry),
+    );
+    let files = tar(&[
+        ("boot/vmlinuz", b"a kernel"),
+        ("boot/initrd", b"an initrd"),
+        ("disk/a.img", &disk()),
+    ]);
+    registry.push("v1", &[(TAR, files)], "");
+    let imported = import(&from, request(source(&registry, "demo:v1"))).await.unwrap();
+    let digest = imported.image.digest;
+    let directory = from.disk_path(&digest).with_file_name("");
+    let (progress, _) = tokio::sync::watch::channel(images::Progress::default());
+    for part in ["kernel", "initrd"] {
+        let file = directory.join(part);
+        let right = std::fs::read(&file).unwrap();
+        let wrong: Vec<u8> = right.iter().map(|byte| !byte).collect();
+        std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        std::fs::write(&file, wrong).unwrap();
+        let copied = to.copy_from(&from, &digest, &progress, &CancellationToken::new()).await;
+        let error = copied.unwrap_err();
+        assert_eq!(error.code(), "store_damaged", "{error}");
+        assert!(crate::told(&error).contains(part), "{}", crate::told(&error));
+        assert_eq!(to.get(&digest).unwrap_err().code(), "store_no_image");
+        assert_eq!(crate::left(&to), Vec::<String>::new());
+        std::fs::write(&file, right).unwrap();
+    }
+    let copied = to.copy_from(&from, &digest, &progress, &CancellationToken::new()).await;
+    assert_eq!(copied.unwrap().image.kernel, imported.image.kernel);
 }
 
 #[tokio::test]

@@ -116,7 +116,7 @@ fn kinds(registry: &Registry, disk: &[u8]) -> Vec<Kind> {
         });
     };
     layer("gzip", GZIP, gzip, &["resolving", "fetching", "fetching", "sealing"]);
-    let phases = &["resolving", "fetching", "unpacking", "sealing"];
+    let phases = &["resolving", "fetching", "fetching", "sealing"];
     layer("zstd", ZSTD, zstd(&tar(&[("disk/a.img", disk)])), phases);
     let mut object = |name: &'static str, bytes: &[u8], phases| {
         let digest = registry.push_blob(bytes);

@@ -18,6 +18,11 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
+/// As tools do it that make frames of parts of files.
+fn frames(bytes: &[u8]) -> Vec<u8> {
+    bytes.chunks(100_000).flat_map(zstd).collect()
+}
+
 struct Served {
     registry: Registry,
     root: tempfile::TempDir,
@@ -114,7 +119,7 @@ async fn a_layer_cut_off_is_entered_again_after_a_restart() {
     for (kind, pack) in [
         (TAR, (|bytes: &[u8]| bytes.to_vec()) as fn(&[u8]) -> Vec<u8>),
         (GZIP, gzip),
-        (ZSTD, zstd),
+        (ZSTD, frames),
     ] {
         let served = served(kind, pack);
         let half = served.length / 2;
@@ -139,6 +144,38 @@ async fn a_layer_cut_off_is_entered_again_after_a_restart() {
         assert!(served.kept().is_empty(), "{kind}: {:?}", served.kept());
         sound(&store);
     }
+}
+
+#[tokio::test]
+async fn a_layer_of_one_frame_is_begun_twice_at_most() {
+    let served = served(ZSTD, zstd);
+    let (third, half) = (served.length / 3, served.length / 2);
+    // Within an import it goes on where it was.
+    let faults = [Fault::Drop(third), Fault::Drop(half - third), Fault::Status(503)];
+    served.registry.misbehave(&served.path, &faults);
+    let store = served.open();
+    assert_eq!(served.import(&store).await.unwrap_err().code(), "registry_status");
+    assert!(
+        names(&served.root.path().join("blobs")).is_empty(),
+        "nothing compressed"
+    );
+    drop(store);
+    served
+        .registry
+        .misbehave(&served.path, &[Fault::Drop(third), Fault::Status(503)]);
+    let store = served.open();
+    assert_eq!(served.import(&store).await.unwrap_err().code(), "registry_status");
+    drop(store);
+    let store = served.open();
+    let image = served.import(&store).await.unwrap().image;
+    let (third, half) = (third as u64, half as u64);
+    assert_eq!(
+        served.registry.requests(&served.path),
+        [0, third, half, 0, third, third]
+    );
+    assert_eq!(image.disk.source_bytes, served.disk.len() as u64);
+    assert!(served.kept().is_empty(), "{:?}", served.kept());
+    sound(&store);
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketFlags, accept_with, recv, send};
+use sandbox::{NewThread, ThreadKind};
 
 use super::log::ConsoleLog;
 use super::scrollback::Scrollback;
@@ -57,9 +58,8 @@ impl ConsoleServer {
             readers: Vec::new(),
             input: VecDeque::new(),
         };
-        let thread = thread::Builder::new()
-            .name("console".to_owned())
-            .stack_size(STACK_BYTES)
+        let thread = NewThread::new(ThreadKind::Console, "console")
+            .stack_bytes(STACK_BYTES)
             .spawn(move || server.run())?;
         Ok(Self { line, orders, thread })
     }

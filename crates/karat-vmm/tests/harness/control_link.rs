@@ -33,6 +33,7 @@ impl Link {
             number: 100,
             hello: Hello {
                 protocol: 0,
+                migration: None,
                 pid: 0,
                 version: String::new(),
                 status: VmStatus {

@@ -12,6 +12,7 @@
 
 mod console;
 mod control_link;
+pub(crate) mod moving;
 mod payload;
 
 use std::fs::File;
@@ -136,6 +137,11 @@ pub(crate) struct Vmm {
 impl Vmm {
     /// An empty one.
     pub(crate) fn spawn() -> Self {
+        Self::spawn_with(&[])
+    }
+
+    /// An empty one that was started with these arguments. Backtraces are asked for, as operators do who look for a defect.
+    pub(crate) fn spawn_with(arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         for name in ["log", "run"] {
             std::fs::create_dir(folder.path().join(name)).unwrap();
@@ -143,8 +149,10 @@ impl Vmm {
         let listen = |name: &str| OwnedFd::from(UnixListener::bind(folder.path().join(name)).unwrap());
         // A shell moves the sockets to their numbers; a test can not do that safely by itself.
         let child = Command::new("sh")
-            .args(["-c", r#"exec 3<&0 4<&1 0</dev/null 1>&2; exec "$0""#])
+            .args(["-c", r#"exec 3<&0 4<&1 0</dev/null 1>&2; exec "$0" "$@""#])
             .arg(std::env::var_os("KARAT_VMM").unwrap_or_else(|| env!("CARGO_BIN_EXE_karat-vmm").into()))
+            .args(arguments)
+            .env("RUST_BACKTRACE", "1")
             .stdin(Stdio::from(listen("control.sock")))
             .stdout(Stdio::from(listen("console.sock")))
             .stderr(File::create(folder.path().join("stderr")).unwrap())
@@ -164,6 +172,13 @@ impl Vmm {
 
     /// Asks to become the machine of `setup`.
     pub(crate) fn create(&self, link: &mut Link, setup: Setup) -> Result<VmStatus, Refusal> {
+        let (create, files) = self.creation(setup);
+        let borrowed: Vec<BorrowedFd<'_>> = files.iter().map(AsFd::as_fd).collect();
+        link.ask_with_files(VmRequest::Create(Box::new(create)), &borrowed)
+    }
+
+    /// What is sent to become the machine of `setup`, and the files that go with it.
+    pub(crate) fn creation(&self, setup: Setup) -> (CreateVm, Vec<OwnedFd>) {
         let mut roles = vec![FdRole::Kernel, FdRole::LogDirectory, FdRole::RunDirectory];
         let open = |path: &Path| File::open(path).unwrap();
         let mut files: Vec<OwnedFd> = [&setup.kernel, &self.path("log"), &self.path("run")]
@@ -193,15 +208,14 @@ impl Vmm {
                 files.push(tap);
             }
         }
-        let create = VmRequest::Create(Box::new(CreateVm {
+        let create = CreateVm {
             machine: setup.parts.try_into().unwrap(),
             chains,
             fds: roles,
             console_log_max_bytes: setup.log_max_bytes,
             console_log_keep: setup.log_keep,
-        }));
-        let borrowed: Vec<BorrowedFd<'_>> = files.iter().map(AsFd::as_fd).collect();
-        link.ask_with_files(create, &borrowed)
+        };
+        (create, files)
     }
 
     /// Has it save the paused machine into `directory`, which is made.

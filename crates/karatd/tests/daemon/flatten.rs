@@ -106,3 +106,21 @@ fn work_on_a_root_disk_goes_on_with_the_next_daemon_and_ends_when_told_to() {
     daemon.delete(&format!("/v1/images/{DIGEST}")).problem(409, "in_use");
     nothing_is_left(&daemon);
 }
+
+#[test]
+fn work_on_a_root_disk_that_daemons_end_over_is_given_up() {
+    let mut daemon = Daemon::start_seeded(ROOM, seed);
+    machine(&daemon, "stay");
+    started(&daemon, "web");
+    let answer = daemon.post(FLATTEN, &json!({}));
+    let operation = answer.header("location").unwrap().to_owned();
+    for _ in 0..2 {
+        daemon.crash_and_restart();
+        assert_eq!(daemon.get(&operation).json()["phase"], "Running");
+    }
+    daemon.crash_and_restart();
+    let ended = daemon.over(&operation);
+    assert_eq!(ended["phase"], "Failed", "{ended}");
+    let told = ended["error"]["detail"].as_str().unwrap();
+    assert!(told.contains("3 daemons in a row ended"), "{told}");
+}

@@ -251,7 +251,7 @@ fn spawn(dir: &Path) -> Child {
 }
 
 /// Examples are built with the tests, beside the daemon.
-fn fake_machine() -> PathBuf {
+pub(crate) fn fake_machine() -> PathBuf {
     let path = Path::new(env!("CARGO_BIN_EXE_karatd"))
         .with_file_name("examples")
         .join("fake_machine");

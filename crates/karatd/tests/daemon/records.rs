@@ -228,6 +228,35 @@ fn a_machine_keeps_to_what_its_image_asks_for() {
 }
 
 #[test]
+fn the_root_disk_is_on_the_bus_that_the_image_asks_for_unless_the_machine_says_otherwise() {
+    let registry = Registry::start();
+    registry.push("1", 7);
+    let daemon = Daemon::start_with(&registry.config());
+    let asks = json!({"properties": {"hw_disk_bus": "scsi", "hw_scsi_model": "virtio-scsi"}});
+    let image = create(&daemon, &registry, "web", &asks);
+    assert_eq!(image["conditions"], Value::Null, "{image}");
+    let make = |name: &str, more: &Value| {
+        let mut wish = json!({"name": name, "image": "web", "boot": {"cmdline": "sda"}});
+        wish.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        daemon.post("/v1/vms", &wish).json()
+    };
+    assert_eq!(make("a", &json!({}))["spec"]["disk_bus"], "scsi");
+    let started = daemon.begin("/v1/vms/a/start", &json!({}));
+    assert_eq!(started["phase"], "Succeeded", "{started}");
+    let events = daemon.get("/v1/events").json().to_string();
+    assert!(!events.contains("made without"), "{events}");
+
+    assert_eq!(make("b", &json!({"disk_bus": "virtio"}))["spec"]["disk_bus"], "virtio");
+    let refused = daemon.begin("/v1/vms/b/start", &json!({}));
+    assert!(refused.to_string().contains("not on the SCSI bus"), "{refused}");
+    // It can be changed while the machine stands still.
+    let changed = daemon.request("PATCH", "/v1/vms/b", PATCH, r#"{"disk_bus": "scsi"}"#);
+    assert_eq!(changed.json()["spec"]["disk_bus"], "scsi", "{changed:?}");
+    let started = daemon.begin("/v1/vms/b/start", &json!({}));
+    assert_eq!(started["phase"], "Succeeded", "{started}");
+}
+
+#[test]
 fn the_same_bytes_under_two_records_are_stored_once_and_go_with_the_last() {
     let registry = Registry::start();
     let digest = registry.push("1", 7);

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::harness::Daemon;
 use crate::images::{DIGEST, DISK_BYTES, seed};
+use crate::stores::{ARCHIVE, until};
 use crate::volumes::qemu_img;
 
 /// An image whose sealed disk is qcow2.
@@ -251,4 +252,112 @@ fn a_root_disk_that_leads_to_anything_but_its_image_is_not_opened() {
         assert_eq!(operation["error"]["code"], "disk_refused", "{backing}: {operation}");
     }
     assert!(daemon.get("/v1/vms/web/disks").status >= 400);
+}
+
+#[test]
+fn machines_and_volumes_are_made_from_images_of_other_stores_which_have_to_keep_them() {
+    let mut daemon = Daemon::start_seeded(ARCHIVE, |state| seed(&state.with_file_name("archive")));
+    let vm = made(&daemon, &json!({"name": "web", "image": DIGEST, "disk_size": "2Mi"}));
+    let root = &vm["status"]["root_disk"];
+    assert_eq!(
+        (&root["method"], &root["store"], &root["reason"]),
+        (
+            &json!("overlay"),
+            &json!("archive"),
+            &json!("root_disks is overlay: the sealed image is below it, in store archive")
+        )
+    );
+    let bytes = contents(&daemon, &root_disk(&daemon, &vm));
+    assert!(bytes.len() == 2 << 20 && bytes[..DISK_BYTES].iter().all(|byte| *byte == 7));
+    let volume = daemon.make(&json!({"name": "data", "source": {"kind": "image", "image": DIGEST}}));
+    assert_eq!(volume["image_digest"], DIGEST, "{volume}");
+    let own = json!({"name": "own", "format": "raw", "source": {"kind": "image", "image": DIGEST, "copy": true}});
+    daemon.make(&own);
+    let events = daemon.get("/v1/events").json().to_string();
+    assert!(events.contains("volume data was created from an image in store archive"));
+    assert_eq!(daemon.post("/v1/vms/web/disks", &json!({"volume": "data"})).status, 200);
+    started(&daemon, "web");
+    let sealed = pairs([("disk.raw", "raw")]);
+    for disk in 0..2 {
+        assert_eq!(layers(&daemon, "web", disk)[1..], sealed);
+    }
+    // A copy elsewhere changes nothing for them.
+    let copied = daemon.begin(
+        &format!("/v1/images/{DIGEST}/import"),
+        &json!({"method": "copy", "stores": ["default"]}),
+    );
+    assert_eq!(copied["phase"], "Succeeded", "{copied}");
+    let displaced = |store: &str| daemon.delete(&format!("/v1/images/{DIGEST}/stores/{store}"));
+    let refused = displaced("archive").problem(409, "in_use");
+    let told = refused["detail"].as_str().unwrap();
+    assert!(
+        told.contains("used by web") && told.contains("shared by data"),
+        "{told}"
+    );
+    assert_eq!(displaced("default").status, 204);
+    assert_eq!(daemon.get("/v1/images/fsck").json(), json!({"findings": []}));
+    daemon.crash_and_restart();
+    daemon.begin("/v1/vms/web/stop", &json!({"force": true}));
+    // Without that store it does not start, and says why.
+    let (there, away) = (daemon.path("archive"), daemon.path("away"));
+    std::fs::rename(&there, &away).unwrap();
+    until(&daemon, "archive", "unavailable");
+    let failed = daemon.begin("/v1/vms/web/start", &json!({}));
+    assert_eq!(failed["error"]["code"], "store_unavailable", "{failed}");
+    std::fs::rename(&away, &there).unwrap();
+    until(&daemon, "archive", "ready");
+    started(&daemon, "web");
+    assert_eq!(layers(&daemon, "web", 0)[1..], sealed);
+    // Once it stands alone it needs the store no more.
+    let done = daemon.begin("/v1/vms/web/flatten", &json!({}));
+    assert_eq!(done["phase"], "Succeeded", "{done}");
+    assert!(stands_alone(&daemon, &vm));
+}
+
+/// Whether nothing is below the disk of a machine that runs.
+fn stands_alone(daemon: &Daemon, vm: &Value) -> bool {
+    let disk = root_disk(daemon, vm);
+    let info = qemu_img(&["info", "-U", "--output=json", disk.to_str().unwrap()]);
+    info["backing-filename"].is_null()
+}
+
+#[test]
+fn each_store_can_have_a_way_of_its_own() {
+    let config = format!("{ARCHIVE}root_disks = \"copy\"\n");
+    let daemon = Daemon::start_seeded(&config, |state| {
+        seed(&state.with_file_name("archive"));
+        seed_packed(state);
+        let seeded = state.join("images/sha256").join(DIGEST.trim_start_matches("sha256:"));
+        std::fs::remove_dir_all(seeded).unwrap();
+    });
+    for (name, image, method, reason) in [
+        (
+            "one",
+            PACKED,
+            "overlay",
+            "root_disks is overlay: the sealed image is below it",
+        ),
+        (
+            "two",
+            DIGEST,
+            "copy",
+            "root_disks of image store archive is copy: a full copy was asked for, in store archive",
+        ),
+    ] {
+        let vm = made(&daemon, &json!({"name": name, "image": image}));
+        let root = &vm["status"]["root_disk"];
+        assert_eq!(
+            (&root["method"], &root["reason"]),
+            (&json!(method), &json!(reason)),
+            "{vm}"
+        );
+        started(&daemon, name);
+    }
+    let metrics = String::from_utf8(daemon.get("/metrics").body).unwrap();
+    for (store, method) in [("default", "overlay"), ("archive", "copy")] {
+        let line = metrics
+            .lines()
+            .find(|line| line.starts_with(&format!("karat_store_info{{store=\"{store}\"")));
+        assert!(line.unwrap().contains(&format!("clone=\"{method}\"")), "{metrics}");
+    }
 }

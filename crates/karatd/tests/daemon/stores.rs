@@ -50,20 +50,20 @@ pub(crate) fn is_root() -> bool {
     is
 }
 
-fn store(daemon: &Daemon, name: &str) -> Value {
+pub(crate) fn store(daemon: &Daemon, name: &str) -> Value {
     let stores = daemon.get("/v1/image-stores").json();
     let mut stores = stores["items"].as_array().unwrap().clone().into_iter();
     stores.find(|store| store["name"] == name).unwrap()
 }
 
 #[track_caller]
-fn until(daemon: &Daemon, name: &str, state: &str) -> Value {
+pub(crate) fn until(daemon: &Daemon, name: &str, state: &str) -> Value {
     wait_for(state, || {
         Some(store(daemon, name)).filter(|store| store["state"] == state)
     })
 }
 
-fn import(daemon: &Daemon, name: &str, fill: u8, stores: &Value) -> Value {
+pub(crate) fn import(daemon: &Daemon, name: &str, fill: u8, stores: &Value) -> Value {
     let file = daemon.path("state/files").join(format!("{fill}.raw"));
     std::fs::write(&file, vec![fill; 256 << 10]).unwrap();
     if daemon.get(&format!("/v1/images/{name}")).status == 404 {
@@ -79,7 +79,7 @@ fn machine(daemon: &Daemon, name: &str, image: &str) -> Value {
     spec
 }
 
-fn sealed(directory: &Path) -> usize {
+pub(crate) fn sealed(directory: &Path) -> usize {
     std::fs::read_dir(directory.join("images/sha256")).unwrap().count()
 }
 
@@ -94,7 +94,7 @@ fn events_tell(daemon: &Daemon) {
     }
 }
 
-const ARCHIVE: &str = "reserved_space = 0\n[[images.store]]\nname = \"archive\"\npath = \"@DIR@/archive\"\n";
+pub(crate) const ARCHIVE: &str = "reserved_space = 0\n[[images.store]]\nname = \"archive\"\npath = \"@DIR@/archive\"\n";
 
 #[test]
 fn a_store_whose_mount_goes_while_the_daemon_runs_is_away_until_it_is_back() {

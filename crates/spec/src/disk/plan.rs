@@ -94,13 +94,13 @@ pub(crate) fn plan(
     plans
 }
 
-/// The disk that is cloned from a machine's image, with this many request queues.
-pub(crate) fn root_disk(queues: u16) -> Option<DiskSpec> {
+/// The disk that is cloned from a machine's image, on this bus; with this many request queues where it has its own.
+pub(crate) fn root_disk(bus: DiskBus, queues: u16) -> Option<DiskSpec> {
     let name: Name = ROOT_DISK.parse().ok()?;
     Some(DiskSpec {
         serial: name.as_str().to_owned(),
         name,
-        bus: DiskBus::Virtio,
+        bus,
         read_only: false,
         cdrom: false,
         queues,

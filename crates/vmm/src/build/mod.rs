@@ -4,7 +4,7 @@
 //!   memory ─▶ cpus::vm ─▶ chipset ─▶ pci ─▶ rng, disks, nets ─▶ firmware (kernel, tables) ─▶ cpus ─▶ Machine
 //! ```
 //! A machine that was saved is put together alike, but not booted: instead of `firmware`, memory, devices and vCPUs get the
-//! state they had.
+//! state they had; one that comes from elsewhere gets it later.
 //!
 //! Building has no effect outside of this process, so a reset builds again from the same blueprint.
 
@@ -25,26 +25,28 @@ pub use error::BuildError;
 
 use crate::Console;
 use crate::action::Reporter;
-use crate::files::SavedFiles;
-use crate::hardware::{Blueprint, Hardware};
+use crate::hardware::{Blueprint, Hardware, Origin};
 use crate::layout::Layout;
 use crate::machine::Machine;
 use crate::saved::Saved;
 use crate::vcpu::{Buses, VcpuThreads};
 
 /// Builds the machine of `blueprint`, with its serial port connected to `console`. What its guest does is told by `reporter`.
-/// With a directory, it is the machine that was saved there, paused.
 pub(crate) fn build(
     blueprint: &Blueprint,
     console: &Arc<dyn Console>,
     reporter: &Reporter,
-    saved: Option<&SavedFiles>,
+    origin: Origin<'_>,
 ) -> Result<Box<dyn Hardware>, BuildError> {
     let Blueprint { spec, files, disks, .. } = blueprint;
     let layout = Layout::new(spec);
-    let is_copy = saved.is_some_and(|saved| saved.copy);
-    let open = |saved| Saved::open(saved, spec.cpus().count());
-    let mut saved = saved.map(open).transpose().map_err(BuildError::Restore)?;
+    let (mut saved, is_copy) = match origin {
+        Origin::Saved(files) => {
+            let saved = Saved::open(files, spec.cpus().count()).map_err(BuildError::Restore)?;
+            (Some(saved), files.copy)
+        }
+        Origin::Boot | Origin::Elsewhere => (None, false),
+    };
     let memory = memory::build(spec.memory(), saved.as_mut())?;
     let vm = cpus::vm(spec.cpus(), &memory)?;
     let buses = Buses::default();
@@ -58,20 +60,22 @@ pub(crate) fn build(
     // The last: what it maps goes when no device needs it any more.
     devices.push(slots.root());
     let vcpus = match saved {
+        None if matches!(origin, Origin::Elsewhere) => cpus::all(&vm)?,
         None => {
             let entry = firmware::build(blueprint, &layout, &vm)?;
             cpus::vcpus(&vm, &entry)?
         }
-        Some(mut saved) => {
-            saved.load_devices(&devices, &vm).map_err(BuildError::Restore)?;
+        Some(saved) => {
+            let vcpus = cpus::all(&vm)?;
+            let mut state = saved.into_state();
+            state.load_devices(&devices, &vm).map_err(BuildError::Restore)?;
             if is_copy {
                 let generation = *blueprint.generation.as_bytes();
                 let written = boot::write_generation(vm.memory(), generation);
                 written.map_err(|error| BuildError::Boot(error.into()))?;
                 chipset.events.tell_generation();
             }
-            let vcpus = cpus::all(&vm)?;
-            saved.load_vcpus(&vcpus, &vm).map_err(BuildError::Restore)?;
+            state.load_vcpus(&vcpus, &vm).map_err(BuildError::Restore)?;
             vcpus
         }
     };

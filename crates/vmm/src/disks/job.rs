@@ -4,12 +4,13 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use control::{DiskJob, DiskJobState, DiskLayer, PIVOTED};
 use disk_image::live::{self, Switch};
 use disk_image::{Image, Progress, Watch};
+use sandbox::{NewThread, ThreadKind};
 
 use super::engine::block_on;
 use crate::story::whole;
@@ -80,11 +81,13 @@ impl Job {
             tell,
         });
         let looking_on = Arc::clone(&watch);
-        let thread = thread::Builder::new()
-            .name("disk-job".to_owned())
-            .stack_size(STACK_BYTES)
-            .spawn(move || {
-                let outcome = work(&*looking_on);
+        let thread = NewThread::new(ThreadKind::DiskJob, "disk-job")
+            .stack_bytes(STACK_BYTES)
+            .spawn_late(move |filter| {
+                let outcome = match filter.put_on() {
+                    Ok(()) => work(&*looking_on),
+                    Err(error) => Err(Failed::Error(whole(&error))),
+                };
                 (looking_on.tell)(JobNews::Ended);
                 outcome
             })?;

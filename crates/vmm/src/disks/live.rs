@@ -172,6 +172,11 @@ impl Stack {
         self.told.as_ref()
     }
 
+    /// A job is at work on it.
+    pub(super) const fn is_at_work(&self) -> bool {
+        self.job.is_some()
+    }
+
     /// Asks the job to give up. False if there is none.
     pub(super) fn cancel_job(&self) -> bool {
         self.job.as_ref().map(Job::stop).is_some()

@@ -110,6 +110,11 @@ impl MachineDisk {
         self.stack.begin_mirror(files, is_zero, note, tell)
     }
 
+    /// A job is at work on it.
+    pub(crate) const fn is_at_work(&self) -> bool {
+        self.stack.is_at_work()
+    }
+
     /// Asks the job to give up. False if there is none.
     pub(crate) fn cancel_job(&self) -> bool {
         self.stack.cancel_job()

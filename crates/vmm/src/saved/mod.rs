@@ -4,6 +4,8 @@
 //!   DIRECTORY/memory   the RAM, as long as it is, with holes where it is zero
 //!   DIRECTORY/state    everything else, as `savestate` writes it; there last of all, so that where it is, all is
 //! ```
+//! A machine that moves to another process has the same state, and its memory goes another way.
+//!
 //! The disks are not in it. What the guest knows of its machine has to be the same in both processes: memory, vCPUs, slots and
 //! what sits in them.
 
@@ -15,6 +17,7 @@ mod memory;
 mod tests;
 
 use std::io;
+use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
@@ -134,6 +137,18 @@ pub(crate) struct Parts<'a> {
 pub(crate) fn save(parts: &Parts<'_>, directory: BorrowedFd<'_>) -> Result<(), SaveMachineError> {
     let directory = Directory::new(directory);
     directory.claim()?;
+    let mut state = state_of(parts)?;
+    let memory = directory.write_memory(parts.vm.memory())?;
+    state.add(memory.save("")).map_err(SaveMachineError::Sections)?;
+    directory.write_state(&state.encode())
+}
+
+/// All of it but memory and disks, as `savestate` writes it.
+pub(crate) fn encode(parts: &Parts<'_>) -> Result<Vec<u8>, SaveMachineError> {
+    Ok(state_of(parts)?.encode())
+}
+
+fn state_of(parts: &Parts<'_>) -> Result<SavedState, SaveMachineError> {
     let mut state = SavedState::new();
     let mut add = |section| state.add(section).map_err(SaveMachineError::Sections);
     let machine = MachineState {
@@ -156,60 +171,30 @@ pub(crate) fn save(parts: &Parts<'_>, directory: BorrowedFd<'_>) -> Result<(), S
     for (index, vcpu) in parts.vcpus.iter().enumerate() {
         add(vcpu.save(&vcpu_name(index)))?;
     }
-    let memory = directory.write_memory(parts.vm.memory())?;
-    add(memory.save(""))?;
-    directory.write_state(&state.encode())
+    Ok(state)
 }
 
 fn vcpu_name(index: usize) -> String {
     format!("cpu{index}")
 }
 
-/// A saved machine that is being restored. The parts of a new one are given their state in the order of the methods.
-pub(crate) struct Saved<'a> {
-    directory: Directory<'a>,
+/// What [`encode`] wrote. The parts of a new machine are given their state in the order of the methods.
+pub(crate) struct State {
     sections: Sections,
     chips: ChipState,
-    lazy: bool,
 }
 
-impl<'a> Saved<'a> {
-    /// Reads the state, and checks that it is of a machine with so many vCPUs.
-    pub(crate) fn open(files: &'a SavedFiles, vcpus: u32) -> Result<Self, RestoreError> {
-        let directory = Directory::new(files.directory.as_fd());
-        let state = SavedState::parse(&directory.read_state()?).map_err(RestoreError::Parse)?;
-        let mut sections = state.into_sections();
+impl State {
+    /// Checks that it is of a machine with so many vCPUs.
+    pub(crate) fn parse(bytes: &[u8], vcpus: u32) -> Result<Self, RestoreError> {
+        let mut sections = SavedState::parse(bytes).map_err(RestoreError::Parse)?.into_sections();
         let (machine, section) = sections.take::<MachineState>("")?;
         if machine.vcpus != vcpus {
             let why = format!("it has {vcpus} vcpus, and had {}", machine.vcpus);
             return Err(LoadError::unfit(&section, why).into());
         }
         let (chips, _) = sections.take("")?;
-        Ok(Self {
-            directory,
-            sections,
-            chips,
-            lazy: files.lazy,
-        })
-    }
-
-    /// Memory is to be mapped, not read.
-    pub(crate) const fn is_lazy(&self) -> bool {
-        self.lazy
-    }
-
-    /// Instead of [`Saved::load_memory`]: RAM that is the file, until the guest writes it. In no time, and without a look at the
-    /// checksums.
-    pub(crate) fn map_memory(&mut self, ram_bytes: u64) -> Result<GuestMemory, RestoreError> {
-        let (state, section) = self.sections.take::<MemoryState>("")?;
-        state.check_size(ram_bytes, &section)?;
-        self.directory.map_memory(ram_bytes)
-    }
-
-    /// RAM first: devices look into it.
-    pub(crate) fn load_memory(&mut self, memory: &GuestMemory) -> Result<(), RestoreError> {
-        let (state, section) = self.sections.take::<MemoryState>("")?;
-        self.directory.read_memory(&state, &section, memory)
+        Ok(Self { sections, chips })
     }
 
     /// Devices before the interrupt chips: an edge that one of them raises on the way is in the saved chips, if the guest had not
@@ -229,8 +214,12 @@ impl<'a> Saved<'a> {
     }
 
     /// vCPUs, with their local APICs, and the clock at last. Nothing may be left then.
-    pub(crate) fn load_vcpus(mut self, vcpus: &[Vcpu], vm: &Vm) -> Result<(), RestoreError> {
-        for (index, vcpu) in vcpus.iter().enumerate() {
+    pub(crate) fn load_vcpus<V: Deref<Target = Vcpu>>(
+        mut self,
+        vcpus: impl IntoIterator<Item = V>,
+        vm: &Vm,
+    ) -> Result<(), RestoreError> {
+        for (index, vcpu) in vcpus.into_iter().enumerate() {
             let (state, _) = self.sections.take::<VcpuState>(&vcpu_name(index))?;
             let index = vcpu.index();
             vcpu.load(&state)
@@ -238,5 +227,49 @@ impl<'a> Saved<'a> {
         }
         vm.load_clock(&self.chips).map_err(RestoreError::Chips)?;
         Ok(self.sections.finish()?)
+    }
+}
+
+/// A saved machine that is being restored: memory, then [`Saved::into_state`].
+pub(crate) struct Saved<'a> {
+    directory: Directory<'a>,
+    state: State,
+    lazy: bool,
+}
+
+impl<'a> Saved<'a> {
+    /// Reads the state, and checks that it is of a machine with so many vCPUs.
+    pub(crate) fn open(files: &'a SavedFiles, vcpus: u32) -> Result<Self, RestoreError> {
+        let directory = Directory::new(files.directory.as_fd());
+        let state = State::parse(&directory.read_state()?, vcpus)?;
+        Ok(Self {
+            directory,
+            state,
+            lazy: files.lazy,
+        })
+    }
+
+    /// Memory is to be mapped, not read.
+    pub(crate) const fn is_lazy(&self) -> bool {
+        self.lazy
+    }
+
+    /// Instead of [`Saved::load_memory`]: RAM that is the file, until the guest writes it. In no time, and without a look at the
+    /// checksums.
+    pub(crate) fn map_memory(&mut self, ram_bytes: u64) -> Result<GuestMemory, RestoreError> {
+        let (state, section) = self.state.sections.take::<MemoryState>("")?;
+        state.check_size(ram_bytes, &section)?;
+        self.directory.map_memory(ram_bytes)
+    }
+
+    /// RAM first: devices look into it.
+    pub(crate) fn load_memory(&mut self, memory: &GuestMemory) -> Result<(), RestoreError> {
+        let (state, section) = self.state.sections.take::<MemoryState>("")?;
+        self.directory.read_memory(&state, &section, memory)
+    }
+
+    /// Everything else.
+    pub(crate) fn into_state(self) -> State {
+        self.state
     }
 }

@@ -34,7 +34,13 @@ impl Order {
     /// Whether it would change a machine that is held. To end one by force is possible always.
     pub(super) const fn disturbs(&self) -> bool {
         match self {
-            Self::Start { .. } | Self::Act { .. } | Self::Disk { .. } | Self::Edit { .. } | Self::Delete { .. } => true,
+            Self::Steer { .. }
+            | Self::SettleArrival { .. }
+            | Self::Start { .. }
+            | Self::Act { .. }
+            | Self::Disk { .. }
+            | Self::Edit { .. }
+            | Self::Delete { .. } => true,
             Self::Stop { force, .. } => !*force,
             Self::DiskReports { .. }
             | Self::Cancel(_)

@@ -20,6 +20,8 @@ use crate::harness::{Daemon, signal, wait_for};
 #[path = "../../../../karat-vmm/tests/harness/payload.rs"]
 pub(crate) mod payload;
 
+pub(crate) use payload::tiny_guest;
+
 /// Rounds unless more are asked for.
 const ROUNDS: u64 = 30;
 /// Size of the disk, bytes.
@@ -108,7 +110,7 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
-        let kernel = payload::tiny_guest();
+        let kernel = tiny_guest();
         let daemon = Daemon::start_with_vmm(&karat_vmm(), "reserved_space = 0", |state| {
             std::fs::copy(kernel, state.join("files/kernel")).unwrap();
         });
