@@ -86,8 +86,19 @@ fn open() -> io::Result<OwnedFd> {
         ioctls: 0,
     };
     // SAFETY: the opcode takes this structure, which the kernel fills.
-    unsafe { ioctl(&fd, Updater::<UFFDIO_API, _>::new(&mut api)) }?;
+    unsafe { update::<UFFDIO_API, _>(&fd, &mut api) }?;
     Ok(fd)
+}
+
+/// Hands a structure to the kernel, which may change it.
+///
+/// # Safety
+/// `OPCODE` takes a `T`, and what it does with the addresses in it is sound.
+unsafe fn update<const OPCODE: Opcode, T>(fd: &OwnedFd, value: &mut T) -> Result<(), Errno> {
+    // SAFETY: the caller's word.
+    let request = unsafe { Updater::<OPCODE, T>::new(value) };
+    // SAFETY: the caller's word.
+    unsafe { ioctl(fd, request) }
 }
 
 impl Absent {
@@ -116,7 +127,7 @@ impl Absent {
                 ioctls: 0,
             };
             // SAFETY: the opcode takes this structure; the range is a mapping that `this.memory` keeps.
-            unsafe { ioctl(&this.fd, Updater::<UFFDIO_REGISTER, _>::new(&mut register)) }?;
+            unsafe { update::<UFFDIO_REGISTER, _>(&this.fd, &mut register) }?;
         }
         Ok(this)
     }
@@ -188,7 +199,7 @@ impl Absent {
             };
             // SAFETY: the opcode takes this structure; `from` is a page of initialised bytes that lives over the call, and `to` is
             // a page of the mapping that `self.memory` keeps. Nothing that is there is overwritten.
-            match unsafe { ioctl(&self.fd, Updater::<UFFDIO_COPY, _>::new(&mut copy)) } {
+            match unsafe { update::<UFFDIO_COPY, _>(&self.fd, &mut copy) } {
                 // The mapping changes just now.
                 Err(Errno::AGAIN) => {}
                 Err(Errno::EXIST) => return self.wake(to),
@@ -200,7 +211,7 @@ impl Absent {
     fn wake(&self, start: u64) -> io::Result<()> {
         let mut range = Range { start, len: PAGE_SIZE };
         // SAFETY: the opcode takes this structure; waking changes no memory.
-        Ok(unsafe { ioctl(&self.fd, Updater::<UFFDIO_WAKE, _>::new(&mut range)) }?)
+        Ok(unsafe { update::<UFFDIO_WAKE, _>(&self.fd, &mut range) }?)
     }
 }
 

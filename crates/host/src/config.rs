@@ -8,7 +8,7 @@ use sandbox::SeccompMode;
 
 use crate::image_config::ImageConfig;
 use crate::metadefs::MetadefConfig;
-use crate::migration::MigrationConfig;
+use crate::moves::MigrationConfig;
 
 /// Settings of the host, all of them decided.
 #[derive(Debug, Clone)]

@@ -12,7 +12,7 @@ use crate::agents::Agents;
 use crate::failure::{Failure, chain};
 use crate::limits;
 use crate::metadefs::Metadefs;
-use crate::migration::LiveMoves;
+use crate::moves::LiveMoves;
 use crate::operations::LiveOperations;
 use crate::registry::Registry;
 

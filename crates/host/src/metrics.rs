@@ -159,6 +159,7 @@ impl Host {
         sealed.dedup();
         let boot_sources = self.boot_sources().await?.items;
         let (stores, cache) = (self.store_figures().await?, self.cache_figures().await?);
+        let moves = self.move_counts().await?;
         Ok(Metrics {
             vms,
             volumes,
@@ -173,7 +174,7 @@ impl Host {
             import_restarts,
             stores,
             cache,
-            moves: self.move_counts().await?,
+            moves,
         })
     }
 }

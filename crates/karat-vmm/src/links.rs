@@ -10,6 +10,7 @@ use std::time::Duration;
 use control::LinkCredentials;
 use migration::{Acceptor, Dialer, Link};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 
@@ -77,7 +78,9 @@ pub(crate) struct Listening {
 impl Listening {
     /// Over TLS where there are credentials.
     pub(crate) fn new(socket: OwnedFd, credentials: Option<&LinkCredentials>) -> Result<Self, TlsError> {
-        rustix::io::ioctl_fionbio(&socket, true).map_err(TlsError::Listener)?;
+        fcntl_getfl(&socket)
+            .and_then(|flags| fcntl_setfl(&socket, flags | OFlags::NONBLOCK))
+            .map_err(TlsError::Listener)?;
         Ok(Self {
             socket: Arc::new(socket),
             tls: credentials.map(tls::Server::new).transpose()?,

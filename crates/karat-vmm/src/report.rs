@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use control::{EndReason, EndReport, REPORT_FILE};
 use rustix::fs::{Mode, OFlags};
-use sandbox::Violation;
+use sandbox::{ThreadKind, Violation};
 use spec::VmId;
 
 /// What a defect's report needs, from when it is known.
@@ -53,7 +53,7 @@ pub(crate) fn leave_defect(message: String) {
 /// Tells of a system call that ends this process.
 pub(crate) fn leave_forbidden(violation: &Violation) {
     tracing::error!(
-        thread = violation.kind.name(),
+        thread = violation.kind.map_or("nameless", ThreadKind::name),
         call = violation.call,
         "{violation}; the process ends"
     );

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown, sockopt};
 
@@ -15,7 +16,8 @@ pub(crate) struct Socket(Arc<OwnedFd>);
 impl Socket {
     /// Small messages are not held back, and calls wait, whatever the socket was set to before.
     pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
-        rustix::io::ioctl_fionbio(&fd, false)?;
+        let flags = fcntl_getfl(&fd)?;
+        fcntl_setfl(&fd, flags - OFlags::NONBLOCK)?;
         match sockopt::set_tcp_nodelay(&fd, true) {
             // A UNIX socket holds nothing back.
             Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOPROTOOPT) => {}

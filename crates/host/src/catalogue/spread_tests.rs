@@ -10,7 +10,7 @@ use images::{ImportRequest, ImportSource, RequestedProof};
 use super::super::adopt::plain_record;
 use super::*;
 use crate::image_config::{CacheConfig, ImageConfig, StoreConfig, UploadConfig};
-use crate::{BootSourceConfig, HostConfig, MetadefConfig};
+use crate::{BootSourceConfig, HostConfig, MetadefConfig, MigrationConfig};
 
 /// A host with a further store, `far`.
 fn config(dir: &Path) -> HostConfig {
@@ -21,6 +21,7 @@ fn config(dir: &Path) -> HostConfig {
         insecure_registries: Vec::new(),
         registry_auth_file: None,
         vmm_path: dir.join("no-vmm"),
+        seccomp: crate::SeccompMode::Enforce,
         console_log_max_bytes: 1 << 20,
         console_log_keep: 1,
         image_max_bytes: 1 << 30,
@@ -64,6 +65,7 @@ fn config(dir: &Path) -> HostConfig {
             directories: Vec::new(),
             policy: image_catalog::Policy::default(),
         },
+        migration: MigrationConfig::default(),
     }
 }
 

@@ -27,10 +27,12 @@ const PROGRAM_NAME: &str = "karat-vmm";
 impl Task {
     /// Finds out what became of the machine while no daemon looked.
     pub(super) async fn adopt(&mut self) {
-        let idle = matches!(
-            self.life.phase(),
-            VmPhase::Stopped | VmPhase::Failed | VmPhase::Departed
-        );
+        let idle = match self.life.phase() {
+            VmPhase::Stopped | VmPhase::Failed => true,
+            // Its process serves memory for a while.
+            VmPhase::Departed => self.life.status.pid.is_none(),
+            _ => false,
+        };
         if idle && !self.run.path().exists() {
             self.context.moves.silent(self.vm.id);
             return;
@@ -114,6 +116,7 @@ impl Task {
     /// Nobody listens on its socket, so there is no process.
     fn is_gone(&mut self, idle: bool) {
         if idle {
+            self.context.moves.silent(self.vm.id);
             if let Err(error) = self.run.remove() {
                 tracing::warn!(path = %self.run.path().display(), %error, "run directory can not be removed");
             }

@@ -14,13 +14,12 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use super::identity::Identity;
-use super::live::News;
-use super::record::{ArrivalRecord, may_follow};
 use super::{preflight, tell, unknown};
 use crate::create::Unfinished;
 use crate::failure::{Failure, chain};
 use crate::host::Host;
 use crate::machine::{Arrival, LaterLock, Machine};
+use crate::moves::{ArrivalRecord, News, may_follow};
 use crate::registry::{About, RegistryError};
 
 /// How long to wait before the source, or the registry, is asked again.

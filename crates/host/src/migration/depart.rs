@@ -12,12 +12,11 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use super::identity::Identity;
-use super::live::News;
-use super::record::{self, MigrationRecord, may_follow};
 use super::{facts, tell};
 use crate::failure::{Failure, chain};
 use crate::host::Host;
 use crate::machine::Machine;
+use crate::moves::{self, MigrationRecord, News, may_follow};
 use crate::registry::RegistryError;
 
 /// How long to wait before the target, or the registry, is asked again.
@@ -130,7 +129,7 @@ impl Departure {
                 return Err(Failure::new(ErrorCode::WrongState, text));
             }
         };
-        let options = record::told(&self.record.options, &self.disks);
+        let options = moves::told(&self.record.options, &self.disks);
         let links = self.dial(&address, port, u32::from(options.streams) + 1).await?;
         let disks = self.disks.iter().filter_map(|disk| {
             Some(DepartDisk {
@@ -193,7 +192,7 @@ impl Departure {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 clock: Timestamp::now(),
                 certificate: identity.map(Identity::certificate),
-                patience_ms: record::patience_ms(&self.record.options),
+                patience_ms: moves::patience_ms(&self.record.options),
             };
             let asked = tokio::select! {
                 asked = client.receive_migration(&wish) => asked,
@@ -260,7 +259,7 @@ impl Departure {
                         .0
                         .context
                         .moves
-                        .note(self.record.key.id, record::figures(&progress));
+                        .note(self.record.key.id, moves::figures(&progress));
                     self.progressed(progress.phase).await;
                 }
                 Some(MigrationNews::Departed) => departed = true,

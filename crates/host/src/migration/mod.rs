@@ -23,13 +23,10 @@
 
 mod arrive;
 mod condition;
-mod config;
 mod depart;
 mod facts;
 mod identity;
-mod live;
 mod preflight;
-mod record;
 
 use std::sync::Arc;
 
@@ -41,14 +38,10 @@ use control::{MigrationKey, VmRequest};
 use jiff::Timestamp;
 use spec::MigrationId;
 
-pub use config::{MigrationConfig, MoveDefaults};
-pub(crate) use live::LiveMoves;
-use live::News;
-pub use record::{ArrivalRecord, MigrationRecord};
-
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::host::Host;
+use crate::moves::{ArrivalRecord, MigrationRecord, News, settle};
 use crate::registry::{About, Change, RegistryError};
 
 /// Moves that an earlier daemon was at, and what their processes tell from now on.
@@ -120,7 +113,7 @@ impl Host {
                 text,
             ));
         };
-        let options = record::settle(&wish.options, &config.defaults)?;
+        let options = settle(&wish.options, &config.defaults)?;
         if !matches!(vm.status.phase, VmPhase::Running | VmPhase::Paused) {
             let text = format!(
                 "machine {} is {:?}: only one that runs or is paused can be moved",

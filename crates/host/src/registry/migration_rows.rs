@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use spec::{MigrationId, VmId};
 
 use super::{Change, RegistryError};
-use crate::migration::{ArrivalRecord, MigrationRecord};
+use crate::moves::{ArrivalRecord, MigrationRecord};
 
 /// Moves that are over and remembered, for each machine.
 const KEPT_PER_MACHINE: i64 = 5;

@@ -156,7 +156,7 @@ fn a_move_is_cancelled_at_any_step_before_the_machine_has_left() {
             (&json!("Running"), &before["status"]["pid"])
         );
         pair.let_go(step);
-        pair.forget(step);
+        pair.forget();
     }
     // Too late.
     pair.hold("start");

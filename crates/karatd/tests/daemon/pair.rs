@@ -154,9 +154,14 @@ impl Pair {
         std::fs::remove_file(self.steps().join(format!("hold-{step}"))).unwrap();
     }
 
-    /// The step is as if no move had come to it.
-    pub(crate) fn forget(&self, step: &str) {
-        std::fs::remove_file(self.steps().join(format!("at-{step}"))).unwrap();
+    /// Every step is as if no move had come to it.
+    pub(crate) fn forget(&self) {
+        for entry in std::fs::read_dir(self.steps()).unwrap() {
+            let path = entry.unwrap().path();
+            if path.file_name().unwrap().to_str().unwrap().starts_with("at-") {
+                std::fs::remove_file(path).unwrap();
+            }
+        }
     }
 
     /// A machine for `b`.

@@ -118,6 +118,8 @@ impl Allowed {
             ThreadKind::Migration => {
                 groups::sockets(self);
                 self.add(groups::STREAMS);
+                self.add(groups::ABSENT_MEMORY);
+                self.ioctls(groups::USERFAULTFD.0, groups::USERFAULTFD.1);
                 groups::start_threads(self);
             }
         }

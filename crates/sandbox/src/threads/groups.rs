@@ -10,7 +10,7 @@ use libc::{
     SYS_readv, SYS_recvfrom, SYS_recvmsg, SYS_renameat, SYS_renameat2, SYS_restart_syscall, SYS_rseq, SYS_rt_sigaction,
     SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_sched_getaffinity, SYS_sched_yield, SYS_seccomp, SYS_sendmsg, SYS_sendto,
     SYS_set_robust_list, SYS_setsockopt, SYS_shutdown, SYS_sigaltstack, SYS_stat, SYS_statx, SYS_sync_file_range,
-    SYS_tgkill, SYS_unlinkat, SYS_write, SYS_writev,
+    SYS_tgkill, SYS_unlinkat, SYS_userfaultfd, SYS_write, SYS_writev,
 };
 
 use super::calls::{Allowed, is, is_not, masked};
@@ -78,6 +78,12 @@ pub(super) fn sockets(list: &mut Allowed) {
 
 /// Streams of a migration, their time limits, and which guest memory was never touched.
 pub(super) const STREAMS: &[i64] = &[SYS_setsockopt, SYS_getsockopt, SYS_readv, SYS_writev, SYS_lseek];
+
+/// Guest memory that comes after its machine: pages are taken away, and put in their place when they are touched.
+pub(super) const ABSENT_MEMORY: &[i64] = &[SYS_userfaultfd, SYS_fallocate];
+
+/// Requests of it (`<linux/userfaultfd.h>`): `UFFDIO_REGISTER`, `UFFDIO_WAKE`, `UFFDIO_COPY`, `UFFDIO_API`.
+pub(super) const USERFAULTFD: (u8, &[u8]) = (0xaa, &[0x00, 0x02, 0x03, 0x3f]);
 
 /// Names in directories: logs, reports, saved machines.
 pub(super) const DIRECTORIES: &[i64] = &[

@@ -83,7 +83,11 @@ const FORBIDDEN: [Attempt; 12] = [
 ];
 
 /// Calls that some lists have, and others lack.
-const ELSEWHERE: [(Attempt, &[ThreadKind]); 6] = [
+const ELSEWHERE: [(Attempt, &[ThreadKind]); 7] = [
+    (
+        ("absent memory", [libc::SYS_userfaultfd, -1, 0, 0, 0, 0]),
+        &[ThreadKind::Migration],
+    ),
     (
         ("read a file", [libc::SYS_openat, libc::AT_FDCWD as i64, 0, 0, 0, 0]),
         &[ThreadKind::StateDriver, ThreadKind::DiskJob],
@@ -134,6 +138,10 @@ fn body_of_the_child() {
     let kind = ThreadKind::ALL[words[1].parse::<usize>().unwrap()];
     let name = words[2].to_owned();
     confine_threads(words[0].parse().unwrap(), |violation| eprintln!("TOLD: {violation}")).unwrap();
+    let (name, by_itself) = match name.strip_prefix("by itself: ") {
+        Some(rest) => (rest.to_owned(), true),
+        None => (name, false),
+    };
     let attempt = move || {
         let all = FORBIDDEN.into_iter().chain(ELSEWHERE.map(|(attempt, _)| attempt));
         let Some((_, [call, a, b, c, d, e])) = all.into_iter().find(|(other, _)| *other == name) else {
@@ -146,6 +154,10 @@ fn body_of_the_child() {
         };
         // SAFETY: the addresses are null, the descriptors bad: whatever of these calls is made fails, or does nothing.
         unsafe { libc::syscall(call, a, b, c, d, e) };
+    };
+    let attempt = move || match by_itself {
+        true => std::thread::spawn(attempt).join().unwrap(),
+        false => attempt(),
     };
     if kind == ThreadKind::Steward {
         run_by_steward(attempt, Duration::from_secs(5));
@@ -222,6 +234,24 @@ fn kinds_are_denied_what_others_may() {
                 assert!(told.contains("TOLD: system call "), "by the steward: {told}");
             }
         }
+    }
+}
+
+#[test]
+fn threads_that_confined_ones_start_by_themselves_are_confined_alike() {
+    for kind in [ThreadKind::StateDriver, ThreadKind::DiskJob, ThreadKind::Migration] {
+        assert!(survived(&child("enforce", kind, "by itself: much memory")), "{kind:?}");
+        let output = child("enforce", kind, "by itself: socket");
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.signal(), Some(libc::SIGSYS), "{kind:?}: {told}");
+        assert!(
+            told.contains("TOLD: system call socket (41) is forbidden to the nameless thread"),
+            "{told}"
+        );
+    }
+    for kind in [ThreadKind::Vcpu, ThreadKind::QueueWorker] {
+        let output = child("enforce", kind, "by itself: nothing");
+        assert_eq!(output.status.signal(), Some(libc::SIGSYS), "{kind:?} starts no threads");
     }
 }
 

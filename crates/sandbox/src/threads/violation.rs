@@ -36,8 +36,8 @@ const SYS_SECCOMP: c_int = 1;
 /// A system call that a thread made though its list lacks it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Violation {
-    /// What thread it was.
-    pub kind: ThreadKind,
+    /// What thread it was; none: one that a confined thread started by itself, with the list it has.
+    pub kind: Option<ThreadKind>,
     /// Number of the call.
     pub call: i64,
     /// Its six arguments, as far as it has as many.
@@ -46,7 +46,8 @@ pub struct Violation {
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (kind, call) = (self.kind.name(), self.call);
+        let call = self.call;
+        let kind = self.kind.map_or("nameless", ThreadKind::name);
         let name = names::name(call).unwrap_or("unknown");
         write!(
             f,
@@ -80,7 +81,7 @@ pub(super) fn take() -> Option<Violation> {
         *place = argument.load(Ordering::Relaxed);
     }
     Some(Violation {
-        kind: *ThreadKind::ALL.get(KIND.load(Ordering::Relaxed))?,
+        kind: ThreadKind::ALL.get(KIND.load(Ordering::Relaxed)).copied(),
         call: CALL.load(Ordering::Relaxed),
         arguments,
     })
@@ -112,19 +113,19 @@ extern "C" fn on_forbidden(_signal: c_int, info: *mut libc::siginfo_t, context: 
         // Somebody sent the signal; it says nothing.
         return;
     }
-    let kind = kind_of_this_thread().unwrap_or(ThreadKind::Steward);
+    let kind = kind_of_this_thread();
     let violation = read(context.cast_const(), kind);
     if CLAIMED.swap(true, Ordering::AcqRel) {
         // Another one is being told, and ends the process.
         pause(2 * STEPS);
-    } else if kind == ThreadKind::Steward || !tell(&violation) {
+    } else if kind == Some(ThreadKind::Steward) || !tell(&violation) {
         say(&violation);
     }
     end()
 }
 
 /// What call it was, from the registers it was made with.
-fn read(context: *const c_void, kind: ThreadKind) -> Violation {
+fn read(context: *const c_void, kind: Option<ThreadKind>) -> Violation {
     // SAFETY: handlers that were installed with SA_SIGINFO get the address of a ucontext_t, which lives as long as they run.
     let registers = unsafe { &(*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
     let register = |place: c_int| {
@@ -150,7 +151,7 @@ fn read(context: *const c_void, kind: ThreadKind) -> Violation {
 /// Has the steward tell; true if it did.
 fn tell(violation: &Violation) -> bool {
     CALL.store(violation.call, Ordering::Relaxed);
-    KIND.store(violation.kind.index(), Ordering::Relaxed);
+    KIND.store(violation.kind.map_or(usize::MAX, ThreadKind::index), Ordering::Relaxed);
     for (place, argument) in ARGUMENTS.iter().zip(violation.arguments) {
         place.store(argument, Ordering::Relaxed);
     }
@@ -218,7 +219,7 @@ mod unit_tests {
     #[test]
     fn a_line_names_thread_and_call_and_is_cut_where_it_must() {
         let violation = Violation {
-            kind: ThreadKind::QueueWorker,
+            kind: Some(ThreadKind::QueueWorker),
             call: libc::SYS_socket,
             arguments: [2, 1, 0, u64::MAX, 0, 0],
         };

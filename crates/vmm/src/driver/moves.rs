@@ -13,7 +13,7 @@ use spec::{DiskFormat, MachineSpec};
 use super::Driver;
 use crate::action::{Action, Notice, Ticket};
 use crate::files::MachineFiles;
-use crate::hardware::Hardware;
+use crate::hardware::{Blueprint, Hardware};
 use crate::moving::{self, Answer, Asking, Coming, Incoming, Leaving, Move, MoveOrder, Outcome, Steer, Word, refused};
 
 /// What saving costs is measured anew after this long.
@@ -372,9 +372,22 @@ impl Driver {
         let since = self.moving.as_ref().and_then(|moving| moving.loaded_at);
         let downtime = since.map(|since| since.elapsed()).unwrap_or_default();
         self.enter(if paused { VmState::Paused } else { VmState::Running });
+        self.announce();
         let downtime_us = u64::try_from(downtime.as_micros()).unwrap_or(u64::MAX);
         self.tell(MigrationNews::Arrived { downtime_us });
         Ok(())
+    }
+
+    /// On all networks, by the first queue of each tap.
+    fn announce(&self) {
+        let Some(Blueprint { spec, files, .. }) = self.machine.as_ref().map(|machine| &machine.blueprint) else {
+            return;
+        };
+        let interfaces = spec.nets().iter().zip(&files.taps);
+        let interfaces = interfaces.filter_map(|(net, queues)| Some((net.mac, queues.first()?.try_clone().ok()?)));
+        if let Err(error) = moving::announce(interfaces.collect()) {
+            tracing::warn!(%error, "the machine can not be announced on its networks");
+        }
     }
 
     fn tell(&mut self, news: MigrationNews) {

@@ -11,6 +11,7 @@
 //! everything else done by the driver. What streams are made of is `karat-vmm`'s matter, what goes over them that of `migration`.
 
 mod absence;
+mod announce;
 mod arrive;
 mod depart;
 mod memory;
@@ -24,6 +25,7 @@ use std::time::Instant;
 use control::Refusal;
 use migration::{Handle, StateCost};
 
+pub(crate) use announce::spawn as announce;
 pub use arrive::Incoming;
 pub(crate) use arrive::{Coming, spawn as spawn_arrival};
 pub(crate) use depart::{Leaving, spawn as spawn_departure};

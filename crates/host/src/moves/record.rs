@@ -80,7 +80,7 @@ pub struct ArrivalRecord {
 
 impl ArrivalRecord {
     /// One that was just announced.
-    pub(super) fn new(wish: &IncomingMigrationWish) -> Self {
+    pub(crate) fn new(wish: &IncomingMigrationWish) -> Self {
         Self {
             key: MigrationKey {
                 id: wish.id,
@@ -100,8 +100,8 @@ impl ArrivalRecord {
     }
 }
 
-/// Whether `next` may follow `now`. This is the only place that says so; the drawing is in [`super`].
-pub(super) const fn may_follow(now: MigrationPhase, next: MigrationPhase) -> bool {
+/// Whether `next` may follow `now`. This is the only place that says so; the drawing is in [`crate::migration`].
+pub(crate) const fn may_follow(now: MigrationPhase, next: MigrationPhase) -> bool {
     use MigrationPhase::{Cancelled, Failed, Pending, PreparingTarget, Running, Scheduling, Succeeded, TargetReady};
     match now {
         Pending => matches!(next, Scheduling | Failed | Cancelled),
@@ -114,7 +114,7 @@ pub(super) const fn may_follow(now: MigrationPhase, next: MigrationPhase) -> boo
 }
 
 /// All options: those asked for, and the defaults for the rest. All that is wrong is told at once.
-pub(super) fn settle(asked: &MigrationOptions, defaults: &MoveDefaults) -> Result<MigrationOptions, Failure> {
+pub(crate) fn settle(asked: &MigrationOptions, defaults: &MoveDefaults) -> Result<MigrationOptions, Failure> {
     let mut problems = Problems::new();
     let streams = asked.streams.unwrap_or(defaults.streams);
     if !(1..=MIGRATION_STREAMS_MAX).contains(&streams) {
@@ -152,7 +152,7 @@ pub(super) fn settle(asked: &MigrationOptions, defaults: &MoveDefaults) -> Resul
 }
 
 /// The same as the machine process is told, with the disks that are copied.
-pub(super) fn told(options: &MigrationOptions, disks: &[MovingDisk]) -> MoveOptions {
+pub(crate) fn told(options: &MigrationOptions, disks: &[MovingDisk]) -> MoveOptions {
     let mirrored = disks.iter().filter(|disk| disk.how == api_types::DiskWay::Mirrored);
     let timeout_s = options.completion_timeout_per_gib_seconds.unwrap_or_default();
     let post_copy = options.allow_post_copy.unwrap_or_default();
@@ -176,7 +176,7 @@ pub(super) fn told(options: &MigrationOptions, disks: &[MovingDisk]) -> MoveOpti
 }
 
 /// How long the other side may be silent, milliseconds.
-pub(super) fn patience_ms(options: &MigrationOptions) -> u64 {
+pub(crate) fn patience_ms(options: &MigrationOptions) -> u64 {
     options
         .progress_timeout_seconds
         .map_or(MoveOptions::default().progress_timeout_ms, |seconds| {
@@ -185,7 +185,7 @@ pub(super) fn patience_ms(options: &MigrationOptions) -> u64 {
 }
 
 /// What the machine process tells, as the API has it.
-pub(super) fn figures(told: &MigrationProgress) -> MigrationFigures {
+pub(crate) fn figures(told: &MigrationProgress) -> MigrationFigures {
     MigrationFigures {
         total_bytes: told.total_bytes,
         processed_bytes: told.processed_bytes,

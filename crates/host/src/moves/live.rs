@@ -13,16 +13,16 @@ use tokio_util::sync::CancellationToken;
 use super::config::MigrationConfig;
 
 /// What a move hears of its machine process. The end of it is the end of the process.
-pub(super) type News = mpsc::UnboundedReceiver<MigrationNews>;
+pub(crate) type News = mpsc::UnboundedReceiver<MigrationNews>;
 
 /// Moves under way, and turns for them.
 pub(crate) struct LiveMoves {
     moves: Mutex<HashMap<MigrationId, Live>>,
     followers: Mutex<HashMap<VmId, Follower>>,
     /// Turns for moves in either direction.
-    pub(super) total: Arc<Semaphore>,
+    pub(crate) total: Arc<Semaphore>,
     /// Turns for moves away from here.
-    pub(super) outbound: Arc<Semaphore>,
+    pub(crate) outbound: Arc<Semaphore>,
     succeeded: AtomicU64,
     failed: AtomicU64,
 }
@@ -50,7 +50,7 @@ impl LiveMoves {
     }
 
     /// From now on `id` is under way, and given up when what is returned is cancelled.
-    pub(super) fn begin(&self, id: MigrationId) -> CancellationToken {
+    pub(crate) fn begin(&self, id: MigrationId) -> CancellationToken {
         let cancel = CancellationToken::new();
         let live = Live {
             cancel: cancel.clone(),
@@ -61,14 +61,14 @@ impl LiveMoves {
     }
 
     /// A move away from here is over, well or not.
-    pub(super) fn end(&self, id: MigrationId, well: bool) {
+    pub(crate) fn end(&self, id: MigrationId, well: bool) {
         self.moves().remove(&id);
         let counter = if well { &self.succeeded } else { &self.failed };
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A move to here is over.
-    pub(super) fn forget(&self, id: MigrationId) {
+    pub(crate) fn forget(&self, id: MigrationId) {
         self.moves().remove(&id);
     }
 
@@ -81,14 +81,14 @@ impl LiveMoves {
     }
 
     /// Asks for a move to be given up; false when none is under way.
-    pub(super) fn cancel(&self, id: MigrationId) -> bool {
+    pub(crate) fn cancel(&self, id: MigrationId) -> bool {
         let moves = self.moves();
         let Some(live) = moves.get(&id) else { return false };
         live.cancel.cancel();
         true
     }
 
-    pub(super) fn note(&self, id: MigrationId, figures: MigrationFigures) {
+    pub(crate) fn note(&self, id: MigrationId, figures: MigrationFigures) {
         if let Some(live) = self.moves().get_mut(&id) {
             live.figures = Some(figures);
         }
@@ -99,7 +99,7 @@ impl LiveMoves {
     }
 
     /// What the machine's process tells of this move from now on.
-    pub(super) fn follow(&self, vm: VmId, key: MigrationKey) -> News {
+    pub(crate) fn follow(&self, vm: VmId, key: MigrationKey) -> News {
         let (sender, news) = mpsc::unbounded_channel();
         self.followers().insert(vm, Follower { key, sender });
         news
@@ -118,7 +118,7 @@ impl LiveMoves {
     }
 
     /// The move is over; another one of the same machine may be followed by now.
-    pub(super) fn unfollow(&self, vm: VmId, key: &MigrationKey) {
+    pub(crate) fn unfollow(&self, vm: VmId, key: &MigrationKey) {
         self.followers()
             .retain(|one, follower| *one != vm || follower.key != *key);
     }
