@@ -28,7 +28,7 @@ pub struct Event {
 /// What an event is about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Subject {
-    /// `vms`, `images`, `volumes`, `boot-sources`, `operations`, `migrations` or `host`.
+    /// `vms`, `images`, `volumes`, `snapshots`, `boot-sources`, `operations`, `migrations` or `host`.
     pub collection: String,
     /// Its id: a UUID; a digest for images that have one; a name for boot sources.
     pub id: String,

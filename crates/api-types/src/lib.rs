@@ -13,6 +13,7 @@ mod metadef;
 mod migration;
 mod operation;
 mod problem;
+mod snapshot;
 mod vm;
 mod volume;
 
@@ -37,9 +38,12 @@ pub use migration::{
 };
 pub use operation::{Operation, OperationKind, OperationList, OperationPhase, Progress};
 pub use problem::{ErrorCode, PROBLEM_CONTENT_TYPE, ProblemBody};
+pub use snapshot::{
+    Snapshot, SnapshotAccepted, SnapshotList, SnapshotRestore, SnapshotRestored, SnapshotState, SnapshotWish,
+};
 pub use spec::{
     BootWish, ByteSize, DiskBus, DiskCache, DiskFormat, DiskLimits, DiskWish, HugePagesWish, MemoryBacking,
-    MigrationId, NetworkWish, OperationId, Problem, Topology, VmId, VmSpec, VolumeId,
+    MigrationId, NetworkWish, OperationId, Problem, SnapshotId, Topology, VmId, VmSpec, VolumeId,
 };
 pub use vm::{CloneMethod, Health, RootDisk, StopRequest, Vm, VmCondition, VmList, VmPhase, VmStatus};
 pub use volume::{

@@ -22,7 +22,7 @@ pub struct Operation {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
     /// What came out, when it succeeded: for a pull or an import the image's digest, for a boot source the
-    /// id of its current image, for a volume its name, for a check what was found.
+    /// id of its current image, for a volume or a snapshot its name, for a check what was found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<String>,
     /// What went wrong, when it failed.
@@ -58,6 +58,8 @@ pub enum OperationKind {
     VmStop,
     /// A machine's root disk is made to stand alone.
     VmFlatten,
+    /// A machine is saved into a snapshot.
+    SnapshotCreate,
     /// A volume is filled.
     VolumeCreate,
     /// A volume that was uploaded is looked at and put in place.

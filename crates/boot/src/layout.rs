@@ -3,7 +3,7 @@
 //! ```text
 //!   0x0000_0000  PVH or zero page, boot tables, command line            (free for the guest once it has read them)
 //!   0x000a_0000  no RAM
-//!   0x000e_0000  RSDP and ACPI tables        \ RAM that the memory map calls reserved
+//!   0x000e_0000  RSDP, ACPI tables, id       \ RAM that the memory map calls reserved
 //!   0x000f_0000  SMBIOS, reset vector         /
 //!   0x0010_0000  RAM: kernel from 1 MiB or 16 MiB on, initial RAM disk at the end
 //!   0xc000_0000  32-bit windows of PCI devices
@@ -31,7 +31,10 @@ pub(crate) const RSDP: u64 = 0xe_0000;
 /// The other ACPI tables.
 pub(crate) const ACPI_TABLES: u64 = 0xe_0040;
 /// First byte behind the ACPI tables.
-pub(crate) const ACPI_TABLES_END: u64 = 0xf_0000;
+pub(crate) const ACPI_TABLES_END: u64 = GENERATION_ID;
+/// The generation id, 16 bytes, in a page of its own ("Virtual Machine Generation ID", Microsoft, 2018: cacheable memory that is not
+/// the guest's to use).
+pub(crate) const GENERATION_ID: u64 = 0xe_f000;
 /// SMBIOS entry point; guests search for it from here (SMBIOS 3.7 §5.2.2).
 pub(crate) const SMBIOS: u64 = 0xf_0000;
 /// First byte behind the SMBIOS structures.

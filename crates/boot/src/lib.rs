@@ -24,7 +24,7 @@ pub use entry::Entry;
 pub use initrd::InitrdError;
 pub use kernel::KernelError;
 pub use platform::{Platform, RegisterValues};
-pub use tables::TablesError;
+pub use tables::{TablesError, write_generation};
 
 /// What the operator wants booted.
 #[derive(Debug, Clone, Copy)]

@@ -13,6 +13,8 @@ pub struct Platform {
     pub uuid: [u8; 16],
     /// Values of the registers that AML and FADT name.
     pub registers: RegisterValues,
+    /// The generation id that the guest finds.
+    pub generation: [u8; 16],
     /// There is a power management timer at [`crate::layout::PM_TIMER_PORT`].
     pub pm_timer: bool,
 }
@@ -26,6 +28,8 @@ pub struct RegisterValues {
     pub sleep_type_s5: u8,
     /// Bit of the event register that means the power button.
     pub power_button_event: u32,
+    /// Bit of the event register that means another generation id.
+    pub generation_event: u32,
     /// Index of the century in the clock's memory.
     pub rtc_century: u8,
 }

@@ -19,10 +19,12 @@ pub(crate) fn platform(vcpus: u32) -> Platform {
         apic_ids: (0..vcpus).collect(),
         mmio64: 0x10_0000_0000..=0x1f_ffff_ffff,
         uuid: *b"0123456789abcdef",
+        generation: *b"fedcba9876543210",
         registers: RegisterValues {
             reset: 1,
             sleep_type_s5: 5,
             power_button_event: 1,
+            generation_event: 2,
             rtc_century: 0x32,
         },
         pm_timer: true,

@@ -13,6 +13,9 @@ use crate::lock;
 /// Bit of the event register: the power button was pressed.
 pub const POWER_BUTTON_EVENT: u32 = 1 << 0;
 
+/// Bit of the event register: the machine has another generation id.
+pub const GENERATION_EVENT: u32 = 1 << 1;
+
 savestate::section! {
     struct EventsState = "acpi-events", version 1 {
         pending: u32,
@@ -49,6 +52,11 @@ impl EventRegister {
     /// is one press. While paused the press is kept for later.
     pub fn press_power_button(&self) {
         self.raise(POWER_BUTTON_EVENT);
+    }
+
+    /// Tells the guest that the id of its generation is another one. While paused it is kept for later.
+    pub fn tell_generation(&self) {
+        self.raise(GENERATION_EVENT);
     }
 
     fn raise(&self, events: u32) {

@@ -16,7 +16,7 @@ mod rtc;
 mod serial;
 
 pub use debug_exit::DebugExit;
-pub use events::{EventRegister, POWER_BUTTON_EVENT};
+pub use events::{EventRegister, GENERATION_EVENT, POWER_BUTTON_EVENT};
 pub use pm_timer::PmTimer;
 pub use power::{GuestRequest, KeyboardController, PowerRegisters, PowerSink, RESET_VALUE, SLEEP_TYPE_S5};
 pub use rtc::Rtc;

@@ -86,6 +86,23 @@ fn a_pressed_power_button_is_told_in_the_new_process() {
 }
 
 #[test]
+fn a_copy_is_told_of_its_generation_once_it_goes_on() {
+    let events = EventRegister::new(Arc::new(CountingLine::default()));
+    events.start();
+    events.pause().wait();
+    let line = Arc::new(CountingLine::default());
+    let copy = EventRegister::new(line.clone());
+    load(&copy, &save(&events));
+    copy.tell_generation();
+    assert_eq!(line.count(), 0);
+    copy.resume();
+    assert_eq!(line.count(), 1);
+    let mut data = [0; 4];
+    copy.read(0, &mut data);
+    assert_eq!(data, [2, 0, 0, 0]);
+}
+
+#[test]
 fn the_timer_goes_on_where_it_was() {
     let timer = PmTimer::new();
     timer.start();

@@ -14,6 +14,7 @@ mod metadefs;
 mod migrations;
 mod operations;
 mod remote;
+mod snapshots;
 mod transport;
 mod vms;
 mod volumes;

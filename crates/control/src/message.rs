@@ -160,6 +160,10 @@ pub enum FdRole {
         /// Its memory is mapped instead of read: the machine stands at once, however much it is, and pages come when they are
         /// touched. Checksums of memory are not looked at then, and the file must not change while the machine is there.
         lazy: bool,
+        /// It is not the machine that was saved, at another place, but a copy, of which there may be more: the guest is told, so that
+        /// its random numbers are not those of the others.
+        #[serde(default)]
+        copy: bool,
     },
     /// Listening socket on which the source of [`VmRequest::Arrive`] connects.
     MigrationListener,
@@ -221,7 +225,7 @@ pub struct VmStatus {
     pub state: VmState,
     /// How often the guest was reset since the start.
     pub resets: u32,
-    /// Microseconds from `Start` to the first entry into guest code, once it happened.
+    /// Microseconds from `Start`, or from the `Resume` of a machine that was saved, to the first entry into guest code, once it happened.
     pub first_entry_us: Option<u64>,
 }
 
@@ -246,6 +250,8 @@ pub enum RefusalKind {
     HostLacks,
     /// A file that came along is missing, doubled or of the wrong kind, or a disk image that can not be used.
     BadFile,
+    /// The file system is full.
+    NoSpace,
     /// There is no disk of this name, or there is one already.
     NoSuchDisk,
     /// Anything else; the message says what.

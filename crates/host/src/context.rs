@@ -73,6 +73,11 @@ impl Context {
         self.config.state_dir.join("snapshots")
     }
 
+    /// Directory of the directories of all snapshots of machines.
+    pub(crate) fn saved_dir(&self) -> PathBuf {
+        self.config.state_dir.join("saved")
+    }
+
     /// The file of a machine's root disk, which nobody else writes.
     pub(crate) fn root_disk(&self, id: VmId, format: DiskFormat) -> PathBuf {
         self.vm_dir(id).join(ROOT_DISK).with_extension(format.suffix())

@@ -113,7 +113,7 @@ impl Host {
             .map_err(|_| Failure::new(ErrorCode::Internal, "the work was lost"))?
     }
 
-    async fn record(&self, vm: &Vm, unmet: Vec<Condition>) -> Result<(), Failure> {
+    pub(crate) async fn record(&self, vm: &Vm, unmet: Vec<Condition>) -> Result<(), Failure> {
         let row = vm.clone();
         let recorded = self.registry().change(move |change| -> Result<(), Failure> {
             check_disks(change, &row.spec, None)?;
@@ -212,7 +212,7 @@ impl Host {
 }
 
 /// How a new machine is.
-fn stands_still(root_disk: Option<RootDisk>) -> VmStatus {
+pub(crate) fn stands_still(root_disk: Option<RootDisk>) -> VmStatus {
     VmStatus {
         phase: VmPhase::Stopped,
         reason: None,

@@ -43,7 +43,7 @@ impl Host {
                     vm.spec.name
                 )));
             }
-            Some(root) if root.stands_alone => {
+            Some(root) if root.stands_alone && !machine::has_frozen(&self.0.context, &vm) => {
                 let text = format!("the root disk of machine {} stands alone already", vm.spec.name);
                 return Err(wrong(text));
             }

@@ -60,7 +60,12 @@ impl Host {
     pub async fn open(config: HostConfig) -> Result<Self, OpenError> {
         let opened = tokio::task::spawn_blocking(move || opening::open_context(config)).await;
         let (context, left) = opened.map_err(|error| OpenError::Limits(io::Error::other(error)))??;
-        let Left { vms, begun, cut_off } = left;
+        let Left {
+            vms,
+            begun,
+            cut_off,
+            snapshots,
+        } = left;
         let context = Arc::new(context);
         let moves = migration::listen(&context).map_err(|source| OpenError::Registry {
             path: registry::file(&context.config.state_dir),
@@ -90,6 +95,7 @@ impl Host {
         host.resume_pulls(begun.pulls);
         host.resume_flattens(begun.flattens);
         host.resume_images(begun.images);
+        host.let_go_on(snapshots);
         tokio::spawn(host.clone().track_boot_sources());
         tokio::spawn(host.clone().age_uploads());
         tokio::spawn(host.clone().keep_cache());

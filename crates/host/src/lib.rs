@@ -42,6 +42,7 @@ mod part;
 mod placing;
 mod registry;
 mod senders;
+mod snapshot;
 mod store_notes;
 mod store_watch;
 mod tracker;

@@ -17,8 +17,8 @@ use crate::metadefs::Metadefs;
 use crate::migration;
 use crate::moves::LiveMoves;
 use crate::operations::LiveOperations;
-use crate::registry::{self, About, ImageRow, Registry, RegistryError};
-use crate::{HostConfig, begun, limits, part, store_notes, volume_store};
+use crate::registry::{self, About, ImageRow, Registry, RegistryError, SnapshotRow};
+use crate::{HostConfig, begun, limits, part, snapshot, store_notes, volume_store};
 
 /// Mode of directories whose contents are only the daemon's.
 const PRIVATE_DIR: u32 = 0o700;
@@ -67,6 +67,7 @@ pub(crate) fn open_context(config: HostConfig) -> Result<(Context, Left), OpenEr
         state("vms"),
         state("volumes"),
         state("snapshots"),
+        state("saved"),
         store_notes::directory(&config.state_dir),
     ] {
         make_dir(&path)?;
@@ -123,6 +124,7 @@ pub(crate) fn open_context(config: HostConfig) -> Result<(Context, Left), OpenEr
     };
     left.cut_off = clear_disks(&context, &left.vms)?;
     part::clear(&context.snapshots_dir());
+    clear_snapshots(&context)?;
     let path = context.volumes_dir();
     volume_store::clear(&context, &left.begun.volumes).map_err(|source| OpenError::Directory { path, source })?;
     // Last, so that a daemon that can not start for another reason does not count.
@@ -160,6 +162,8 @@ pub(crate) struct Left {
     pub(crate) begun: begun::Begun,
     /// Machines whose making or removal was cut off.
     pub(crate) cut_off: Vec<VmId>,
+    /// Snapshots whose making was cut off.
+    pub(crate) snapshots: Vec<SnapshotRow>,
 }
 
 /// Notes what an earlier daemon had begun as over, but for what this one goes on with. Images of the store that no record knows get
@@ -199,7 +203,21 @@ fn take_over(change: &registry::Change<'_>, sealed: &[images::ImageRecord]) -> R
             images,
         },
         cut_off: Vec::new(),
+        snapshots: snapshot::take_over(change)?,
     })
+}
+
+/// Removes what is left of snapshots that no record says are ready.
+fn clear_snapshots(context: &Context) -> Result<(), OpenError> {
+    let path = registry::file(&context.config.state_dir);
+    #[expect(
+        clippy::redundant_closure_for_method_calls,
+        reason = "the method itself is not general in its lifetime"
+    )]
+    let known = context.registry.change_now(|change| change.snapshots());
+    let known = known.map_err(|source| OpenError::Registry { path, source })?;
+    let path = context.saved_dir();
+    snapshot::clear(context, &known).map_err(|source| OpenError::Directory { path, source })
 }
 
 /// Removes what is left of machines whose making or removal was cut off, as their marks tell, and returns which these are. A

@@ -181,6 +181,47 @@ fn memory_that_is_mapped_serves_several_machines_and_stays_as_it_is() {
     }
 }
 
+/// The generation id as it is in a saved machine, and the events that its guest was not told of yet.
+fn generation_of(directory: &Path) -> ([u8; 16], Vec<u8>) {
+    let mut id = [0; 16];
+    let memory = std::fs::File::open(directory.join("memory")).unwrap();
+    // All of this RAM is before the first hole.
+    memory.read_exact_at(&mut id, 0xe_f000).unwrap();
+    let sections = devices_of(directory).into_iter();
+    let mut events = sections.filter(|section| section.kind() == "acpi-events");
+    (id, events.next().unwrap().body().to_vec())
+}
+
+#[test]
+fn a_copy_has_another_generation_and_a_machine_that_moves_has_not() {
+    if !can_run() {
+        return;
+    }
+    let folder = Folder::new();
+    let (vmm, link) = Vmm::boot(counting());
+    wait_for_count(&mut vmm.console(), 3);
+    save_and_kill(vmm, link, &folder.path("0"));
+    let (first, quiet) = generation_of(&folder.path("0"));
+    assert_ne!(first, [0; 16]);
+    let mut seen = vec![first];
+    for (number, copy, lazy) in [("1", false, false), ("2", true, false), ("3", true, true)] {
+        let mut setup = counting();
+        (setup.copy, setup.lazy) = (copy, lazy);
+        let (vmm, mut link) = restore(setup, &folder.path("0"));
+        vmm.save(&mut link, &folder.path(number)).unwrap();
+        let (id, events) = generation_of(&folder.path(number));
+        assert_eq!(events != quiet, copy, "{events:?}");
+        assert_eq!(seen.contains(&id), !copy, "{id:?}");
+        seen.push(id);
+        // It goes on all the same.
+        link.ask(VmRequest::Resume).unwrap();
+        let mut vmm = vmm;
+        finish(&mut vmm);
+    }
+    // What was mapped is as it was.
+    assert_eq!(generation_of(&folder.path("0")).0, first);
+}
+
 #[test]
 fn a_disk_goes_on_with_its_queue() {
     if !can_run() {

@@ -7,6 +7,7 @@ use crate::connection::Connection;
 use crate::image_args::ImageCommand;
 use crate::metadef_args::MetadefCommand;
 use crate::migration_args::{MigrateArgs, MigrationCommand};
+use crate::snapshot_args::SnapshotCommand;
 use crate::source_args::BootSourceCommand;
 use crate::volume_args::{VolumeCommand, parse_disk, words};
 
@@ -117,6 +118,9 @@ pub(crate) enum Command {
         #[arg(long)]
         force: bool,
     },
+    /// Snapshots: machines saved at one instant, to go on from there.
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
     /// Golden images.
     #[command(subcommand)]
     Image(ImageCommand),
@@ -194,7 +198,7 @@ pub(crate) enum Network {
     Tap(String),
 }
 
-fn parse_network(text: &str) -> Result<Network, String> {
+pub(crate) fn parse_network(text: &str) -> Result<Network, String> {
     match text.split_once(':') {
         Some(("tap", name)) if !name.is_empty() => Ok(Network::Tap(name.to_owned())),
         None if text == "none" => Ok(Network::None),

@@ -17,6 +17,8 @@ mod output;
 mod progress;
 mod run;
 mod show;
+mod snapshot_args;
+mod snapshots;
 mod source_args;
 mod upload;
 mod vms;
@@ -76,6 +78,7 @@ async fn dispatch(args: Args) -> anyhow::Result<ExitCode> {
         Command::Pause { vms } => vms::pause(&client, &vms).await?,
         Command::Resume { vms } => vms::resume(&client, &vms).await?,
         Command::Rm { vms, force } => vms::remove(&client, &vms, force).await?,
+        Command::Snapshot(command) => snapshots::run(&client, command, format).await?,
         Command::Image(command) => images::run(&client, command, format).await?,
         Command::BootSource(command) => boot_sources::run(&client, command, format).await?,
         Command::Metadef(command) => metadefs::run(&client, command, format).await?,

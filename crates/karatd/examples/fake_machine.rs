@@ -3,7 +3,8 @@
 //! The command line of the machine it is given says how it behaves: `refuse` answers `Create` with a bad kernel, `die` ends
 //! in the middle of it, `sda` does as `refuse` unless the first disk is on the SCSI bus, `deaf` ignores the power button, `loop` is reset again and again for a while. Work on disks goes on a step whenever it is asked for reports; `stay` never
 //! comes to its end, `die-before` and `die-after` kill the process just before and after it does, `late-` before either begins a
-//! snapshot a second after the request, `moves=DIRECTORY` can be held at each step of a move. What is typed on its console comes back in upper case.
+//! snapshot a second after the request, `moves=DIRECTORY` can be held at each step of a move. `save-full` has no room when it is saved,
+//! `save-die` ends there, `save-slow` takes its time. What is typed on its console comes back in upper case.
 
 #![allow(clippy::expect_used, reason = "a stand-in that can not go on is to be seen to end")]
 
@@ -11,7 +12,7 @@
 mod moves;
 
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -147,6 +148,9 @@ impl FakeDisk {
         }
         let file = std::fs::File::from(file);
         disk_image::create(&file, None, &options).map_err(|error| error.to_string())?;
+        // Opened anew, it is not locked any more.
+        let old = format!("/proc/self/fd/{}", self.layers[0].1.as_raw_fd());
+        self.layers[0].1 = std::fs::File::open(old).map_err(|error| error.to_string())?.into();
         self.layers.insert(0, (overlay.clone(), file.into()));
         if mode == "die-after" {
             std::process::exit(7);
@@ -381,6 +385,22 @@ fn answer(stream: &UnixStream, machine: &mut Machine, number: u64, request: &VmR
     if !machine.status.state.may(action) {
         return refuse(RefusalKind::WrongState, "not in this state");
     }
+    let state = match request {
+        VmRequest::Create(create)
+            if create
+                .fds
+                .iter()
+                .any(|role| matches!(role, FdRole::SavedDirectory { .. })) =>
+        {
+            Some(VmState::Paused)
+        }
+        _ => state,
+    };
+    if *request == VmRequest::Save
+        && let Err(message) = save(machine, &fds.remove(0))
+    {
+        return refuse(RefusalKind::NoSpace, &message);
+    }
     match request {
         VmRequest::DepartCancel if machine.decisions.closed => {
             return refuse(RefusalKind::WrongState, "the machine has left, or is about to");
@@ -449,6 +469,26 @@ fn answer(stream: &UnixStream, machine: &mut Machine, number: u64, request: &VmR
         VmRequest::Quit => end(machine, EndReason::Requested, "ended on request"),
         _ => {}
     }
+}
+
+/// What a real one leaves, as far as the daemon looks at it; `save-…` says what happens instead.
+fn save(machine: &Machine, directory: &OwnedFd) -> Result<(), String> {
+    let put = |name: &str, bytes: &[u8]| {
+        let flags = rustix::fs::OFlags::CREATE | rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC;
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        let file = rustix::fs::openat(directory, name, flags, mode).map_err(|error| error.to_string())?;
+        std::fs::File::from(file)
+            .write_all(bytes)
+            .map_err(|error| error.to_string())
+    };
+    put("memory", &[1; 8192])?;
+    match machine.mode.as_str() {
+        "save-full" => return Err("memory can not be written: no space left on device".to_owned()),
+        "save-die" => std::process::exit(7),
+        "save-slow" => std::thread::sleep(Duration::from_secs(2)),
+        _ => {}
+    }
+    put("state", b"a state")
 }
 
 fn reset(machine: &mut Machine) {

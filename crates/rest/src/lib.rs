@@ -27,6 +27,7 @@ mod problem;
 mod router;
 mod serve;
 mod shared;
+mod snapshots;
 mod store_metrics;
 mod tls;
 mod uploads;

@@ -6,7 +6,7 @@ use utoipa::OpenApi;
 
 use crate::{
     boot_sources, console, disks, events, health, image_cache, image_uploads, images, metadefs, metrics, migrations,
-    operations, uploads, vms, volumes,
+    operations, snapshots, uploads, vms, volumes,
 };
 
 #[derive(OpenApi)]
@@ -99,6 +99,11 @@ use crate::{
         volumes::measure,
         volumes::delete,
         uploads::receive,
+        snapshots::list,
+        snapshots::create,
+        snapshots::show,
+        snapshots::restore,
+        snapshots::delete,
         operations::list,
         operations::show,
         operations::cancel,

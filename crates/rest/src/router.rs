@@ -14,7 +14,7 @@ use crate::serve::Closing;
 use crate::shared::Shared;
 use crate::{
     boot_sources, console, disks, events, health, image_cache, image_uploads, images, metadefs, metrics, migrations,
-    once, openapi, operations, uploads, vms, volumes,
+    once, openapi, operations, snapshots, uploads, vms, volumes,
 };
 
 /// The whole API.
@@ -54,6 +54,12 @@ pub fn router(host: Host, closing: Closing) -> Router {
         .route("/v1/volumes/{volume}/rebase", post(volumes::rebase))
         .route("/v1/volumes/{volume}/measure", post(volumes::measure))
         .route("/v1/volumes/{volume}/data", put(uploads::receive))
+        .route("/v1/snapshots", get(snapshots::list).post(snapshots::create))
+        .route(
+            "/v1/snapshots/{snapshot}",
+            get(snapshots::show).delete(snapshots::delete),
+        )
+        .route("/v1/snapshots/{snapshot}/restore", post(snapshots::restore))
         .route("/v1/operations", get(operations::list))
         .route("/v1/operations/{id}", get(operations::show).delete(operations::cancel))
         .route("/v1/events", get(events::read))

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use api_types::{
     BootSource, BootSourceWish, DiskLimits, DiskMirror, DiskWish, Event, Image, ImageAccepted, ImageCache, ImageCreate,
-    ImagePatch, ImageStoreList, Metadef, Migration, MigrationPatch, MigrationWish, Operation, ProblemBody, StopRequest,
-    Upload, UploadWish, Vm, VmSpec, Volume, VolumeAccepted, VolumeCheckRequest, VolumeConvert, VolumeMeasureRequest,
-    VolumeResize, VolumeWish,
+    ImagePatch, ImageStoreList, Metadef, Migration, MigrationPatch, MigrationWish, Operation, ProblemBody, Snapshot,
+    SnapshotAccepted, SnapshotRestore, SnapshotWish, StopRequest, Upload, UploadWish, Vm, VmSpec, Volume,
+    VolumeAccepted, VolumeCheckRequest, VolumeConvert, VolumeMeasureRequest, VolumeResize, VolumeWish,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -62,6 +62,10 @@ const KINDS: &[(&str, Check)] = &[
     ("upload-wish", same::<UploadWish>),
     ("upload", same::<Upload>),
     ("metadef", same::<Metadef>),
+    ("snapshot-wish", same::<SnapshotWish>),
+    ("snapshot-restore", same::<SnapshotRestore>),
+    ("snapshot-accepted", same::<SnapshotAccepted>),
+    ("snapshot", same::<Snapshot>),
     ("vm-spec", same::<VmSpec>),
     ("stop-request", same::<StopRequest>),
     ("migration-wish", same::<MigrationWish>),

@@ -50,12 +50,20 @@ uuid_id! {
     OperationId
 }
 uuid_id! {
+    /// One course of a guest's life: another one begins each time that it goes on from the same saved state.
+    GenerationId
+}
+uuid_id! {
     /// One attempt to move one machine.
     MigrationId
 }
 uuid_id! {
     /// One volume, for as long as its record exists.
     VolumeId
+}
+uuid_id! {
+    /// One snapshot of a machine, for as long as its record exists.
+    SnapshotId
 }
 
 /// Content address of a sealed image: `sha256:` and 64 lower-case hexadecimal digits.

@@ -22,7 +22,10 @@ pub use disk::{
     DiskSpec, DiskWish, ROOT_DISK,
 };
 pub use host::HostLimits;
-pub use id::{ImageDigest, ImageDigestError, MacAddress, MacAddressError, MigrationId, OperationId, VmId, VolumeId};
+pub use id::{
+    GenerationId, ImageDigest, ImageDigestError, MacAddress, MacAddressError, MigrationId, OperationId, SnapshotId,
+    VmId, VolumeId,
+};
 pub use machine::{Cpus, HugePages, MachineParts, MachineSpec, Memory, NetSpec};
 pub use name::{Name, NameError};
 pub use plan::{BootPlan, NetPlan, VmPlan};

@@ -28,7 +28,7 @@ use chipset::GuestRequest;
 use control::{EndReason, EndReport, Refusal, RefusalKind, VmAction, VmEvent, VmState, VmStatus};
 use guestmem::GuestMemory;
 use sandbox::{NewThread, ThreadKind};
-use spec::MachineSpec;
+use spec::{GenerationId, MachineSpec};
 
 use crate::action::{Action, GuestEvent, Notice, Outlet, Reporter, Ticket};
 use crate::build::BuildError;
@@ -229,7 +229,12 @@ impl Driver {
         let disks = Disks::open(spec.disks(), chains).map_err(BuildError::Disk)?;
         // Where it was saved matters once: a reset boots it.
         let saved = files.saved.take();
-        let blueprint = Blueprint { spec, files, disks };
+        let blueprint = Blueprint {
+            spec,
+            files,
+            disks,
+            generation: GenerationId::random(),
+        };
         let origin = match &saved {
             Some(saved) => Origin::Saved(saved),
             None if comes => Origin::Elsewhere,
@@ -264,7 +269,11 @@ impl Driver {
             let hardware = self.machine.as_ref().and_then(|machine| machine.hardware.as_ref());
             let saved = hardware.map_or(Ok(()), |hardware| hardware.save(directory.as_fd()));
             saved.map_err(|error| Refusal {
-                kind: RefusalKind::Failed,
+                kind: if error.is_disk_full() {
+                    RefusalKind::NoSpace
+                } else {
+                    RefusalKind::Failed
+                },
                 message: format!("machine can not be saved: {}", whole(&error)),
             })
         });
@@ -289,6 +298,8 @@ impl Driver {
                 self.enter(VmState::Paused);
             }
             VmAction::Resume => {
+                // What was saved elsewhere was never started here.
+                self.start_asked.get_or_insert(at);
                 self.resume();
                 self.enter(VmState::Running);
             }

@@ -408,6 +408,7 @@ fn a_saved_machine_is_paused_when_it_is_created_and_boots_when_it_is_reset() {
     let created = rig.create_from(Some(SavedFiles {
         directory: File::open("/").unwrap().into(),
         lazy: false,
+        copy: false,
     }));
     assert_eq!(created.unwrap().unwrap().state, VmState::Paused);
     assert_eq!(rig.ask(VmAction::Start).unwrap_err().kind, RefusalKind::WrongState);

@@ -28,6 +28,8 @@ pub struct SavedFiles {
     pub directory: OwnedFd,
     /// Memory is mapped instead of read.
     pub lazy: bool,
+    /// The guest is told that it is a copy.
+    pub copy: bool,
 }
 
 /// A chain and its files, top first.
@@ -115,11 +117,11 @@ pub fn sort(create: &CreateVm, fds: Vec<OwnedFd>) -> Result<(MachineFiles, Direc
         })
         .collect::<Result<_, _>>()?;
     let initrd = files.remove(&FdRole::Initrd).map(File::from);
-    let mut from = |lazy| {
-        let directory = files.remove(&FdRole::SavedDirectory { lazy })?;
-        Some(SavedFiles { directory, lazy })
-    };
-    let saved = from(true).or_else(|| from(false));
+    let mut ways = [(true, true), (true, false), (false, true), (false, false)].into_iter();
+    let saved = ways.find_map(|(lazy, copy)| {
+        let directory = files.remove(&FdRole::SavedDirectory { lazy, copy })?;
+        Some(SavedFiles { directory, lazy, copy })
+    });
     if let Some(&role) = files.keys().next() {
         return Err(FilesError::Unused(role));
     }

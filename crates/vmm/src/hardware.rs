@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use guestmem::GuestMemory;
 use migration::{Fault, PageSet};
-use spec::{MachineSpec, Name};
+use spec::{GenerationId, MachineSpec, Name};
 use virtio_devices::DiskSnapshot;
 
 use crate::disks::{AttachError, Disks, MachineDisk};
@@ -83,4 +83,6 @@ pub(crate) struct Blueprint {
     pub(crate) files: MachineFiles,
     /// Opened before the first build, and open until the machine ends.
     pub(crate) disks: Disks,
+    /// What the guest is told when it is booted, or goes on as a copy.
+    pub(crate) generation: GenerationId,
 }

@@ -14,6 +14,8 @@ use crate::platform::Platform;
 
 /// Notification that a control method power button was pressed (ACPI 6.5 §4.8.2.2.1.2).
 const BUTTON_PRESSED: u8 = 0x80;
+/// Notification that the generation id is another one ("Virtual Machine Generation ID", Microsoft, 2018).
+const GENERATION_CHANGED: u8 = 0x80;
 /// `_STA` of what is there, works and is decoded.
 const PRESENT: u8 = 0x0f;
 /// Ports of the configuration mechanism that PCI keeps for itself (PCI 3.0 §3.2.2.3.2).
@@ -28,6 +30,7 @@ pub(super) fn build(platform: &Platform) -> Vec<u8> {
     serial(&mut body);
     clock(&mut body);
     processors(platform, &mut body);
+    generation(&mut body);
     events(platform, &mut body);
     let mut dsdt = Sdt::new(*b"DSDT", 36, 6, OEM, OEM_TABLE, OEM_REVISION);
     dsdt.append_slice(&body);
@@ -150,6 +153,26 @@ fn processors(platform: &Platform, body: &mut Vec<u8>) {
     }
 }
 
+/// The generation id of the machine: where it is, low and high half of its address. Guests know the device by its compatible ids: Linux by
+/// either, others by the second ("Virtual Machine Generation ID", Microsoft, 2018).
+fn generation(body: &mut Vec<u8>) {
+    let halves = [layout::GENERATION_ID & u64::from(u32::MAX), layout::GENERATION_ID >> 32];
+    let [low, high] = halves.map(|half| u32::try_from(half).unwrap_or(0));
+    below_system_bus(
+        &Device::new(
+            path("VGEN"),
+            vec![
+                &Name::new(path("_HID"), &"KRAT0001"),
+                &Name::new(path("_CID"), &Package::new(vec![&"VMGENCTR", &"VM_Gen_Counter"])),
+                &Name::new(path("_DDN"), &"VM_Gen_Counter"),
+                &Name::new(path("_STA"), &PRESENT),
+                &Name::new(path("ADDR"), &Package::new(vec![&low, &high])),
+            ],
+        ),
+        body,
+    );
+}
+
 /// Power button and generic event device (ACPI 6.5 §5.6.9): the event register says which events came, and reading clears it.
 fn events(platform: &Platform, body: &mut Vec<u8>) {
     below_system_bus(
@@ -171,6 +194,12 @@ fn events(platform: &Platform, body: &mut Vec<u8>) {
     let read = Store::new(&Local(0), &register);
     let notify = Notify::new(&button_path, &BUTTON_PRESSED);
     let if_pressed = If::new(&is_pressed, vec![&notify]);
+    let generation = platform.registers.generation_event;
+    let told = And::new(&aml::ZERO, &Local(0), &generation);
+    let is_told = Equal::new(&told, &generation);
+    let generation_path = path("\\_SB_.VGEN");
+    let notify_generation = Notify::new(&generation_path, &GENERATION_CHANGED);
+    let if_told = If::new(&is_told, vec![&notify_generation]);
     let is_ours = Equal::new(&Arg(0), &layout::EVENT_GSI);
     below_system_bus(
         &Device::new(
@@ -191,7 +220,7 @@ fn events(platform: &Platform, body: &mut Vec<u8>) {
                     path("_EVT"),
                     1,
                     true,
-                    vec![&If::new(&is_ours, vec![&read, &if_pressed])],
+                    vec![&If::new(&is_ours, vec![&read, &if_pressed, &if_told])],
                 ),
             ],
         ),

@@ -45,8 +45,18 @@ pub(crate) fn write(memory: &GuestMemory, platform: &Platform) -> Result<(), Tab
         layout::ACPI_TABLES_END,
     )?;
     put(memory, "ACPI", &acpi.rsdp, layout::RSDP, layout::ACPI_TABLES)?;
+    write_generation(memory, platform.generation)?;
     let smbios = smbios::build(platform, layout::SMBIOS, memory.ram_bytes());
     put(memory, "SMBIOS", &smbios, layout::SMBIOS, layout::SMBIOS_END)
+}
+
+/// Puts another generation id where the tables say that it is. The guest looks there when it is told.
+///
+/// # Errors
+/// Guest RAM can not be written.
+pub fn write_generation(memory: &GuestMemory, generation: [u8; 16]) -> Result<(), TablesError> {
+    let end = layout::GENERATION_ID + generation.len() as u64;
+    put(memory, "generation", &generation, layout::GENERATION_ID, end)
 }
 
 fn put(memory: &GuestMemory, what: &'static str, bytes: &[u8], start: u64, end: u64) -> Result<(), TablesError> {

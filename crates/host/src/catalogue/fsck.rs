@@ -118,7 +118,9 @@ impl Change<'_> {
         let volumes = self.volumes()?.into_iter();
         let volumes = volumes.filter(crate::registry::VolumeRecord::shares_image);
         let volumes = volumes.filter_map(|volume| volume.image);
-        let all = images.chain(machines).chain(volumes);
+        let snapshots = self.snapshots()?.into_iter();
+        let snapshots = snapshots.filter_map(|row| row.snapshot.image_digest);
+        let all = images.chain(machines).chain(volumes).chain(snapshots);
         Ok(all.filter_map(|digest| digest.parse().ok()).collect())
     }
 }

@@ -13,6 +13,7 @@ use spec::VmId;
 use super::lifecycle::Happened;
 use super::link::{Link, LinkError};
 use super::process::{Exit, Process};
+use super::resumption;
 use super::run_dir::{self, RunDir};
 use super::task::Task;
 use crate::context::Context;
@@ -70,6 +71,14 @@ impl Task {
         }
         let told = hello.migration;
         match hello.status.state {
+            VmState::Paused if resumption::is_due(&self.context, self.vm.id) => {
+                tracing::warn!(
+                    pid = hello.pid,
+                    "machine process that did not go on from its snapshot yet is ended"
+                );
+                end(&mut link, process).await;
+                self.start_was_cut_off();
+            }
             VmState::Running | VmState::Paused | VmState::Departed => {
                 tracing::info!(pid = hello.pid, "running machine found again");
                 self.life.enter(VmPhase::Running, None, None);

@@ -101,6 +101,7 @@ pub(crate) fn rebase_root(
     progress: &watch::Sender<Progress>,
     stop: &CancellationToken,
 ) -> Result<(), Failure> {
+    super::root::settle_root(context, vm.id)?;
     let chain = disks::root(context, vm, 1)?;
     super::read::lock_all(&chain, true)?;
     if chain.below().is_empty() {

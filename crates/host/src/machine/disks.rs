@@ -2,7 +2,7 @@
 //!
 //! | disk | its image | what that may be backed by |
 //! |---|---|---|
-//! | root | the machine's own file | the golden image it was made from |
+//! | root | the machine's own file | files that were frozen for snapshots, and the golden image it was made from |
 //! | from a path | beneath one of `file_roots` | images beneath `file_roots`, and golden images |
 //! | from a volume | the volume's newest file | its older files, and the golden image it was made from |
 //!
@@ -24,6 +24,7 @@ use spec::{DiskFormat, DiskPlan, DiskSource, VmPlan};
 use uring::blocking::LockKind;
 
 use super::files_error::FilesError;
+use super::root::{frozen_files, root_file};
 use crate::context::Context;
 use crate::placing::root_store;
 use crate::volume_store;
@@ -106,8 +107,11 @@ pub(super) fn resolve(context: &Context, plan: &DiskPlan) -> Result<Chain, Files
 
 /// The chain of a machine's own disk, `writable_layers` of it to be written; locks nothing.
 pub(super) fn root(context: &Context, vm: &Vm, writable_layers: usize) -> Result<Chain, FilesError> {
-    let format = vm.status.root_disk.as_ref().map_or(DiskFormat::Raw, |root| root.format);
-    let path = context.root_disk(vm.id, format);
+    let (path, format) = root_file(context, vm);
+    let frozen = frozen_files(&context.vm_dir(vm.id)).map_err(|source| FilesError::Own {
+        path: path.clone(),
+        source,
+    })?;
     let image = vm.image_digest.as_deref().filter(|_| !stands_alone(vm));
     let image: Option<ImageDigest> = image.and_then(|digest| digest.parse().ok());
     let sealed = match &image {
@@ -126,7 +130,7 @@ pub(super) fn root(context: &Context, vm: &Vm, writable_layers: usize) -> Result
         path: path.clone(),
         source: Box::new(source),
     })?;
-    match stranger(&chain, sealed.as_deref(), &[]) {
+    match stranger(&chain, sealed.as_deref(), &frozen) {
         Some(other) => Err(FilesError::RootStranger {
             path,
             backing: other.name.clone(),

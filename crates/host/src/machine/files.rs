@@ -16,6 +16,7 @@ use spec::{DiskSource, MachineSpec, Problems, VmPlan};
 use super::boot::boot_parts;
 use super::disks::{self, LaterLock, Locking};
 use super::files_error::FilesError;
+use super::resumption;
 
 use crate::context::Context;
 use crate::failure::chain;
@@ -28,6 +29,14 @@ pub(crate) struct Handed {
     pub(crate) fds: Vec<(FdRole, OwnedFd)>,
     /// Disks that are still to be locked.
     pub(crate) later: Vec<LaterLock>,
+}
+
+impl Handed {
+    /// The machine goes on from where it was saved.
+    pub(crate) fn is_saved(&self) -> bool {
+        let mut roles = self.fds.iter().map(|(role, _)| role);
+        roles.any(|role| matches!(role, FdRole::SavedDirectory { .. }))
+    }
 }
 
 /// Everything a machine process is handed. Disks are locked as long as anybody has them open. Blocks.
@@ -64,6 +73,7 @@ pub(crate) fn open(
     let log_dir = context.log_dir(vm.id);
     files.push((FdRole::LogDirectory, make_and_open_dir(&log_dir)?));
     files.push((FdRole::RunDirectory, make_and_open_dir(run_dir)?));
+    files.extend(resumption::open(context, vm.id)?);
     check_count(&chains, files.len())?;
     Ok(Handed {
         chains,

@@ -18,6 +18,8 @@ use super::disks::Locking;
 use super::files::{self, Handed};
 use super::link::{Link, LinkError};
 use super::process::{self, Process};
+use super::resumption;
+use super::root::settle_root;
 use super::run_dir::{Listeners, RunDir};
 use super::verified::verified;
 use crate::config::HostConfig;
@@ -61,6 +63,12 @@ pub(super) enum LaunchError {
     Link(#[source] LinkError),
     #[error("{}", .0.message)]
     Refused(Refusal),
+    #[error("the saved memory of the machine, {path:?}, can not be put away")]
+    Saved {
+        path: std::path::PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("the machine process did not build the machine within {} s", BUILD_TIMEOUT.as_secs())]
     BuildTimeout,
     #[error("{0}")]
@@ -74,6 +82,7 @@ impl LaunchError {
                 RefusalKind::BadKernel => ErrorCode::BadKernel,
                 RefusalKind::HostLacks => ErrorCode::HostLacks,
                 RefusalKind::BadFile => ErrorCode::InvalidSpec,
+                RefusalKind::NoSpace => ErrorCode::NoSpace,
                 RefusalKind::WrongState | RefusalKind::NoSuchDisk | RefusalKind::Failed => ErrorCode::MachineFailed,
             },
             Self::BuildTimeout => ErrorCode::Timeout,
@@ -189,6 +198,7 @@ pub(super) fn prepare(context: &Context, vm: &Vm, run: &RunDir, locking: Locking
         source,
     });
     let listeners = prepared?;
+    settle_root(context, vm.id)?;
     let files = files::open(context, vm, &plan, &machine, run.path(), locking)?;
     let process = spawn(&context.config, &vm.spec.name, listeners).map_err(|source| LaunchError::Spawn {
         path: context.config.vmm_path.clone(),
@@ -241,7 +251,14 @@ async fn introduce(
     let number = link.send_files(create, &fds).await.map_err(LaunchError::Link)?;
     built(&mut link, number).await?;
     let before_us = u64::try_from(asked_at.elapsed().as_micros()).unwrap_or(u64::MAX);
-    let status = ask(&mut link, VmRequest::Start).await?;
+    let first = match parts.files.is_saved() {
+        // From here on it is not what was saved any more, whatever becomes of it.
+        true => resumption::used_up(context, parts.machine.id())
+            .await
+            .map(|()| VmRequest::Resume)?,
+        false => VmRequest::Start,
+    };
+    let status = ask(&mut link, first).await?;
     let status = await_first_entry(&mut link, status).await?;
     let start_to_guest_us = status.first_entry_us.map(|us| us.saturating_add(before_us));
     Ok((link, status, start_to_guest_us))

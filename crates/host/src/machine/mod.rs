@@ -16,6 +16,8 @@ mod lifecycle;
 mod link;
 mod process;
 mod read;
+mod resumption;
+mod root;
 mod run_dir;
 mod save;
 mod task;
@@ -37,12 +39,14 @@ pub(crate) use boot::{boot_parts, keep_boot, put_boot, rebase_root};
 pub(crate) use disks::open_one;
 pub(crate) use files::probe;
 pub(crate) use read::{Standing, read};
+pub(crate) use resumption::{Memory, keep_memory};
+pub(crate) use root::{begin_freeze, end_freeze, has_frozen, make_root_over, share_frozen};
 pub(crate) use run_dir::RunDir;
 
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::registry::{Change, OperationRecord};
-use task::{MoveOrder, Task};
+use task::{HeldStep, MoveOrder, Task};
 
 /// Orders a machine's task takes in before senders wait.
 const ORDERS_QUEUED: usize = 64;
@@ -92,6 +96,16 @@ enum Order {
         live: bool,
         reply: Reply<()>,
     },
+    /// Nobody else may change it until it is released; answers whether it runs.
+    Hold {
+        reply: Reply<bool>,
+    },
+    /// Of who holds it.
+    Held {
+        step: HeldStep,
+        reply: Reply<()>,
+    },
+    Release,
     /// Its root disk needs nothing of its image any more.
     StandsAlone {
         reply: Reply<()>,
@@ -237,6 +251,13 @@ impl Machine {
         self.order(None, |reply| Order::StandsAlone { reply }).await
     }
 
+    /// Keeps everybody else from changing it until what is returned is dropped.
+    pub(crate) async fn hold(&self) -> Result<Held, Failure> {
+        let runs = self.order(None, |reply| Order::Hold { reply }).await?;
+        let machine = self.clone();
+        Ok(Held { machine, runs })
+    }
+
     /// Removes its record and everything that is kept of it; the task ends.
     pub(crate) async fn delete(&self, revision: Option<u64>) -> Result<(), Failure> {
         self.order(revision, |reply| Order::Delete { reply }).await
@@ -259,6 +280,53 @@ impl Machine {
         let gone = || Failure::new(ErrorCode::NotFound, "the machine was deleted just now");
         self.0.send(Conditional { order, revision }).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
+    }
+}
+
+/// A machine that is held: it runs or is paused, and only whoever has this changes it.
+pub(crate) struct Held {
+    machine: Machine,
+    /// It ran.
+    pub(crate) runs: bool,
+}
+
+impl Held {
+    /// Stops its vCPUs.
+    pub(crate) async fn pause(&self) -> Result<(), Failure> {
+        self.step(HeldStep::Pause).await
+    }
+
+    /// Lets them go on.
+    pub(crate) async fn resume(&self) -> Result<(), Failure> {
+        self.step(HeldStep::Resume).await
+    }
+
+    /// Saves it, paused, into a directory; returns when all of it is durable.
+    pub(crate) async fn save(&self, directory: OwnedFd) -> Result<(), Failure> {
+        self.step(HeldStep::Save(directory)).await
+    }
+
+    /// Changes one of its disks.
+    pub(crate) async fn change_disk(&self, disk: Name, change: DiskChange, fds: Vec<OwnedFd>) -> Result<(), Failure> {
+        self.step(HeldStep::Disk(DiskOrder { disk, change, fds })).await
+    }
+
+    async fn step(&self, step: HeldStep) -> Result<(), Failure> {
+        self.machine.order(None, |reply| Order::Held { step, reply }).await
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let sender = self.machine.0.clone();
+        let release = Conditional {
+            order: Order::Release,
+            revision: None,
+        };
+        // Orders may be queued up to the limit; this one must come through.
+        if let Err(mpsc::error::TrySendError::Full(release)) = sender.try_send(release) {
+            tokio::spawn(async move { sender.send(release).await });
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use spec::DiskPlan;
 
 use super::disks;
 use super::files_error::FilesError;
+use super::root::settle_root;
 use crate::context::Context;
 use crate::failure::Failure;
 
@@ -24,7 +25,10 @@ pub(crate) enum Standing {
 /// Opens a disk for reading, and keeps everybody from writing it as long as the chain is there. Blocks.
 pub(crate) fn read(context: &Context, disk: &Standing) -> Result<Chain, Failure> {
     let opened = match disk {
-        Standing::Root(vm) => disks::root(context, vm, 0),
+        Standing::Root(vm) => {
+            settle_root(context, vm.id)?;
+            disks::root(context, vm, 0)
+        }
         Standing::Path(plan) => disks::resolve(context, plan),
         Standing::Volume(volume) => disks::from_volume(context, "import.volume".to_owned(), volume, 0),
     };

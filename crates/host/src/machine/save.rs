@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use api_types::{CloneMethod, ErrorCode, EventReason, OperationKind, VmStatus};
 use spec::OperationId;
 
+use super::root::{drop_unused_frozen, root_file};
 use super::task::Task;
 use super::{Edit, about};
 use crate::failure::Failure;
@@ -120,10 +121,16 @@ impl Task {
             root.method = CloneMethod::Copy;
             "it was made to stand alone".clone_into(&mut root.reason);
             root.stands_alone = true;
+            root.format = root_file(&self.context, &self.vm).1;
             status.clone_method = Some(root.method.as_str().to_owned());
         }
         self.vm.status.root_disk.clone_from(&self.life.status.root_disk);
-        self.write(None).await.map(drop)
+        self.write(None).await?;
+        // What is being frozen just now is not in the disk's header yet.
+        if !self.held {
+            drop_unused_frozen(&self.context, &self.vm);
+        }
+        Ok(())
     }
 
     /// Removes the record, then all that is kept of the machine. What can not be removed goes when the daemon starts next.

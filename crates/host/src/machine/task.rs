@@ -1,5 +1,6 @@
 //! The task of one machine: all waiting is in [`Task::wait`], all deciding in [`super::lifecycle`].
 
+mod held;
 mod moves;
 mod requests;
 
@@ -16,6 +17,7 @@ use spec::OperationId;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+pub(super) use self::held::HeldStep;
 pub(super) use self::moves::MoveOrder;
 use self::requests::{Answer, Waiting};
 use super::launch::{Launched, launch};
@@ -74,6 +76,8 @@ pub(super) struct Task {
     pub(super) save_again: Option<Instant>,
     /// When resets of the guest were written last.
     pub(super) resets_saved: Option<Instant>,
+    /// A snapshot of it is being taken.
+    pub(super) held: bool,
     orders: mpsc::Receiver<Conditional>,
     myself: mpsc::WeakSender<Conditional>,
     launching: Option<Launching>,
@@ -102,6 +106,7 @@ impl Task {
             unsaved: Vec::new(),
             save_again: None,
             resets_saved: None,
+            held: false,
             orders,
             myself,
             launching: None,
@@ -185,10 +190,7 @@ impl Task {
 
     async fn obey(&mut self, conditional: Conditional) {
         let Conditional { order, revision } = conditional;
-        let checked = match revision {
-            Some(wanted) => self.check_revision(wanted).await,
-            None => Ok(()),
-        };
+        let checked = self.check(order.disturbs(), revision).await;
         match order {
             Order::Start { asked_at, reply } => {
                 let id = OperationId::random();
@@ -219,7 +221,10 @@ impl Task {
                 Err(failure) => drop(reply.send(Err(failure))),
             },
             Order::DiskReports { reply } => self.ask_for_disks(reply),
-            Order::Steer { order, reply } => self.steer(order, reply).await,
+            Order::Steer { order, reply } => match checked {
+                Ok(()) => self.steer(order, reply).await,
+                Err(failure) => drop(reply.send(Err(failure))),
+            },
             Order::SettleArrival { is_ours, reply } => {
                 let _ = reply.send(self.settle_arrival(is_ours).await); // As above.
             }
@@ -235,6 +240,9 @@ impl Task {
                 };
                 let _ = reply.send(answer); // As above.
             }
+            Order::Hold { reply } => drop(reply.send(checked.and_then(|()| self.hold()))), // As above.
+            Order::Held { step, reply } => self.held_step(step, reply).await,
+            Order::Release => self.release(),
             Order::StandsAlone { reply } => {
                 let _ = reply.send(self.note_flattened().await); // As above.
             }

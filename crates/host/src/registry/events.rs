@@ -16,6 +16,8 @@ pub(crate) enum About<'a> {
     Vm(spec::VmId, &'a str),
     /// A volume, by id and name.
     Volume(spec::VolumeId, &'a str),
+    /// A snapshot, by id and name.
+    Snapshot(spec::SnapshotId, &'a str),
     /// An image, by digest (or id, before it has one) and name.
     Image(&'a str, Option<&'a str>),
     /// A boot source, by name.
@@ -40,6 +42,7 @@ impl About<'_> {
         let (collection, id, name) = match self {
             Self::Vm(id, name) => ("vms", id.to_string(), Some(*name)),
             Self::Volume(id, name) => ("volumes", id.to_string(), Some(*name)),
+            Self::Snapshot(id, name) => ("snapshots", id.to_string(), Some(*name)),
             Self::Image(digest, name) => ("images", (*digest).to_owned(), *name),
             Self::BootSource(name) => ("boot-sources", (*name).to_owned(), Some(*name)),
             Self::Operation(id, name) => ("operations", id.to_string(), Some(*name)),

@@ -15,6 +15,7 @@ mod migration_rows;
 mod operations;
 mod references;
 mod schema;
+mod snapshot_rows;
 mod source_rows;
 mod vms;
 mod volume_record;
@@ -39,6 +40,7 @@ pub(crate) use holders::Holder;
 pub(crate) use image_rows::{ImageRow, ImportJob};
 pub use keys::KeptAnswer;
 pub use operations::OperationRecord;
+pub(crate) use snapshot_rows::SnapshotRow;
 pub(crate) use source_rows::{Known, SourceRow, written};
 pub(crate) use volume_record::{Job, LayerFile, Sizes, Task, VolumeRecord};
 

@@ -189,5 +189,6 @@ const fn describe(kind: OperationKind) -> &'static str {
         OperationKind::VolumeMirror => "copying the volume under its machine",
         OperationKind::VolumeRebase => "making the volume stand alone",
         OperationKind::VolumeCommit => "committing the newest file of the volume",
+        OperationKind::SnapshotCreate => "taking the snapshot",
     }
 }

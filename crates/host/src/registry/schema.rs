@@ -9,7 +9,7 @@ const BUSY_TIMEOUT_MS: u64 = 5000;
 
 /// Steps from each schema version to the next; a file of version *n* gets all from the *n*-th on. Steps are never edited
 /// once released, only added.
-const MIGRATIONS: [&str; 8] = [
+const MIGRATIONS: [&str; 9] = [
     r"
     CREATE TABLE vms (
         id           TEXT PRIMARY KEY,
@@ -125,6 +125,16 @@ const MIGRATIONS: [&str; 8] = [
         PRIMARY KEY (id, token)
     ) STRICT;
     CREATE INDEX ledger_by_vm ON ledger (vm);
+",
+    r"
+    CREATE TABLE snapshots (
+        id           TEXT PRIMARY KEY,
+        name         TEXT NOT NULL UNIQUE,
+        image_digest TEXT,
+        record       TEXT NOT NULL,
+        revision     INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX snapshots_by_image ON snapshots (image_digest);
 ",
 ];
 

@@ -88,11 +88,11 @@ impl Change<'_> {
         Ok(vms)
     }
 
-    /// Names of the machines made from an image whose disks do not stand alone.
+    /// Names of the machines made from an image whose disks do not stand alone, and those of their snapshots as `snapshots/NAME`.
     pub(crate) fn image_users(&self, digest: &str) -> Result<Vec<String>, RegistryError> {
         let mut statement = self
             .transaction
-            .prepare_cached("SELECT name FROM vms WHERE image_digest = ? AND json_extract(status, '$.root_disk.stands_alone') IS NOT 1 ORDER BY name")?;
+            .prepare_cached("SELECT name FROM vms WHERE image_digest = ?1 AND json_extract(status, '$.root_disk.stands_alone') IS NOT 1 UNION SELECT 'snapshots/' || name FROM snapshots WHERE image_digest = ?1 ORDER BY name")?;
         let names = statement.query_map([digest], |row| row.get(0))?;
         Ok(names.collect::<Result<_, _>>()?)
     }
@@ -101,7 +101,7 @@ impl Change<'_> {
     pub(crate) fn image_users_in(&self, digest: &str, store: Option<&str>) -> Result<Vec<String>, RegistryError> {
         let mut users = self.image_users(digest)?;
         let mut statement = self.transaction.prepare_cached(
-            "SELECT name FROM vms WHERE image_digest = ? AND json_extract(status, '$.root_disk.store') IS ?",
+            "SELECT name FROM vms WHERE image_digest = ?1 AND json_extract(status, '$.root_disk.store') IS ?2 UNION SELECT 'snapshots/' || name FROM snapshots WHERE image_digest = ?1 AND json_extract(record, '$.store') IS ?2",
         )?;
         let names = statement.query_map(rusqlite::params![digest, store], |row| row.get(0))?;
         let names: Vec<String> = names.collect::<Result<_, _>>()?;

@@ -55,6 +55,8 @@ pub(crate) struct Setup {
     pub(crate) saved: Option<PathBuf>,
     /// Its memory is mapped from there.
     pub(crate) lazy: bool,
+    /// It is a copy of the machine that was saved.
+    pub(crate) copy: bool,
     pub(crate) log_max_bytes: u64,
     pub(crate) log_keep: u32,
 }
@@ -78,6 +80,7 @@ impl Setup {
             taps: vec![],
             saved: None,
             lazy: false,
+            copy: false,
             log_max_bytes: 1 << 20,
             log_keep: 2,
         }
@@ -186,7 +189,10 @@ impl Vmm {
             files.push(open(initrd).into());
         }
         if let Some(saved) = &setup.saved {
-            roles.push(FdRole::SavedDirectory { lazy: setup.lazy });
+            roles.push(FdRole::SavedDirectory {
+                lazy: setup.lazy,
+                copy: setup.copy,
+            });
             files.push(open(saved).into());
         }
         let mut chains = Vec::new();

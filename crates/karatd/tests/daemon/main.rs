@@ -35,6 +35,7 @@ mod registry;
 mod requests;
 mod restarts;
 mod roots;
+mod saved;
 mod signed;
 mod snapshots;
 mod store_faults;

@@ -38,11 +38,14 @@ pub(crate) fn build(
     reporter: &Reporter,
     origin: Origin<'_>,
 ) -> Result<Box<dyn Hardware>, BuildError> {
-    let Blueprint { spec, files, disks } = blueprint;
+    let Blueprint { spec, files, disks, .. } = blueprint;
     let layout = Layout::new(spec);
-    let mut saved = match origin {
-        Origin::Saved(files) => Some(Saved::open(files, spec.cpus().count()).map_err(BuildError::Restore)?),
-        Origin::Boot | Origin::Elsewhere => None,
+    let (mut saved, is_copy) = match origin {
+        Origin::Saved(files) => {
+            let saved = Saved::open(files, spec.cpus().count()).map_err(BuildError::Restore)?;
+            (Some(saved), files.copy)
+        }
+        Origin::Boot | Origin::Elsewhere => (None, false),
     };
     let memory = memory::build(spec.memory(), saved.as_mut())?;
     let vm = cpus::vm(spec.cpus(), &memory)?;
@@ -59,13 +62,19 @@ pub(crate) fn build(
     let vcpus = match saved {
         None if matches!(origin, Origin::Elsewhere) => cpus::all(&vm)?,
         None => {
-            let entry = firmware::build(spec, files, &layout, &vm)?;
+            let entry = firmware::build(blueprint, &layout, &vm)?;
             cpus::vcpus(&vm, &entry)?
         }
         Some(saved) => {
             let vcpus = cpus::all(&vm)?;
             let mut state = saved.into_state();
             state.load_devices(&devices, &vm).map_err(BuildError::Restore)?;
+            if is_copy {
+                let generation = *blueprint.generation.as_bytes();
+                let written = boot::write_generation(vm.memory(), generation);
+                written.map_err(|error| BuildError::Boot(error.into()))?;
+                chipset.events.tell_generation();
+            }
             state.load_vcpus(&vcpus, &vm).map_err(BuildError::Restore)?;
             vcpus
         }

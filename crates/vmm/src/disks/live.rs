@@ -1,12 +1,15 @@
 //! Changes to what a disk consists of, under a running guest.
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use control::{DiskJob, DiskJobReport, DiskJobState};
 use disk::Access;
 use disk_image::{BackingName, Chain, OpenOptions, live};
+use rustix::fs::FlockOperation;
 use spec::DiskFormat;
+use uring::blocking::LockKind;
 
 use super::engine::block_on;
 use super::error::StackError;
@@ -61,6 +64,9 @@ impl Stack {
             source: Box::new(source),
         })?;
         below.writable = false;
+        if let Some(read) = self.locked.replace(file.into()) {
+            share(&read, &below.name);
+        }
         overlay.data_file = None;
         self.layers.insert(0, overlay);
         self.images.images.push(Arc::new(image));
@@ -92,6 +98,7 @@ impl Stack {
     ) -> Result<(), StackError> {
         self.check_idle()?;
         let layer = files.layer.clone();
+        let again = files.image.try_clone().ok().filter(|_| note.is_some());
         let chain = Chain::new(images::layer(files), Vec::new());
         let options = OpenOptions {
             access: Access::ReadWrite,
@@ -113,7 +120,9 @@ impl Stack {
         let switch = self.images.switch.clone();
         self.begin(DiskJob::Mirror, name, tell, move |watch| {
             job::mirror(&switch, target, watch)
-        })
+        })?;
+        self.target = again;
+        Ok(())
     }
 
     fn begin(
@@ -177,16 +186,27 @@ impl Stack {
     pub(super) fn end_job(&mut self) -> Option<(DiskJob, DiskJobState)> {
         let job = self.job.take()?;
         let kind = job.kind;
+        let target = self.target.take();
         let state = match job.outcome() {
             Ok(None) => DiskJobState::Done,
             Ok(Some(top)) => {
                 // What was there is not written any more, and was closed or needs no closing: the copy is the disk.
                 self.images.images = vec![Arc::new(top.image)];
                 self.layers = vec![top.layer];
+                self.locked = target.or_else(|| self.locked.take());
                 DiskJobState::Done
             }
             Err(failed) => failed.state(),
         };
         Some((kind, self.tell(state)))
+    }
+}
+
+/// Others may read the file from now on, which nobody writes any more. By both ways in which the daemon locks it.
+fn share(file: &OwnedFd, name: &str) {
+    let shared = rustix::fs::flock(file, FlockOperation::NonBlockingLockShared).map_err(std::io::Error::from);
+    let shared = shared.and_then(|()| uring::blocking::lock(file, LockKind::Shared));
+    if let Err(error) = shared {
+        tracing::warn!(name, %error, "an image that is only read stays locked against others until the machine ends");
     }
 }

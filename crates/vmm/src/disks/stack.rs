@@ -1,5 +1,6 @@
 //! From the files of a chain to one disk.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use control::{DiskJobReport, DiskLayer};
@@ -30,12 +31,17 @@ pub(super) struct Stack {
     pub(super) job: Option<Job>,
     /// What was told of it, or of the one before.
     pub(super) told: Option<DiskJobReport>,
+    /// The file on top once more: its lock is let go of when it is only read.
+    pub(super) locked: Option<OwnedFd>,
+    /// The same of the file that a mirror is to go on in.
+    pub(super) target: Option<OwnedFd>,
 }
 
 impl Stack {
     pub(super) fn open(spec: &DiskSpec, files: ChainFiles) -> Result<Self, StackError> {
         let name = spec.name.to_string();
         let layers = files.0.iter().map(|files| files.layer.clone()).collect();
+        let locked = files.0.first().and_then(|top| top.image.try_clone().ok());
         let images = block_on(&name, Images::open(spec, files))??;
         let switch = Arc::new(images.switch.clone());
         let below: Arc<dyn Disk> = match spec.cache {
@@ -52,6 +58,8 @@ impl Stack {
             layers,
             job: None,
             told: None,
+            locked,
+            target: None,
         })
     }
 

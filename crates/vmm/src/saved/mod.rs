@@ -67,6 +67,14 @@ pub(crate) enum SaveMachineError {
     Sections(Problem),
 }
 
+impl SaveMachineError {
+    /// Whether there is no room for its files.
+    pub(crate) fn is_disk_full(&self) -> bool {
+        use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+        matches!(self, Self::File { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded | FileTooLarge))
+    }
+}
+
 /// Why a saved machine can not be restored.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {

@@ -135,6 +135,7 @@ fn a_directory_takes_one_machine_and_what_is_no_state_is_refused() {
     let files = SavedFiles {
         directory: bench.fd.try_clone().unwrap().into(),
         lazy: false,
+        copy: false,
     };
     assert!(matches!(Saved::open(&files, 1), Err(RestoreError::Parse(_))));
 }

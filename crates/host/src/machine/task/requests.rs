@@ -32,7 +32,7 @@ pub(super) enum Answer {
 }
 
 impl Answer {
-    fn fail(self, failure: Failure) {
+    pub(super) fn fail(self, failure: Failure) {
         match self {
             Self::Done(reply) => drop(reply.send(Err(failure))),
             Self::Disks(reply) => drop(reply.send(Err(failure))),
@@ -62,9 +62,13 @@ impl Task {
     }
 
     pub(super) fn await_answer(&mut self, sent: Result<u64, Failure>, reply: Answer) {
+        self.await_answer_for(sent, reply, ANSWER_TIMEOUT);
+    }
+
+    pub(super) fn await_answer_for(&mut self, sent: Result<u64, Failure>, reply: Answer, timeout: Duration) {
         match sent {
             Ok(number) => {
-                let until = Instant::now() + ANSWER_TIMEOUT;
+                let until = Instant::now() + timeout;
                 self.waiting.insert(number, Waiting { reply, until });
             }
             Err(failure) => reply.fail(failure),
@@ -127,6 +131,7 @@ impl Task {
             (Some(reply), Err(refusal)) => {
                 let code = match refusal.kind {
                     RefusalKind::NoSuchDisk => ErrorCode::NotFound,
+                    RefusalKind::NoSpace => ErrorCode::NoSpace,
                     _ => ErrorCode::WrongState,
                 };
                 reply.fail(Failure::new(code, refusal.message));
@@ -153,10 +158,7 @@ impl Task {
     pub(super) fn give_up_waiting(&mut self, now: Instant) {
         let late = self.waiting.extract_if(|_, waiting| waiting.until <= now);
         for (_, waiting) in late {
-            let text = format!(
-                "the machine process did not answer within {} s",
-                ANSWER_TIMEOUT.as_secs()
-            );
+            let text = "the machine process did not answer in time";
             waiting.reply.fail(Failure::new(ErrorCode::Timeout, text));
         }
     }

@@ -18,7 +18,7 @@ use serde_json::json;
 use crate::harness::{Daemon, signal, wait_for};
 
 #[path = "../../../../karat-vmm/tests/harness/payload.rs"]
-mod payload;
+pub(crate) mod payload;
 
 pub(crate) use payload::tiny_guest;
 
@@ -94,7 +94,7 @@ pub(crate) fn karat_vmm() -> PathBuf {
 
 /// True where this can be run; says so where not.
 #[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
-fn can_run() -> bool {
+pub(crate) fn can_run() -> bool {
     let kvm = File::options().read(true).write(true).open("/dev/kvm").is_ok();
     let qemu_img = Command::new("qemu-img").arg("--version").output().is_ok();
     if !(kvm && qemu_img) {
