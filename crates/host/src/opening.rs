@@ -59,30 +59,7 @@ pub enum OpenError {
 
 /// Directories, image store, registry; what an earlier daemon had begun is ended in the records. Blocks.
 pub(crate) fn open_context(config: HostConfig) -> Result<(Context, Left), OpenError> {
-    let state = |name: &str| config.state_dir.join(name);
-    for path in [&config.state_dir, &config.run_dir] {
-        make_dir(path)?;
-    }
-    for path in [
-        state("vms"),
-        state("volumes"),
-        state("snapshots"),
-        state("saved"),
-        store_notes::directory(&config.state_dir),
-    ] {
-        make_dir(&path)?;
-        // Also where an earlier daemon made it for everybody to read.
-        let private = std::fs::set_permissions(&path, Permissions::from_mode(PRIVATE_DIR));
-        private.map_err(|source| OpenError::Directory { path, source })?;
-    }
-    // Others are the operator's, who may mount something there.
-    for root in config
-        .file_roots
-        .iter()
-        .filter(|root| root.starts_with(&config.state_dir))
-    {
-        make_dir(root)?;
-    }
+    make_dirs(&config)?;
     let settings = images::Settings {
         root: config.state_dir.clone(),
         quota_bytes: config.images.quota_bytes,
@@ -272,6 +249,35 @@ fn remove(path: &Path, how: impl FnOnce(&Path) -> io::Result<()>) -> bool {
         }
         _ => true,
     }
+}
+
+/// The daemon's own, and roots of files that lie in them.
+fn make_dirs(config: &HostConfig) -> Result<(), OpenError> {
+    let state = |name: &str| config.state_dir.join(name);
+    for path in [&config.state_dir, &config.run_dir] {
+        make_dir(path)?;
+    }
+    for path in [
+        state("vms"),
+        state("volumes"),
+        state("snapshots"),
+        state("saved"),
+        store_notes::directory(&config.state_dir),
+    ] {
+        make_dir(&path)?;
+        // Also where an earlier daemon made it for everybody to read.
+        let private = std::fs::set_permissions(&path, Permissions::from_mode(PRIVATE_DIR));
+        private.map_err(|source| OpenError::Directory { path, source })?;
+    }
+    // Others are the operator's, who may mount something there.
+    for root in config
+        .file_roots
+        .iter()
+        .filter(|root| root.starts_with(&config.state_dir))
+    {
+        make_dir(root)?;
+    }
+    Ok(())
 }
 
 /// Makes a directory others may pass through, whatever the umask; one that is there stays as it is.

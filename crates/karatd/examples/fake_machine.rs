@@ -323,7 +323,7 @@ fn serve(stream: &UnixStream, shared: &Shared) -> Option<()> {
             answer(stream, &mut lock(shared), number, &request, &mut fds);
             match &request {
                 VmRequest::Depart(depart) if may_depart => {
-                    moves::depart(Arc::clone(shared), (**depart).clone(), std::mem::take(&mut fds));
+                    moves::depart(Arc::clone(shared), depart.key, std::mem::take(&mut fds));
                 }
                 VmRequest::Arrive(arrive) => moves::arrive(Arc::clone(shared), arrive),
                 _ => {}
@@ -371,7 +371,7 @@ const fn meaning(request: &VmRequest) -> (VmAction, Option<VmState>) {
 }
 
 fn answer(stream: &UnixStream, machine: &mut Machine, number: u64, request: &VmRequest, fds: &mut Vec<OwnedFd>) {
-    let (action, state) = meaning(request);
+    let (action, mut state) = meaning(request);
     let refuse = |kind, message: &str| {
         let message = message.to_owned();
         say(
@@ -385,56 +385,33 @@ fn answer(stream: &UnixStream, machine: &mut Machine, number: u64, request: &VmR
     if !machine.status.state.may(action) {
         return refuse(RefusalKind::WrongState, "not in this state");
     }
-    let state = match request {
-        VmRequest::Create(create)
-            if create
-                .fds
-                .iter()
-                .any(|role| matches!(role, FdRole::SavedDirectory { .. })) =>
-        {
-            Some(VmState::Paused)
-        }
-        _ => state,
-    };
     if *request == VmRequest::Save
         && let Err(message) = save(machine, &fds.remove(0))
     {
         return refuse(RefusalKind::NoSpace, &message);
     }
-    match request {
-        VmRequest::DepartCancel if machine.decisions.closed => {
-            return refuse(RefusalKind::WrongState, "the machine has left, or is about to");
-        }
-        VmRequest::DepartCancel => machine.decisions.cancelled = true,
-        VmRequest::DepartDecided { departed } | VmRequest::ArriveDecided { departed } => {
-            machine.decisions.departed = Some(*departed);
-        }
-        _ => {}
+    if let Err(message) = hear_decision(machine, request) {
+        return refuse(RefusalKind::WrongState, message);
     }
     let create = match request {
-        VmRequest::Create(create) => Some(&**create),
+        VmRequest::Create(create) => {
+            if create
+                .fds
+                .iter()
+                .any(|role| matches!(role, FdRole::SavedDirectory { .. }))
+            {
+                state = Some(VmState::Paused);
+            }
+            Some(&**create)
+        }
         VmRequest::Arrive(arrive) => Some(&arrive.create),
         _ => None,
     };
-    if let Some(create) = create {
-        machine.status.id = Some(create.machine.id());
-        machine.files = create.fds.iter().copied().zip(fds.drain(..)).collect();
-        machine.disks = take_disks(create, &mut machine.files);
-        match create.machine.cmdline() {
-            "refuse" => {
-                refuse(RefusalKind::BadKernel, "the kernel is no kernel");
-                std::process::exit(1);
-            }
-            "die" => std::process::exit(7),
-            "sda" if !machine.disks.first().is_some_and(|disk| disk.scsi) => {
-                refuse(RefusalKind::BadKernel, "the first disk is not on the SCSI bus");
-                std::process::exit(1);
-            }
-            cmdline => {
-                machine.deaf = cmdline == "deaf";
-                cmdline.clone_into(&mut machine.mode);
-            }
-        }
+    if let Some(create) = create
+        && let Err(message) = become_machine(machine, create, fds)
+    {
+        refuse(RefusalKind::BadKernel, message);
+        std::process::exit(1);
     }
     if let VmRequest::Disk { disk, change } = request
         && let Err(message) = machine.change_disk(disk, change, fds)
@@ -469,6 +446,38 @@ fn answer(stream: &UnixStream, machine: &mut Machine, number: u64, request: &VmR
         VmRequest::Quit => end(machine, EndReason::Requested, "ended on request"),
         _ => {}
     }
+}
+
+/// What is said to a machine on its way.
+fn hear_decision(machine: &mut Machine, request: &VmRequest) -> Result<(), &'static str> {
+    match request {
+        VmRequest::DepartCancel if machine.decisions.closed => return Err("the machine has left, or is about to"),
+        VmRequest::DepartCancel => machine.decisions.cancelled = true,
+        VmRequest::DepartDecided { departed } | VmRequest::ArriveDecided { departed } => {
+            machine.decisions.departed = Some(*departed);
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Takes its files, and its manners from the command line.
+fn become_machine(machine: &mut Machine, create: &CreateVm, fds: &mut Vec<OwnedFd>) -> Result<(), &'static str> {
+    machine.status.id = Some(create.machine.id());
+    machine.files = create.fds.iter().copied().zip(fds.drain(..)).collect();
+    machine.disks = take_disks(create, &mut machine.files);
+    match create.machine.cmdline() {
+        "refuse" => return Err("the kernel is no kernel"),
+        "die" => std::process::exit(7),
+        "sda" if !machine.disks.first().is_some_and(|disk| disk.scsi) => {
+            return Err("the first disk is not on the SCSI bus");
+        }
+        cmdline => {
+            machine.deaf = cmdline == "deaf";
+            cmdline.clone_into(&mut machine.mode);
+        }
+    }
+    Ok(())
 }
 
 /// What a real one leaves, as far as the daemon looks at it; `save-…` says what happens instead.

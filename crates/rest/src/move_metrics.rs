@@ -4,6 +4,9 @@ use host::MoveCounts;
 
 use crate::page::Page;
 
+/// One figure of a move.
+type Figure = fn(&api_types::MigrationFigures) -> u64;
+
 /// Writes all of them.
 pub(crate) fn write(page: &mut Page, moves: &MoveCounts) {
     page.family(
@@ -26,7 +29,7 @@ pub(crate) fn write(page: &mut Page, moves: &MoveCounts) {
         "Moves that failed or were cancelled since the daemon started.",
     );
     page.sample("migrations_failed_total", &[], moves.failed);
-    let families: [(&str, &str, fn(&api_types::MigrationFigures) -> u64); 4] = [
+    let families: [(&str, &str, Figure); 4] = [
         (
             "vm_migration_data_processed_bytes",
             "Memory of a machine under way that was dealt with.",

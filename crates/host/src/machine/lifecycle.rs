@@ -268,9 +268,8 @@ impl Lifecycle {
 
     fn told(&mut self, state: VmState) -> Vec<Effect> {
         match (self.phase(), state) {
-            (VmPhase::Paused, VmState::Running) => self.enter(VmPhase::Running, None, None),
+            (VmPhase::Paused | VmPhase::Arriving, VmState::Running) => self.enter(VmPhase::Running, None, None),
             (VmPhase::Running | VmPhase::Arriving, VmState::Paused) => self.enter(VmPhase::Paused, None, None),
-            (VmPhase::Arriving, VmState::Running) => self.enter(VmPhase::Running, None, None),
             (VmPhase::Running | VmPhase::Paused, VmState::Departed) => {
                 let text = "it lives on another host, which may still need memory from here";
                 self.enter(VmPhase::Departed, Some("Departed"), Some(text));

@@ -87,8 +87,10 @@ pub(super) async fn resume(host: Host, mut record: ArrivalRecord, news: News) {
 impl Host {
     /// Machines that come, or came, from other hosts, newest first.
     pub async fn arrivals(&self) -> Result<Vec<ArrivalRecord>, Failure> {
-        let found = self.registry().change(|change| change.moves::<ArrivalRecord>());
-        Ok(found.await.map_err(|error: RegistryError| Failure::from(error))?)
+        let found = self
+            .registry()
+            .change(|change| -> Result<Vec<ArrivalRecord>, RegistryError> { change.moves() });
+        found.await.map_err(|error: RegistryError| Failure::from(error))
     }
 
     /// One of them.

@@ -38,6 +38,7 @@ use control::{MigrationKey, VmRequest};
 use jiff::Timestamp;
 use spec::MigrationId;
 
+use crate::MigrationConfig;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::host::Host;
@@ -100,19 +101,8 @@ impl Host {
         let config = &self.0.context.config.migration;
         let (_, machine) = self.machine(&wish.vm).await?;
         let vm = self.vm(&wish.vm).await?;
-        let Some(remote) = config.hosts.get(&wish.target).cloned() else {
-            let known: Vec<_> = config.hosts.keys().map(String::as_str).collect();
-            let text = format!(
-                "no host {:?} is configured ([hosts]); there are: {}",
-                wish.target,
-                known.join(", ")
-            );
-            return Err(Failure::refused_field(
-                "the machine can not be moved like this",
-                "target",
-                text,
-            ));
-        };
+        let remote = config.hosts.get(&wish.target).cloned();
+        let remote = remote.ok_or_else(|| unknown_host(config, &wish.target))?;
         let options = settle(&wish.options, &config.defaults)?;
         if !matches!(vm.status.phase, VmPhase::Running | VmPhase::Paused) {
             let text = format!(
@@ -139,37 +129,9 @@ impl Host {
             ended_at: None,
         };
         let row = record.clone();
-        let noted = self.registry().change(move |change| -> Result<(), Failure> {
-            let arrivals = change.moves::<ArrivalRecord>()?;
-            if arrivals
-                .iter()
-                .any(|arrival| arrival.vm == row.vm && !arrival.phase.is_final())
-            {
-                let text = format!(
-                    "machine {} is not wholly here yet; ask again when its own move is over",
-                    row.vm_name
-                );
-                return Err(Failure::new(ErrorCode::InUse, text));
-            }
-            change.insert_move(&row).map_err(|error| {
-                if error.is_conflict() {
-                    let text = format!(
-                        "machine {} is being moved already; cancel that migration first",
-                        row.vm_name
-                    );
-                    Failure::new(ErrorCode::InUse, text)
-                } else {
-                    error.into()
-                }
-            })?;
-            Ok(tell(
-                change,
-                row.key.id,
-                &row.vm_name,
-                &format!("machine {} is to move to {}", row.vm_name, row.target),
-            )?)
-        });
-        noted.await?;
+        self.registry()
+            .change(move |change| note_departure(change, &row))
+            .await?;
         let news = self.0.context.moves.follow(record.vm, record.key);
         let cancel = self.0.context.moves.begin(record.key.id);
         let departure = depart::Departure {
@@ -188,7 +150,9 @@ impl Host {
 
     /// Moves away from here that are remembered, newest first.
     pub async fn migrations(&self) -> Result<Vec<MigrationRecord>, Failure> {
-        let found = self.registry().change(|change| change.moves::<MigrationRecord>());
+        let found = self
+            .registry()
+            .change(|change| -> Result<Vec<MigrationRecord>, RegistryError> { change.moves() });
         let mut records = found.await.map_err(|error: RegistryError| Failure::from(error))?;
         records.iter_mut().for_each(|record| self.add_figures(record));
         Ok(records)
@@ -264,7 +228,7 @@ impl Host {
     pub async fn decide_migration(&self, id: MigrationId, token: u64) -> Result<bool, Failure> {
         let key = MigrationKey { id, token };
         let decided = self.registry().change(move |change| change.decide(&key, None, false));
-        Ok(decided.await.map_err(|error: RegistryError| Failure::from(error))?)
+        decided.await.map_err(|error: RegistryError| Failure::from(error))
     }
 }
 
@@ -282,4 +246,45 @@ fn unknown(id: MigrationId) -> Failure {
 
 fn tell(change: &Change<'_>, id: MigrationId, vm: &str, text: &str) -> Result<(), RegistryError> {
     change.event(&About::Migration(id, vm), EventReason::MigrationChanged, text)
+}
+
+/// Unless the machine is on its way already.
+fn note_departure(change: &Change<'_>, row: &MigrationRecord) -> Result<(), Failure> {
+    let arrivals = change.moves::<ArrivalRecord>()?;
+    if arrivals
+        .iter()
+        .any(|arrival| arrival.vm == row.vm && !arrival.phase.is_final())
+    {
+        let text = format!(
+            "machine {} is not wholly here yet; ask again when its own move is over",
+            row.vm_name
+        );
+        return Err(Failure::new(ErrorCode::InUse, text));
+    }
+    change.insert_move(row).map_err(|error| {
+        if error.is_conflict() {
+            let text = format!(
+                "machine {} is being moved already; cancel that migration first",
+                row.vm_name
+            );
+            Failure::new(ErrorCode::InUse, text)
+        } else {
+            error.into()
+        }
+    })?;
+    Ok(tell(
+        change,
+        row.key.id,
+        &row.vm_name,
+        &format!("machine {} is to move to {}", row.vm_name, row.target),
+    )?)
+}
+
+fn unknown_host(config: &MigrationConfig, target: &str) -> Failure {
+    let known: Vec<_> = config.hosts.keys().map(String::as_str).collect();
+    let text = format!(
+        "no host {target:?} is configured ([hosts]); there are: {}",
+        known.join(", ")
+    );
+    Failure::refused_field("the machine can not be moved like this", "target", text)
 }

@@ -93,7 +93,7 @@ impl Host {
                     // It was not paused yet, or goes on already, or has ended.
                     Err(failure) if failure.code == ErrorCode::WrongState => {}
                     Err(failure) => {
-                        tracing::error!(%vm, error = %failure, "a machine whose snapshot was cut off stands still")
+                        tracing::error!(%vm, error = %failure, "a machine whose snapshot was cut off stands still");
                     }
                 }
             });

@@ -108,7 +108,7 @@ impl Host {
         let mut taken = self.take_held(&held, &vm, row, memory_bytes, meter).await;
         if taken.is_err() && !self.runs_out(&taken) && self.check_space(0).await.is_err() {
             // Whatever it said, this is why.
-            taken = taken.or_else(|_| Err(no_space(row.name())));
+            taken = Err(no_space(row.name()));
         }
         if held.runs {
             meter.begin("resume", None);

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use control::{
-    ArriveVm, DepartVm, EndReason, FdRole, FromVm, MigrationKey, MigrationNews, MigrationPhase, MigrationProgress,
-    VmEvent, VmState,
+    ArriveVm, EndReason, FdRole, FromVm, MigrationKey, MigrationNews, MigrationPhase, MigrationProgress, VmEvent,
+    VmState,
 };
 
 use crate::{Shared, end, lock, tell};
@@ -93,12 +93,12 @@ fn enter(machine: &Shared, state: VmState) {
 }
 
 /// The source, from the request on.
-pub(crate) fn depart(machine: Shared, depart: DepartVm, mut fds: Vec<OwnedFd>) {
+pub(crate) fn depart(machine: Shared, key: MigrationKey, mut fds: Vec<OwnedFd>) {
     lock(&machine).decisions = Decisions::default();
     std::thread::spawn(move || {
         let mut lines = Lines::over(fds.remove(0));
         let stayed = |reason: String, cancelled| news(&machine, MigrationNews::Stayed { reason, cancelled });
-        match offer(&machine, depart.key, &mut lines) {
+        match offer(&machine, key, &mut lines) {
             Ok(true) => {}
             Ok(false) => {
                 let _ = lines.say("abort"); // The other side may have gone.
@@ -106,7 +106,7 @@ pub(crate) fn depart(machine: Shared, depart: DepartVm, mut fds: Vec<OwnedFd>) {
             }
             Err(reason) => return stayed(reason, false),
         }
-        news(&machine, MigrationNews::Decide { key: depart.key });
+        news(&machine, MigrationNews::Decide { key });
         while lock(&machine).decisions.departed.is_none() {
             std::thread::sleep(LOOK_EVERY);
         }

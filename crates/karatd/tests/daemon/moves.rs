@@ -60,7 +60,7 @@ fn all_reasons_against_a_move_are_told_at_once_and_nothing_is_left() {
     let pair = Pair::start_with("", "plain = true\n");
     let disk = pair.shared.path().join("files/disk.raw");
     std::fs::write(&disk, vec![0; 1 << 20]).unwrap();
-    pair.run_spec("web", json!({"disks": [{"path": disk}]}));
+    pair.run_spec("web", &json!({"disks": [{"path": disk}]}));
     let other = pair.b.post("/v1/vms", &pair.b_spec("web"));
     assert_eq!(other.status, 201, "{}", String::from_utf8_lossy(&other.body));
     // Another file under the same name: what two hosts without shared storage have.
@@ -89,7 +89,7 @@ fn a_disk_that_both_hosts_have_is_locked_where_the_machine_is() {
     let pair = Pair::start();
     let disk = pair.shared.path().join("files/disk.raw");
     std::fs::write(&disk, vec![0; 1 << 20]).unwrap();
-    pair.run_spec("web", json!({"disks": [{"path": disk}]}));
+    pair.run_spec("web", &json!({"disks": [{"path": disk}]}));
     assert_eq!(over(&pair.a, &migrate(&pair.a, "web", "b"))["phase"], "Succeeded");
     nothing_left(&pair.a);
     let file = std::fs::File::open(&disk).unwrap();
@@ -111,7 +111,7 @@ fn what_can_not_be_moved_is_refused_before_anything_is_done() {
     wait_for("the volume", || {
         (pair.a.get("/v1/volumes/data").json()["state"] == "ready").then_some(())
     });
-    pair.run_spec("stuck", json!({"disks": [{"volume": "data"}]}));
+    pair.run_spec("stuck", &json!({"disks": [{"volume": "data"}]}));
     let condition = |name: &str| pair.a.vm(name)["conditions"][0].clone();
     assert_eq!(condition("stuck")["reason"], "VolumeNotShared");
     let begin = |body: Value| pair.a.post("/v1/migrations", &body);

@@ -172,11 +172,11 @@ impl Pair {
 
     /// Runs a machine at `a` that can be held at each step of its moves.
     pub(crate) fn run(&self, name: &str) -> Value {
-        self.run_spec(name, json!({}))
+        self.run_spec(name, &json!({}))
     }
 
     /// The same with more in its specification.
-    pub(crate) fn run_spec(&self, name: &str, more: Value) -> Value {
+    pub(crate) fn run_spec(&self, name: &str, more: &Value) -> Value {
         let kernel = self.shared.path().join("files/kernel");
         let cmdline = format!("moves={}", self.steps().display());
         let mut spec = json!({"name": name, "memory": "64Mi", "boot": {"kernel": kernel, "cmdline": cmdline}});

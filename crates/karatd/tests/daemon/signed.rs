@@ -16,10 +16,15 @@ fn openssl(dir: &Path, line: &str) -> bool {
     made.is_ok_and(|output| output.status.success())
 }
 
+#[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
+fn skipped() {
+    eprintln!("skipped: no openssl here (apt install openssl)");
+}
+
 /// A key and its certificate, unless there is no openssl here.
 fn keys() -> Option<tempfile::TempDir> {
     if !openssl(Path::new("/"), "version") {
-        eprintln!("skipped: no openssl here (apt install openssl)");
+        skipped();
         return None;
     }
     let dir = tempfile::tempdir().unwrap();

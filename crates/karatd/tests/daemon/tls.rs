@@ -22,7 +22,7 @@ fn only_who_shows_a_certificate_of_the_operators_authority_is_answered() {
         params.not_after = rcgen::date_time_ymd(2020, 1, 1);
     });
     own.issue(at, "early", |params| {
-        params.not_before = rcgen::date_time_ymd(2099, 1, 1)
+        params.not_before = rcgen::date_time_ymd(2099, 1, 1);
     });
     other.issue(at, "stranger", |_| ());
     let port = free_port();
