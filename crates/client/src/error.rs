@@ -4,6 +4,31 @@ use std::path::PathBuf;
 
 use api_types::{ErrorCode, ProblemBody};
 
+/// Why TLS with another daemon is not possible from here.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoteError {
+    /// Not a URL of a daemon.
+    #[error("{0:?} is no URL of a karatd: it takes https://HOST:PORT")]
+    Url(String),
+    /// A file can not be read, or holds something else.
+    #[error("{path:?} can not be read as PEM with {what}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What it should hold.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: rustls::pki_types::pem::Error,
+    },
+    /// A file holds nothing of its kind.
+    #[error("{0:?} holds no certificate")]
+    Empty(PathBuf),
+    /// The key does not fit the certificate, or either is of a kind that is not used.
+    #[error("the certificate and its key can not be used")]
+    Unfit(#[source] rustls::Error),
+}
+
 /// Why a call was not carried out.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -29,7 +54,7 @@ pub enum ClientError {
     },
     /// The own certificate, its key or the authorities can not be used.
     #[error("TLS can not be used")]
-    Credentials(#[source] crate::remote::RemoteError),
+    Credentials(#[source] RemoteError),
     /// The daemon understood and refused.
     #[error("{}", describe(.0))]
     Refused(Box<ProblemBody>),

@@ -20,8 +20,8 @@ mod vms;
 mod volumes;
 
 pub use console::{Console, ConsoleEnd, ConsoleInput, ConsoleOutput};
-pub use error::ClientError;
+pub use error::{ClientError, RemoteError};
 pub use images::ImageUpload;
-pub use remote::{Remote, RemoteError, TlsFiles};
+pub use remote::{Remote, TlsFiles};
 pub use transport::{Client, DEFAULT_SOCKET};
 pub use volumes::Upload;

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::error::ClientError;
+use crate::error::{ClientError, RemoteError};
 
 /// How long the other host has to answer and to prove who it is.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -28,31 +28,6 @@ pub struct TlsFiles {
     pub certificate: PathBuf,
     /// Its private key.
     pub key: PathBuf,
-}
-
-/// Why TLS with another daemon is not possible from here.
-#[derive(Debug, thiserror::Error)]
-pub enum RemoteError {
-    /// Not a URL of a daemon.
-    #[error("{0:?} is no URL of a karatd: it takes https://HOST:PORT")]
-    Url(String),
-    /// A file can not be read, or holds something else.
-    #[error("{path:?} can not be read as PEM with {what}")]
-    File {
-        /// Which.
-        path: PathBuf,
-        /// What it should hold.
-        what: &'static str,
-        /// Why.
-        #[source]
-        source: rustls::pki_types::pem::Error,
-    },
-    /// A file holds nothing of its kind.
-    #[error("{0:?} holds no certificate")]
-    Empty(PathBuf),
-    /// The key does not fit the certificate, or either is of a kind that is not used.
-    #[error("the certificate and its key can not be used")]
-    Unfit(#[source] rustls::Error),
 }
 
 /// Where a daemon is, and how it is known.

@@ -12,8 +12,8 @@ use tokio::sync::{RwLock, Semaphore, watch};
 use crate::cache_work::CacheWork;
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::left_moves;
 use crate::machine::{self, Action, Machine};
-use crate::migration;
 use crate::opening::{self, Left, OpenError};
 use crate::registry::{self, OperationRecord, Registry};
 use crate::senders::Senders;
@@ -67,7 +67,7 @@ impl Host {
             snapshots,
         } = left;
         let context = Arc::new(context);
-        let moves = migration::listen(&context).map_err(|source| OpenError::Registry {
+        let moves = left_moves::listen(&context).map_err(|source| OpenError::Registry {
             path: registry::file(&context.config.state_dir),
             source,
         })?;

@@ -13,12 +13,12 @@ use spec::{HostLimits, OperationId, VmId};
 use crate::agents::Agents;
 use crate::context::{self, Context};
 use crate::failure::Failure;
+use crate::left_moves;
 use crate::metadefs::Metadefs;
-use crate::migration;
 use crate::moves::LiveMoves;
 use crate::operations::LiveOperations;
 use crate::registry::{self, About, ImageRow, Registry, RegistryError, SnapshotRow};
-use crate::{HostConfig, begun, limits, part, snapshot, store_notes, volume_store};
+use crate::{HostConfig, begun, limits, part, snapshot_files, store_notes, volume_store};
 
 /// Mode of directories whose contents are only the daemon's.
 const PRIVATE_DIR: u32 = 0o700;
@@ -147,7 +147,7 @@ pub(crate) struct Left {
 /// one: those of a store from before there were records.
 fn take_over(change: &registry::Change<'_>, sealed: &[images::ImageRecord]) -> Result<Left, RegistryError> {
     change.adopt_sealed(sealed)?;
-    migration::take_over(change)?;
+    left_moves::take_over(change)?;
     let volumes = change.volumes()?;
     let images = change.images()?;
     let mut goes_on: HashSet<OperationId> = volumes
@@ -180,7 +180,7 @@ fn take_over(change: &registry::Change<'_>, sealed: &[images::ImageRecord]) -> R
             images,
         },
         cut_off: Vec::new(),
-        snapshots: snapshot::take_over(change)?,
+        snapshots: change.take_over_snapshots()?,
     })
 }
 
@@ -194,7 +194,7 @@ fn clear_snapshots(context: &Context) -> Result<(), OpenError> {
     let known = context.registry.change_now(|change| change.snapshots());
     let known = known.map_err(|source| OpenError::Registry { path, source })?;
     let path = context.saved_dir();
-    snapshot::clear(context, &known).map_err(|source| OpenError::Directory { path, source })
+    snapshot_files::clear(context, &known).map_err(|source| OpenError::Directory { path, source })
 }
 
 /// Removes what is left of machines whose making or removal was cut off, as their marks tell, and returns which these are. A

@@ -3,9 +3,8 @@
 use image_trust::DigestSet;
 use image_trust::policy::Verdict;
 
-use crate::import::Job;
 use crate::seal::{Sealing, now_s};
-use crate::{DiskRecord, FileRecord, ImageDigest, ImageRecord, ImportError, Imported};
+use crate::{DiskRecord, FileRecord, ImageDigest, ImageRecord, ImportError, Imported, Origin};
 
 /// What is in a workspace and becomes an image.
 pub(crate) struct Parts {
@@ -37,40 +36,47 @@ impl Parts {
     }
 }
 
-impl Job {
-    /// Names and seals `parts`, whose bytes came with these `digests` and were found to be right. Blocks.
-    pub(crate) fn end(
-        &self,
-        sealing: &Sealing<'_>,
-        parts: Parts,
-        verdict: Verdict,
-        digests: DigestSet,
-    ) -> Result<Imported, ImportError> {
-        let Parts {
-            disk,
-            disk_digest,
-            index_digest,
-            kernel,
-            initrd,
-            cmdline,
-        } = parts;
-        let (image, was_there) = sealing.seal(ImageRecord {
-            digest: ImageRecord::name_of(&disk_digest, kernel.as_ref(), initrd.as_ref(), cmdline.as_deref()),
-            index_digest,
-            reference: self.location.clone(),
-            disk,
-            kernel,
-            initrd,
-            cmdline,
-            imported_at_s: now_s(),
-            origin: Some(self.origin.clone()),
-        })?;
-        Ok(Imported {
-            image,
-            was_there,
-            origin: self.origin.clone(),
-            verdict,
-            digests: Some(digests),
-        })
-    }
+/// Where an import came from.
+pub(crate) struct Source {
+    /// As it was asked for.
+    pub(crate) location: String,
+    /// As it was found.
+    pub(crate) origin: Origin,
+}
+
+/// Names and seals `parts`, whose bytes came with these `digests` and were found to be right. Blocks.
+pub(crate) fn end(
+    sealing: &Sealing<'_>,
+    parts: Parts,
+    from: Source,
+    verdict: Verdict,
+    digests: DigestSet,
+) -> Result<Imported, ImportError> {
+    let Parts {
+        disk,
+        disk_digest,
+        index_digest,
+        kernel,
+        initrd,
+        cmdline,
+    } = parts;
+    let Source { location, origin } = from;
+    let (image, was_there) = sealing.seal(ImageRecord {
+        digest: ImageRecord::name_of(&disk_digest, kernel.as_ref(), initrd.as_ref(), cmdline.as_deref()),
+        index_digest,
+        reference: location,
+        disk,
+        kernel,
+        initrd,
+        cmdline,
+        imported_at_s: now_s(),
+        origin: Some(origin.clone()),
+    })?;
+    Ok(Imported {
+        image,
+        was_there,
+        origin,
+        verdict,
+        digests: Some(digests),
+    })
 }

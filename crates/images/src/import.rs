@@ -14,13 +14,14 @@ use std::sync::Arc;
 
 use image_formats::{DecompressLimits, Expectations};
 use image_sources::{Identity, Opened, Source};
+use image_trust::DigestSet;
 use image_trust::policy::{Grounds, TrustPolicy, Verdict};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::ending::Parts;
+use crate::ending::{self, Parts};
 use crate::intake::{Pass, Resumable, Room, Taken};
 use crate::partial::{Kept, Partial};
 use crate::progress::Meter;
@@ -214,6 +215,21 @@ pub(crate) struct Job {
 }
 
 impl Job {
+    /// Names and seals `parts`, whose bytes came with these `digests` and were found to be right. Blocks.
+    pub(crate) fn end(
+        &self,
+        sealing: &Sealing<'_>,
+        parts: Parts,
+        verdict: Verdict,
+        digests: DigestSet,
+    ) -> Result<Imported, ImportError> {
+        let from = ending::Source {
+            location: self.location.clone(),
+            origin: self.origin.clone(),
+        };
+        ending::end(sealing, parts, from, verdict, digests)
+    }
+
     /// A web server's or object store's object, or a local file.
     async fn object(mut self, source: &Source) -> Result<Imported, ImportError> {
         self.proofs.foresee(&self.trust, &self.trusted)?;

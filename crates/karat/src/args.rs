@@ -7,6 +7,7 @@ use crate::connection::Connection;
 use crate::image_args::ImageCommand;
 use crate::metadef_args::MetadefCommand;
 use crate::migration_args::{MigrateArgs, MigrationCommand};
+use crate::network_arg::{Network, parse_network};
 use crate::snapshot_args::SnapshotCommand;
 use crate::source_args::BootSourceCommand;
 use crate::volume_args::{VolumeCommand, parse_disk, words};
@@ -191,21 +192,6 @@ pub(crate) struct MachineArgs {
     pub(crate) volume: Vec<DiskWish>,
 }
 
-/// What a network interface is connected to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Network {
-    None,
-    Tap(String),
-}
-
-pub(crate) fn parse_network(text: &str) -> Result<Network, String> {
-    match text.split_once(':') {
-        Some(("tap", name)) if !name.is_empty() => Ok(Network::Tap(name.to_owned())),
-        None if text == "none" => Ok(Network::None),
-        _ => Err("take none, or tap:NAME".to_owned()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -214,15 +200,6 @@ mod tests {
     #[test]
     fn the_grammar_is_consistent() {
         Args::command().debug_assert();
-    }
-
-    #[test]
-    fn a_network_is_none_or_a_tap() {
-        assert_eq!(parse_network("none"), Ok(Network::None));
-        assert_eq!(parse_network("tap:vm0"), Ok(Network::Tap("vm0".to_owned())));
-        for bad in ["", "tap", "tap:", "bridge:br0", "none:x"] {
-            assert!(parse_network(bad).is_err(), "{bad}");
-        }
     }
 
     #[test]

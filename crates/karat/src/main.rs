@@ -13,6 +13,7 @@ mod metadef_args;
 mod metadefs;
 mod migration_args;
 mod migrations;
+mod network_arg;
 mod output;
 mod progress;
 mod run;

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use api_types::{BootWish, NetworkWish, Vm, VmSpec};
 use client::Client;
 
-use crate::args::{Format, MachineArgs, Network, RunArgs};
+use crate::args::{Format, MachineArgs, RunArgs};
+use crate::network_arg::Network;
 use crate::output::{say, write};
 use crate::{console, images, vms};
 

@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 
-use crate::args::{Network, parse_network};
+use crate::network_arg::{Network, parse_network};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum SnapshotCommand {

@@ -3,7 +3,8 @@
 use api_types::{NetworkWish, Snapshot, SnapshotRestore, SnapshotWish};
 use client::Client;
 
-use crate::args::{Format, Network};
+use crate::args::Format;
+use crate::network_arg::Network;
 use crate::output::{columns, fields, human, say, word, write};
 use crate::progress::Progress;
 use crate::snapshot_args::{RestoreArgs, SnapshotCommand};

@@ -439,6 +439,11 @@ fn answer(stream: &UnixStream, machine: &mut Machine, number: u64, request: &VmR
             status: machine.status.clone(),
         },
     );
+    end_after(machine, request);
+}
+
+/// Some requests are the end of it.
+fn end_after(machine: &Machine, request: &VmRequest) {
     match request {
         VmRequest::PowerButton if !machine.deaf => {
             end(machine, EndReason::GuestPowerOff, "the guest powered itself off");

@@ -192,20 +192,7 @@ fn take_auth_file(reader: &mut Reader) -> Option<PathBuf> {
 
 fn take_root_disks(reader: &mut Reader) -> CloneWay {
     let way: String = reader.take("root_disks", "overlay".to_owned());
-    clone_way(reader, "root_disks", &way).unwrap_or_default()
-}
-
-/// A way of making disks; nothing where it is none, which is told.
-pub(crate) fn clone_way(reader: &mut Reader, key: &str, way: &str) -> Option<CloneWay> {
-    match way {
-        "overlay" => Some(CloneWay::Overlay),
-        "reflink" => Some(CloneWay::Reflink),
-        "copy" => Some(CloneWay::Copy),
-        other => {
-            reader.wrong(key, format_args!("{other:?} is none of overlay, reflink and copy"));
-            None
-        }
-    }
+    image_section::clone_way(reader, "root_disks", &way).unwrap_or_default()
 }
 
 fn take_boot_sources(reader: &mut Reader) -> BootSourceConfig {

@@ -6,14 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use host::{
-    AddressPolicy, BucketStyle, CacheConfig, DISK_FORMATS, ImageConfig, ImportMethod, S3Config, S3Key, S3Server,
-    StoreConfig, StoreName, TrustPolicy, TrustSection, UploadConfig, read_trust_file,
+    AddressPolicy, BucketStyle, CacheConfig, CloneWay, DISK_FORMATS, ImageConfig, ImportMethod, S3Config, S3Key,
+    S3Server, StoreConfig, StoreName, TrustPolicy, TrustSection, UploadConfig, read_trust_file,
 };
 use serde::Deserialize;
 use spec::ByteSize;
 use toml::{Table, Value};
 
-use crate::config::clone_way;
 use crate::reader::Reader;
 
 /// `[images]`.
@@ -302,6 +301,19 @@ fn take_trust(reader: &mut Reader) -> TrustPolicy {
                 reader.wrong(&problem.field, problem.problem);
             }
             TrustPolicy::default()
+        }
+    }
+}
+
+/// A way of making disks; nothing where it is none, which is told.
+pub(crate) fn clone_way(reader: &mut Reader, key: &str, way: &str) -> Option<CloneWay> {
+    match way {
+        "overlay" => Some(CloneWay::Overlay),
+        "reflink" => Some(CloneWay::Reflink),
+        "copy" => Some(CloneWay::Copy),
+        other => {
+            reader.wrong(key, format_args!("{other:?} is none of overlay, reflink and copy"));
+            None
         }
     }
 }

@@ -21,6 +21,7 @@ mod cpu;
 mod info;
 mod interrupts;
 mod memory;
+mod outcome;
 mod pattern;
 mod pci;
 mod scenarios;

@@ -1,7 +1,7 @@
 //! A counter that goes through memory, for machines that move while it does.
 
 use crate::info::BootInfo;
-use crate::scenarios::Outcome;
+use crate::outcome::Outcome;
 use crate::{apic, console, cpu, interrupts, memory, println};
 
 /// 10 ms of the timer's clock, which KVM has run at 1 GHz.

@@ -3,9 +3,9 @@
 use crate::acpi::Tables;
 use crate::blk::{self, Disk, Request};
 use crate::info::BootInfo;
+use crate::outcome::Outcome;
 use crate::{apic, console, cpu, interrupts, memory, pattern, println, smp};
 
-pub type Outcome = Result<(), &'static str>;
 type Scenario = fn(&BootInfo) -> Outcome;
 
 /// The scenarios that come back.

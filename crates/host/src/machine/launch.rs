@@ -251,12 +251,15 @@ async fn introduce(
     let number = link.send_files(create, &fds).await.map_err(LaunchError::Link)?;
     built(&mut link, number).await?;
     let before_us = u64::try_from(asked_at.elapsed().as_micros()).unwrap_or(u64::MAX);
-    let first = match parts.files.is_saved() {
+    let first = if parts.files.is_saved() {
+        let id = parts.machine.id();
         // From here on it is not what was saved any more, whatever becomes of it.
-        true => resumption::used_up(context, parts.machine.id())
-            .await
-            .map(|()| VmRequest::Resume)?,
-        false => VmRequest::Start,
+        let put_away = resumption::used_up(context, id).await;
+        let path = resumption::directory(context, id);
+        put_away.map_err(|source| LaunchError::Saved { path, source })?;
+        VmRequest::Resume
+    } else {
+        VmRequest::Start
     };
     let status = ask(&mut link, first).await?;
     let status = await_first_entry(&mut link, status).await?;

@@ -11,6 +11,7 @@ mod boot;
 mod disks;
 mod files;
 mod files_error;
+mod image_lock;
 mod launch;
 mod lifecycle;
 mod link;

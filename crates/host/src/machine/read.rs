@@ -8,6 +8,7 @@ use spec::DiskPlan;
 
 use super::disks;
 use super::files_error::FilesError;
+use super::image_lock::lock;
 use super::root::settle_root;
 use crate::context::Context;
 use crate::failure::Failure;
@@ -48,7 +49,7 @@ pub(super) fn lock_all(chain: &Chain, to_write: bool) -> Result<(), FilesError> 
             };
             // The same open file once more: the lock is the chain's.
             let again = file.try_clone().map_err(own)?;
-            disks::lock(again, Path::new(&layer.name), !(to_write && layer.writable))?;
+            lock(again, Path::new(&layer.name), !(to_write && layer.writable))?;
         }
     }
     Ok(())

@@ -15,7 +15,6 @@ use control::FdRole;
 use spec::VmId;
 
 use super::files_error::FilesError;
-use super::launch::LaunchError;
 use crate::context::Context;
 
 /// Files of a saved machine.
@@ -31,7 +30,8 @@ pub(crate) enum Memory {
     Read,
 }
 
-fn directory(context: &Context, id: VmId) -> PathBuf {
+/// Where it is.
+pub(super) fn directory(context: &Context, id: VmId) -> PathBuf {
     context.vm_dir(id).join("saved")
 }
 
@@ -68,7 +68,7 @@ pub(super) fn open(context: &Context, id: VmId) -> Result<Option<(FdRole, OwnedF
 }
 
 /// Puts it away: the machine is booted when it starts next.
-pub(super) async fn used_up(context: &Context, id: VmId) -> Result<(), LaunchError> {
+pub(super) async fn used_up(context: &Context, id: VmId) -> io::Result<()> {
     let (path, parent) = (directory(context, id), context.vm_dir(id));
     let used = path.with_extension("used");
     let moved = tokio::task::spawn_blocking(move || {
@@ -80,7 +80,5 @@ pub(super) async fn used_up(context: &Context, id: VmId) -> Result<(), LaunchErr
         }
         Ok(())
     });
-    let moved = moved.await.unwrap_or_else(|error| Err(io::Error::other(error)));
-    let path = directory(context, id);
-    moved.map_err(|source| LaunchError::Saved { path, source })
+    moved.await.unwrap_or_else(|error| Err(io::Error::other(error)))
 }

@@ -19,7 +19,7 @@ use disk_image::{Chain, CreateOptions, Layer};
 use rustix::fs::FlockOperation;
 use spec::{DiskFormat, SnapshotId, VmId};
 
-use super::disks::lock;
+use super::image_lock::lock;
 use crate::context::Context;
 use crate::failure::{Failure, chain};
 use crate::volume_store::{failure, trouble};

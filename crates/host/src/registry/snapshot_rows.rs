@@ -1,11 +1,11 @@
 //! Snapshots of machines.
 
-use api_types::{Snapshot, SnapshotState};
+use api_types::{EventReason, Snapshot, SnapshotState};
 use rusqlite::{OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
 use spec::SnapshotId;
 
-use super::{Change, RegistryError};
+use super::{About, Change, RegistryError};
 
 /// A snapshot as the registry keeps it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,6 +90,21 @@ impl Change<'_> {
             found.push(read(row)?);
         }
         Ok(found)
+    }
+
+    /// Removes the records of snapshots whose making was cut off, and returns them: their operations are over.
+    pub(crate) fn take_over_snapshots(&self) -> Result<Vec<SnapshotRow>, RegistryError> {
+        let mut cut_off = self.snapshots()?;
+        cut_off.retain(|row| !row.is_ready());
+        for row in &cut_off {
+            self.delete_snapshot(row.id())?;
+            let text = format!(
+                "snapshot {} was not made: the daemon was restarted meanwhile",
+                row.name()
+            );
+            self.event(&About::Snapshot(row.id(), row.name()), EventReason::Deleted, &text)?;
+        }
+        Ok(cut_off)
     }
 }
 

@@ -8,7 +8,6 @@
 //! ```
 //! A machine that goes on from a snapshot has links of its own to all of this: either can be removed without the other.
 
-mod files;
 mod restore;
 mod take;
 
@@ -16,12 +15,11 @@ use std::sync::Arc;
 
 use api_types::{ErrorCode, EventReason, Snapshot};
 
-pub(crate) use files::clear;
-
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::machine::Action;
-use crate::registry::{About, Change, RegistryError, SnapshotRow};
+use crate::registry::{About, Change, SnapshotRow};
+use crate::snapshot_files;
 
 impl Host {
     /// All snapshots, by name.
@@ -51,7 +49,7 @@ impl Host {
                 let text = format!("snapshot {} has revision {now} by now: read it again", row.name());
                 return Err(Failure::new(ErrorCode::RevisionMismatch, text));
             }
-            files::mark(&context, row.id())?;
+            snapshot_files::mark(&context, row.id())?;
             change.delete_snapshot(row.id())?;
             let text = format!("snapshot {} was deleted", row.name());
             change.event(&About::Snapshot(row.id(), row.name()), EventReason::Deleted, &text)?;
@@ -59,7 +57,7 @@ impl Host {
         });
         let id = deleted.await?;
         let context = Arc::clone(&self.0.context);
-        let removed = tokio::task::spawn_blocking(move || files::remove(&context, id));
+        let removed = tokio::task::spawn_blocking(move || snapshot_files::remove(&context, id));
         removed.await.map_err(|_| lost())?;
         // An image may have had its last use.
         self.0.boot.wake.notify_one();
@@ -71,7 +69,7 @@ impl Host {
         let context = Arc::clone(&self.0.context);
         let described = tokio::task::spawn_blocking(move || {
             let described = rows.into_iter().map(|row| Snapshot {
-                usage_bytes: files::usage_bytes(&context, row.id()),
+                usage_bytes: snapshot_files::usage_bytes(&context, row.id()),
                 ..row.snapshot
             });
             described.collect()
@@ -99,21 +97,6 @@ impl Host {
             });
         }
     }
-}
-
-/// Removes the records of snapshots whose making was cut off, and returns them: their operations are over.
-pub(crate) fn take_over(change: &Change<'_>) -> Result<Vec<SnapshotRow>, RegistryError> {
-    let mut cut_off = change.snapshots()?;
-    cut_off.retain(|row| !row.is_ready());
-    for row in &cut_off {
-        change.delete_snapshot(row.id())?;
-        let text = format!(
-            "snapshot {} was not made: the daemon was restarted meanwhile",
-            row.name()
-        );
-        change.event(&About::Snapshot(row.id(), row.name()), EventReason::Deleted, &text)?;
-    }
-    Ok(cut_off)
 }
 
 fn find(change: &Change<'_>, name_or_id: &str) -> Result<SnapshotRow, Failure> {

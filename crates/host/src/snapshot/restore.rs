@@ -6,13 +6,14 @@ use api_types::{CloneMethod, ErrorCode, NetworkWish, RootDisk, SnapshotRestore, 
 use jiff::Timestamp;
 use spec::{DiskFormat, Problems, VmId, VmPlan, VmSpec};
 
-use super::{files, lost, ready};
+use super::{lost, ready};
 use crate::context::Context;
 use crate::create::{Unfinished, stands_still};
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::machine::{self, Machine, Memory};
 use crate::registry::{OperationRecord, SnapshotRow};
+use crate::snapshot_files;
 use crate::volume::check_disks;
 use crate::volume_store::{check_name, failure};
 
@@ -99,7 +100,7 @@ fn spec_of(row: &SnapshotRow, wish: &SnapshotRestore) -> Result<VmSpec, Failure>
 
 /// Fills the directory of a new machine. Blocks.
 fn fill(context: &Context, id: VmId, row: &SnapshotRow, memory: Memory) -> Result<(), Failure> {
-    let (from, to) = (files::directory(context, row.id()), context.vm_dir(id));
+    let (from, to) = (snapshot_files::directory(context, row.id()), context.vm_dir(id));
     let failed = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::NotFound => Failure::new(
             ErrorCode::NotFound,
@@ -114,7 +115,7 @@ fn fill(context: &Context, id: VmId, row: &SnapshotRow, memory: Memory) -> Resul
     if row.snapshot.spec.image.is_some() {
         machine::make_root_over(context, id, row.id())?;
     }
-    files::share_boot(&from.join("boot"), &context.boot_dir(id)).map_err(failed)?;
+    snapshot_files::share_boot(&from.join("boot"), &context.boot_dir(id)).map_err(failed)?;
     machine::keep_memory(context, id, &from, memory).map_err(failed)
 }
 

@@ -15,12 +15,13 @@ use control::DiskChange;
 use jiff::Timestamp;
 use spec::{Name, NameError, OperationId, Problems, SnapshotId};
 
-use super::{files, lost};
+use super::lost;
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::machine::{self, Held};
 use crate::operations::Worker;
 use crate::registry::{About, RegistryError, SnapshotRow};
+use crate::snapshot_files;
 use crate::volume_store::{Meter, check_name};
 
 const REFUSED: &str = "the snapshot can not be taken as it is asked for";
@@ -53,7 +54,7 @@ impl Host {
         let (written, context) = (row.clone(), Arc::clone(&self.0.context));
         let inserted = self.registry().change(move |change| -> Result<(), Failure> {
             let (id, name) = (written.id(), written.name());
-            files::mark(&context, id)?;
+            snapshot_files::mark(&context, id)?;
             change.insert_snapshot(&written).map_err(|error| {
                 if error.is_conflict() {
                     let text = format!("there is a snapshot {name:?} already; choose another name, or delete that one");
@@ -68,7 +69,7 @@ impl Host {
             Ok(())
         });
         if let Err(failure) = inserted.await {
-            files::remove(&self.0.context, row.id());
+            snapshot_files::remove(&self.0.context, row.id());
             return Err(failure);
         }
         let snapshot = row.snapshot.clone();
@@ -134,7 +135,7 @@ impl Host {
     ) -> Result<(), Failure> {
         meter.check()?;
         let (context, id) = (Arc::clone(&self.0.context), row.id());
-        let made = tokio::task::spawn_blocking(move || files::make(&context, id));
+        let made = tokio::task::spawn_blocking(move || snapshot_files::make(&context, id));
         let directory = made.await.map_err(|_| lost())??;
         if held.runs {
             meter.begin("pause", None);
@@ -146,7 +147,7 @@ impl Host {
             self.freeze_root(held, vm, id).await?;
         }
         let (context, linked) = (Arc::clone(&self.0.context), vm.clone());
-        let linked = tokio::task::spawn_blocking(move || files::link(&context, id, &linked));
+        let linked = tokio::task::spawn_blocking(move || snapshot_files::link(&context, id, &linked));
         linked.await.map_err(|_| lost())??;
         meter.check()?;
         self.save(held, directory.into(), row, memory_bytes, meter).await?;
@@ -193,7 +194,7 @@ impl Host {
         loop {
             tokio::select! {
                 saved = &mut saving => return saved,
-                () = tokio::time::sleep(LOOK_EVERY) => meter.set(files::written_bytes(&self.0.context, row.id())),
+                () = tokio::time::sleep(LOOK_EVERY) => meter.set(snapshot_files::written_bytes(&self.0.context, row.id())),
             }
         }
     }
@@ -241,9 +242,9 @@ impl Host {
         let (context, kept) = (Arc::clone(&self.0.context), taken.is_ok());
         let settled = tokio::task::spawn_blocking(move || {
             if kept {
-                files::unmark(&context, id);
+                snapshot_files::unmark(&context, id);
             } else {
-                files::remove(&context, id);
+                snapshot_files::remove(&context, id);
             }
         });
         if settled.await.is_err() {

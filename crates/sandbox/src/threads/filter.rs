@@ -6,8 +6,8 @@ use std::sync::OnceLock;
 
 use seccompiler::{BackendError, BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 
-use super::calls::Allowed;
 use super::kind::ThreadKind;
+use super::list::Allowed;
 use super::mode::SeccompMode;
 
 /// Why a thread can not be confined.

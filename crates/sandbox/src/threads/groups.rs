@@ -13,7 +13,7 @@ use libc::{
     SYS_tgkill, SYS_unlinkat, SYS_userfaultfd, SYS_write, SYS_writev,
 };
 
-use super::calls::{Allowed, is, is_not, masked};
+use super::list::{Allowed, is, is_not, masked};
 
 /// What any thread needs to run Rust code on the C library: memory, locks, time, logs on standard error, its own end. glibc counts
 /// the processors (`sched_getaffinity`) for the ninth thread that wants memory, whichever that is.

@@ -16,10 +16,12 @@
 //! `clone3`. So `clone3` is said not to exist, by a filter of its own that all threads have; libc then takes `clone`, whose flags
 //! are values, and those of a new thread are all that is allowed. Operations on an io_uring pass by every filter; `uring` binds its rings for that.
 
+mod bell;
 mod calls;
 mod filter;
 mod groups;
 mod kind;
+mod list;
 mod memory;
 mod mode;
 mod names;

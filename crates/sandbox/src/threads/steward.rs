@@ -2,13 +2,11 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use rustix::event::{EventfdFlags, eventfd};
-
+use super::bell;
 use super::filter::{self, FilterError};
 use super::kind::ThreadKind;
 use super::memory;
@@ -38,7 +36,6 @@ type Order = Box<dyn FnOnce() + Send>;
 struct Steward {
     mode: SeccompMode,
     orders: Mutex<VecDeque<Order>>,
-    bell: OwnedFd,
 }
 
 static STEWARD: OnceLock<Steward> = OnceLock::new();
@@ -50,18 +47,12 @@ impl Steward {
 
     fn order(&self, order: Order) {
         self.orders().push_back(order);
-        self.ring();
-    }
-
-    /// Safe in signal handlers.
-    fn ring(&self) -> bool {
-        rustix::io::write(&self.bell, &1_u64.to_ne_bytes()).is_ok()
+        bell::ring();
     }
 
     fn serve(&self, on_violation: fn(&Violation)) {
         loop {
-            // Fails only when a signal comes.
-            let _ = rustix::io::read(&self.bell, &mut [0; 8]);
+            bell::listen();
             if let Some(violation) = violation::take() {
                 on_violation(&violation);
                 violation::told();
@@ -71,11 +62,6 @@ impl Steward {
             }
         }
     }
-}
-
-/// Rings the steward, if there is one. Safe in signal handlers.
-pub(super) fn ring() -> bool {
-    STEWARD.get().is_some_and(Steward::ring)
 }
 
 /// Confines all threads of this process that [`NewThread`] starts from now on, each by the list of its kind; the calling one by
@@ -88,10 +74,10 @@ pub fn confine_threads(mode: SeccompMode, on_violation: fn(&Violation)) -> Resul
     if mode == SeccompMode::Off {
         return Ok(());
     }
+    bell::hang().map_err(ConfineError::Steward)?;
     let steward = Steward {
         mode,
         orders: Mutex::default(),
-        bell: eventfd(0, EventfdFlags::CLOEXEC).map_err(|errno| ConfineError::Steward(errno.into()))?,
     };
     if STEWARD.set(steward).is_err() {
         return Err(ConfineError::Twice);

@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use super::calls::Allowed;
+use super::list::Allowed;
 use super::*;
 
 /// What a child is to try: a mode, the number of a kind, and the name of an attempt.

@@ -19,10 +19,10 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use super::bell;
 use super::filter::kind_of_this_thread;
 use super::kind::ThreadKind;
 use super::names;
-use super::steward;
 
 /// How long the steward may take to tell of it, in steps of [`STEP`].
 const STEPS: u32 = 1000;
@@ -156,7 +156,7 @@ fn tell(violation: &Violation) -> bool {
         place.store(argument, Ordering::Relaxed);
     }
     WRITTEN.store(true, Ordering::Release);
-    steward::ring() && pause(STEPS)
+    bell::ring() && pause(STEPS)
 }
 
 /// Waits until it was told, or for so many steps; true if it was told.

@@ -18,7 +18,7 @@ use crate::volume_store::failure;
 const BLOCK_BYTES: u64 = 512;
 
 /// Directory of a snapshot.
-pub(super) fn directory(context: &Context, id: SnapshotId) -> PathBuf {
+pub(crate) fn directory(context: &Context, id: SnapshotId) -> PathBuf {
     context.saved_dir().join(id.to_string())
 }
 
@@ -27,13 +27,13 @@ fn mark_of(context: &Context, id: SnapshotId) -> PathBuf {
 }
 
 /// From now on the directory may be removed if there is no record. Blocks.
-pub(super) fn mark(context: &Context, id: SnapshotId) -> Result<(), Failure> {
+pub(crate) fn mark(context: &Context, id: SnapshotId) -> Result<(), Failure> {
     let mark = mark_of(context, id);
     fs::write(&mark, []).map_err(|error| failure("be made", &mark, &error))
 }
 
 /// The record says that it is ready. Blocks.
-pub(super) fn unmark(context: &Context, id: SnapshotId) {
+pub(crate) fn unmark(context: &Context, id: SnapshotId) {
     let mark = mark_of(context, id);
     if let Err(error) = fs::remove_file(&mark) {
         tracing::warn!(path = %mark.display(), %error, "the mark of a snapshot remains until the next start");
@@ -41,7 +41,7 @@ pub(super) fn unmark(context: &Context, id: SnapshotId) {
 }
 
 /// Makes the directory. Blocks.
-pub(super) fn make(context: &Context, id: SnapshotId) -> Result<File, Failure> {
+pub(crate) fn make(context: &Context, id: SnapshotId) -> Result<File, Failure> {
     let directory = directory(context, id);
     let made = DirBuilder::new().mode(0o700).create(&directory);
     made.and_then(|()| File::open(&directory))
@@ -49,7 +49,7 @@ pub(super) fn make(context: &Context, id: SnapshotId) -> Result<File, Failure> {
 }
 
 /// Puts the machine's disk, as it was frozen, and what it boots with beside its memory. Blocks.
-pub(super) fn link(context: &Context, id: SnapshotId, vm: &Vm) -> Result<(), Failure> {
+pub(crate) fn link(context: &Context, id: SnapshotId, vm: &Vm) -> Result<(), Failure> {
     let directory = directory(context, id);
     let linked = machine::share_frozen(&context.vm_dir(vm.id), &directory)
         .and_then(|()| share_boot(&context.boot_dir(vm.id), &directory.join("boot")))
@@ -58,7 +58,7 @@ pub(super) fn link(context: &Context, id: SnapshotId, vm: &Vm) -> Result<(), Fai
 }
 
 /// Links what a machine boots with, if it keeps that. Blocks.
-pub(super) fn share_boot(from: &Path, to: &Path) -> io::Result<()> {
+pub(crate) fn share_boot(from: &Path, to: &Path) -> io::Result<()> {
     let entries = match fs::read_dir(from) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         entries => entries?,
@@ -72,7 +72,7 @@ pub(super) fn share_boot(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 /// Removes the directory, then the mark. What can not be removed is when the daemon starts next. Blocks.
-pub(super) fn remove(context: &Context, id: SnapshotId) {
+pub(crate) fn remove(context: &Context, id: SnapshotId) {
     let directory = directory(context, id);
     let removed = match fs::remove_dir_all(&directory) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -84,7 +84,7 @@ pub(super) fn remove(context: &Context, id: SnapshotId) {
 }
 
 /// What the files take, bytes. Blocks shortly.
-pub(super) fn usage_bytes(context: &Context, id: SnapshotId) -> u64 {
+pub(crate) fn usage_bytes(context: &Context, id: SnapshotId) -> u64 {
     let directory = directory(context, id);
     let files = [directory.join("boot"), directory].into_iter();
     let files = files.flat_map(fs::read_dir).flatten().flatten();
@@ -94,7 +94,7 @@ pub(super) fn usage_bytes(context: &Context, id: SnapshotId) -> u64 {
 }
 
 /// What has been written of a machine's memory so far, bytes.
-pub(super) fn written_bytes(context: &Context, id: SnapshotId) -> u64 {
+pub(crate) fn written_bytes(context: &Context, id: SnapshotId) -> u64 {
     let memory = fs::metadata(directory(context, id).join("memory"));
     memory.map_or(0, |metadata| metadata.blocks() * BLOCK_BYTES)
 }
