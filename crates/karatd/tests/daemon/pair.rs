@@ -121,7 +121,7 @@ impl Pair {
         let config = |own: usize, more: &str| {
             let (names, other) = (["a", "b"], 1 - own);
             format!(
-                "reserved_space = 0\nseccomp = \"off\"\nfile_roots = [{files:?}]\n{}[hosts.{}]\nurl = \"https://127.0.0.1:{}\"\n[migration]\nbind = \"127.0.0.1\"\n{more}\n",
+                "reserved_space = 0\nfile_roots = [{files:?}]\n{}[hosts.{}]\nurl = \"https://127.0.0.1:{}\"\n[migration]\nbind = \"127.0.0.1\"\n{more}\n",
                 tls_config(shared.path(), names[own], ports[own]),
                 names[other],
                 ports[other],
