@@ -34,8 +34,8 @@ pub struct MigrationOptions {
     /// Seconds without progress after which the move is given up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress_timeout_seconds: Option<u32>,
-    /// Whether the machine may be started at the target before all its memory is there. From then on, the loss of either host or of
-    /// the link loses the machine, and the move can not be cancelled.
+    /// Whether the machine may be started at the target before all its memory is there. From then on, the loss of either host
+    /// loses the machine, a broken link has it stand still, and the move can not be cancelled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow_post_copy: Option<bool>,
     /// Longest pause of the guest that is aimed at, milliseconds.
