@@ -250,9 +250,12 @@ pub struct MovingDisk {
     pub how: DiskWay,
     /// Its size, bytes.
     pub size_bytes: u64,
-    /// Number of its file on its file system, by which the target knows whether it sees the same file.
+    /// Number of its file on its file system. By this and `born_ns` the target knows whether it sees the same file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inode: Option<u64>,
+    /// When that file was made, nanoseconds since 1970: file systems of two hosts have the same numbers, but not made at the same time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub born_ns: Option<u64>,
 }
 
 /// How a disk gets to the target.

@@ -13,6 +13,20 @@ use crate::transport::Client;
 /// How often a move is looked at while somebody waits.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
+/// How long a peer daemon may take for an answer. What is asked of it is safe to ask again.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// The same where it builds a machine first, whose memory it may have to find in huge pages.
+const RECEIVE_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// A peer may die without a word: then nothing would ever come.
+async fn within<T>(limit: Duration, asked: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
+    let late = |_| {
+        let text = format!("no answer in {} s", limit.as_secs());
+        Err(ClientError::Broken(text.into()))
+    };
+    tokio::time::timeout(limit, asked).await.unwrap_or_else(late)
+}
+
 impl Client {
     /// Moves that are remembered, newest first.
     pub async fn migrations(&self) -> Result<Vec<Migration>, ClientError> {
@@ -68,23 +82,26 @@ impl Client {
 
     /// One of them.
     pub async fn incoming_migration(&self, id: MigrationId) -> Result<IncomingMigration, ClientError> {
-        self.get(&format!("/v1/incoming-migrations/{id}")).await
+        let path = format!("/v1/incoming-migrations/{id}");
+        within(ANSWER_TIMEOUT, self.get(&path)).await
     }
 
     /// Asks whether a machine may come, and for everything to be made ready for it.
     pub async fn receive_migration(&self, wish: &IncomingMigrationWish) -> Result<IncomingMigration, ClientError> {
-        self.post("/v1/incoming-migrations", wish).await
+        within(RECEIVE_TIMEOUT, self.post("/v1/incoming-migrations", wish)).await
     }
 
     /// Tells that a machine will not come.
     pub async fn give_up_incoming(&self, id: MigrationId) -> Result<(), ClientError> {
-        self.delete(&format!("/v1/incoming-migrations/{id}")).await
+        let path = format!("/v1/incoming-migrations/{id}");
+        within(ANSWER_TIMEOUT, self.delete(&path)).await
     }
 
     /// Asks the source of a move what it decided; that decides, if nothing was.
     pub async fn decide_migration(&self, id: MigrationId, token: u64) -> Result<bool, ClientError> {
         let path = format!("/v1/migrations/{id}/decision");
-        let decision: MigrationDecision = self.post(&path, &DecisionRequest { token }).await?;
+        let asked = DecisionRequest { token };
+        let decision: MigrationDecision = within(ANSWER_TIMEOUT, self.post(&path, &asked)).await?;
         Ok(decision.departed)
     }
 }

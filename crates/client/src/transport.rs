@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use api_types::{Health, ProblemBody};
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Body, Bytes};
 use hyper::header::HeaderName;
 use hyper::{Method, Request, header};
@@ -18,6 +18,9 @@ use crate::remote::Remote;
 
 /// Where the daemon listens unless configured otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/karat/karat.sock";
+
+/// Most bytes of an answer. A daemon on another host may be anybody's.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 /// A daemon that can be asked. Each request takes a connection of its own: on a UNIX socket that costs next to nothing, and nothing
 /// has to be kept alive or found dead.
@@ -158,7 +161,8 @@ impl Client {
         let exchange = async {
             let response = sender.send_request(request).await.map_err(broken)?;
             let status = response.status();
-            let bytes = response.into_body().collect().await.map_err(broken)?.to_bytes();
+            let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX);
+            let bytes = body.collect().await.map_err(ClientError::Broken)?.to_bytes();
             Ok((status, bytes))
         };
         // The connection does the work while the exchange waits; it ends by itself when the sender is gone.

@@ -297,15 +297,24 @@ impl Unfinished {
             };
             Failure::new(code, format!("{} can not be made: {error}", path.display()))
         };
+        if path.symlink_metadata().is_ok() {
+            let text = format!(
+                "{} is there already, with files of a machine that no record knows: move it away and ask again",
+                path.display()
+            );
+            return Err(Failure::new(ErrorCode::InUse, text));
+        }
         std::fs::write(&mark, []).map_err(|error| failed(&mark, &error))?;
-        let made = DirBuilder::new().mode(0o700).create(&path);
-        let unfinished = Self {
+        if let Err(error) = DirBuilder::new().mode(0o700).create(&path) {
+            // Nothing is at `path`, or what somebody else put there just now.
+            let _ = std::fs::remove_file(&mark);
+            return Err(failed(&path, &error));
+        }
+        Ok(Self {
             path,
             mark,
             is_kept: false,
-        };
-        made.map_err(|error| failed(&unfinished.path, &error))?;
-        Ok(unfinished)
+        })
     }
 
     pub(crate) fn keep(mut self) {

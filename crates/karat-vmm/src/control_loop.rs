@@ -316,7 +316,10 @@ impl ControlLoop {
         match notice {
             Notice::Status(status) => self.status = status,
             Notice::Event(event) => {
-                if let VmEvent::Migration(news) = &event {
+                // Figures come late, and a daemon that connects must find what waits for its answer.
+                if let VmEvent::Migration(news) = &event
+                    && !matches!(news, MigrationNews::Progress(_))
+                {
                     self.migration = Some(news.clone());
                 }
                 self.broadcast(event);

@@ -1,9 +1,11 @@
 //! A machine that comes from another host: its process is built without a state, and waits for one. And what is looked at
 //! before, on both hosts.
 
+use std::fs::Metadata;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use api_types::{DiskWay, ErrorCode, MovingDisk, Vm};
 use control::{ArriveVm, FdRole, LinkCredentials, MigrationKey, VmRequest, VmStatus};
@@ -156,7 +158,14 @@ pub(crate) fn check(context: &Context, plan: &VmPlan, moving: &[MovingDisk]) -> 
             continue;
         };
         match top.file.metadata() {
-            Ok(here) if Some(here.ino()) == moving.inode => {}
+            Ok(here) if born_ns(&here).is_none() => problems.add(
+                field,
+                format_args!(
+                    "the file system of {} does not tell when a file was made, so it can not be seen whether it is the source's",
+                    path.display()
+                ),
+            ),
+            Ok(here) if Some(here.ino()) == moving.inode && born_ns(&here) == moving.born_ns => {}
             Ok(_) => problems.add(
                 field,
                 format_args!(
@@ -168,6 +177,12 @@ pub(crate) fn check(context: &Context, plan: &VmPlan, moving: &[MovingDisk]) -> 
         }
     }
     problems
+}
+
+/// When a file was made, as its file system tells (`stx_btime` of statx(2)).
+fn born_ns(file: &Metadata) -> Option<u64> {
+    let since = file.created().ok()?.duration_since(UNIX_EPOCH).ok()?;
+    u64::try_from(since.as_nanos()).ok()
 }
 
 /// What becomes of each disk of a machine that leaves, or why it can not. Blocks.
@@ -187,14 +202,13 @@ pub(crate) fn leaving(context: &Context, plan: &VmPlan) -> Result<Vec<MovingDisk
         let told = resolved.map_err(|error| chain(&error)).and_then(|resolved| {
             let size_bytes = disk_image::virtual_size(&resolved).map_err(|error| chain(&error))?;
             let top = resolved.into_layers().into_iter().next();
-            let inode = top
-                .and_then(|top| top.file.metadata().ok())
-                .map(|metadata| metadata.ino());
+            let there = top.and_then(|top| top.file.metadata().ok());
             Ok(MovingDisk {
                 name: disk.disk.name.to_string(),
                 how: DiskWay::Shared,
                 size_bytes,
-                inode,
+                inode: there.as_ref().map(MetadataExt::ino),
+                born_ns: there.as_ref().and_then(born_ns),
             })
         });
         match told {

@@ -339,9 +339,10 @@ impl Coming {
         }
     }
 
-    /// Without a process here, only the source's ledger knows whose the machine is.
+    /// Without a process here, only the source's ledger knows whose the machine is; unless the process said that it gave up, which it
+    /// does only where the source has it or will.
     async fn process_is_gone(self, reason: Option<String>) {
-        if self.ask().await {
+        if reason.is_none() && self.ask().await {
             if let Err(failure) = self.machine.settle_arrival(true).await {
                 tracing::debug!(error = %failure, "the machine is here already");
             }

@@ -7,6 +7,21 @@ use crate::launcher::{fails, says};
 use crate::pair::{Pair, migrate, nothing_left, over, vms};
 
 #[test]
+fn files_whose_record_was_lost_survive_an_arrival_of_that_machine() {
+    let pair = Pair::start();
+    let id = pair.run("web")["id"].as_str().unwrap().to_owned();
+    let lost = pair.b.path(&format!("state/vms/{id}"));
+    std::fs::create_dir(&lost).unwrap();
+    std::fs::write(lost.join("root.qcow2"), "years of work").unwrap();
+    let moved = over(&pair.a, &migrate(&pair.a, "web", "b"));
+    assert_eq!(moved["phase"], "Failed", "{moved}");
+    let told = moved["error"]["detail"].as_str().unwrap();
+    assert!(told.contains("no record knows"), "{moved}");
+    assert_eq!(std::fs::read(lost.join("root.qcow2")).unwrap(), b"years of work");
+    pair.a.until("web", "Running");
+}
+
+#[test]
 fn a_machine_goes_there_and_comes_back() {
     let pair = Pair::start();
     let before = pair.run("web");
