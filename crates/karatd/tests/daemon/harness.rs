@@ -90,9 +90,7 @@ impl Daemon {
     }
 
     fn ready(self) -> Self {
-        wait_for("the daemon", || {
-            UnixStream::connect(self.path("karat.sock")).is_ok().then_some(())
-        });
+        wait_for("the daemon", || answers(&self.path("karat.sock")));
         self
     }
 
@@ -114,7 +112,7 @@ impl Daemon {
 
     pub(crate) fn restart(&mut self) {
         self.child = spawn(self.dir.path());
-        wait_for("the daemon", || UnixStream::connect(self.path("karat.sock")).ok());
+        wait_for("the daemon", || answers(&self.path("karat.sock")));
     }
 
     /// Changes the configuration; the next daemon reads it.
@@ -274,6 +272,14 @@ fn read_answer(mut stream: UnixStream) -> Answer {
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     let body = bytes[end + 4..].to_vec();
     Answer { status, head, body }
+}
+
+/// Whether a daemon serves: its socket alone is there before all else is.
+fn answers(socket: &Path) -> Option<()> {
+    let mut stream = UnixStream::connect(socket).ok()?;
+    let request = b"GET /healthz HTTP/1.1\r\nHost: karat\r\nConnection: close\r\n\r\n";
+    stream.write_all(request).ok()?;
+    (stream.read(&mut [0]).ok()? == 1).then_some(())
 }
 
 #[track_caller]
